@@ -1,0 +1,1 @@
+"""A Behavior Sequence Transformer that predicts how a person will rate a film."""

@@ -1,0 +1,203 @@
+"""Store -> tensors. A row holds consecutive targets of one user and the history they share.
+
+b rows, j history events of a row, i targets of a row, f dense features. The window form (one
+target a row) and the shared-history form (many) are the same `Batch`: target i sees events
+first[i] <= j < stop[i].
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bst.features import History, dense_features, streaming_bias
+from bst.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
+from bst.sequences import SequenceStore, Split
+
+TARGETS_PER_ROW = 64  # targets that share one pass over their history
+POOL = 16  # batches that are sorted by length together: less padding, still a random order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on one device."""
+
+    event_item: Tensor  # (b, j) int64, oldest first, PAD on the right
+    event_rating: Tensor  # (b, j) float32, stars
+    event_base: Tensor  # (b, j) float32, what the streaming bias expected of the event
+    event_time: Tensor  # (b, j) int32, seconds since the user's first rating
+    target_item: Tensor  # (b, i) int64, PAD where the row has fewer targets
+    target_time: Tensor  # (b, i) int32
+    first: Tensor  # (b, i) int32, target sees events first <= j < stop
+    stop: Tensor  # (b, i) int32
+    user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
+    dense: Tensor  # (b, i, f) float32, unscaled
+    base: Tensor  # (b, i) float32, the streaming bias of the target, stars
+    label: Tensor  # (b, i) float32, stars; 0 where padded
+    position: Tensor  # (b, i) int64, the target's position in the store; -1 where padded
+
+    def __post_init__(self) -> None:
+        events = {self.event_item.shape, self.event_rating.shape, self.event_base.shape,
+                  self.event_time.shape}
+        targets = {self.target_item.shape, self.target_time.shape, self.first.shape,
+                   self.stop.shape, self.base.shape, self.label.shape, self.dense.shape[:2]}
+        if len(events) != 1 or len(targets) != 1 or len(self.user) != len(self.label):
+            raise ValueError(f"expected one (b, j) and one (b, i), got {events} and {targets}")
+
+    @property
+    def is_target(self) -> Tensor:
+        """(b, i) bool, True at a real target."""
+        return self.target_item != PAD
+
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
+        """The batch on `device`, its floats as `dtype`."""
+        moved = {}
+        for f in fields(self):
+            tensor = getattr(self, f.name).to(device)
+            moved[f.name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class UserVocabulary:
+    """Known values of the user table; index 0 is PAD, 1 is OOV."""
+
+    user_id: list[int]
+    features: dict[str, list[str]]  # values in index order, from FIRST_IDX on
+
+    @classmethod
+    def fit(cls, store: SequenceStore, split: Split) -> "UserVocabulary":
+        """Values that occur among the users of train targets."""
+        rows = np.unique(store.user_row[split.train])
+        known = store.users[rows]
+        features = {f: sorted(known[f].drop_nulls().unique().to_list()) for f in USER_FEATURES}
+        return cls(known["user_id"].to_list(), features)
+
+    def encode(self, users) -> np.ndarray:
+        """Indices (u, 1 + features) int64 of a user table; what train did not have is OOV."""
+        columns = [_indices(users["user_id"].to_list(), self.user_id)]
+        columns += [_indices(users[f].to_list(), values) for f, values in self.features.items()]
+        return np.stack(columns, axis=1)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each embedding table, PAD and OOV included."""
+        return [len(v) + FIRST_IDX for v in (self.user_id, *self.features.values())]
+
+
+def _indices(values: list, known: list) -> np.ndarray:
+    index = {value: i for i, value in enumerate(known, start=FIRST_IDX)}
+    return np.array([index.get(value, OOV) for value in values], dtype=np.int64)
+
+
+class Batches:
+    """Gathers batches of one store and split.
+
+    Args:
+        store: sequences.
+        split: which positions are targets, and what each may see.
+        vocabulary: indices of the users.
+        history_len: events that a target sees, at most the last ones.
+        shared: many targets a row (True) or the window form, one target a row.
+    """
+
+    def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary, *,
+                 history_len: int, shared: bool) -> None:
+        self.store, self.split, self.shared = store, split, shared
+        history = History.of(store, split)
+        self.stop = history.stop
+        self.first = np.maximum(history.start, history.stop - history_len)
+        self.base = streaming_bias(store, split)
+        self.dense = dense_features(store, split)
+        self.user = vocabulary.encode(store.users)
+        starts = store.timestamp[np.minimum(store.offsets[:-1], len(store) - 1)]
+        self.time = (store.timestamp - starts[store.user_row]).astype(np.int32)
+        rows = history.position
+        self.event_item = store.item_idx[rows].astype(np.int64)
+        self.event_rating, self.event_base = store.rating[rows], self.base[rows]
+        self.event_time = self.time[rows]
+
+    def epoch(self, part: str, *, batch_targets: int, seed: int | None = None,
+              epoch: int = 0) -> list[list[np.ndarray]]:
+        """Rows of each batch of one epoch: a function of (seed, epoch) alone.
+
+        Args:
+            part: train, valid or test.
+            batch_targets: targets of a batch, at most (a row is never cut).
+            seed: shuffles rows and batches; None keeps a fixed order for evaluation.
+            epoch: number of the pass.
+        """
+        rows = self._rows(self.split.part(part))
+        order = np.arange(len(rows[0]))
+        rng = np.random.default_rng([seed or 0, epoch])
+        if seed is not None:
+            order = rng.permutation(order)
+        begin, end = rows
+        targets = self.split.part(part)
+        width = self.stop[targets[end - 1]] - self.first[targets[begin]]
+        rows_per_batch = max(1, batch_targets // (TARGETS_PER_ROW if self.shared else 1))
+        batches = []
+        for pool in np.array_split(order, max(1, len(order) // (rows_per_batch * POOL))):
+            pool = pool[np.argsort(width[pool], kind="stable")]
+            batches += _cut(pool, (end - begin)[pool], batch_targets)
+        if seed is not None:
+            batches = [batches[k] for k in rng.permutation(len(batches))]
+        return [[targets[begin[r]:end[r]] for r in batch] for batch in batches]
+
+    def _rows(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Begin and end, in `targets`, of each run of one user's targets, cut to row size."""
+        if not self.shared:
+            return np.arange(len(targets)), np.arange(1, len(targets) + 1)
+        user = self.store.user_row[targets]
+        new = np.flatnonzero(np.diff(user, prepend=-1))
+        rank = np.arange(len(targets)) - np.repeat(new, np.diff(new, append=len(targets)))
+        begin = np.flatnonzero(rank % TARGETS_PER_ROW == 0)
+        return begin, np.append(begin[1:], len(targets))
+
+    def gather(self, rows: list[np.ndarray]) -> Batch:
+        """Tensors of one batch from the positions of its targets, an array per row."""
+        size = np.array([len(r) for r in rows])
+        real = np.arange(size.max())[None, :] < size[:, None]  # (b, i)
+        position = np.full(real.shape, -1)
+        position[real] = np.concatenate(rows)
+        safe = np.where(real, position, position[:, :1])
+        first, stop = self.first[safe], self.stop[safe]  # (b, i)
+        begin = first.min(axis=1, keepdims=True)  # (b, 1)
+        length = stop.max(axis=1, keepdims=True) - begin
+        slot = np.arange(max(1, length.max()))[None, :]  # (1, j)
+        filled = slot < length
+        event = np.where(filled, begin + slot, 0)
+        store = self.store
+
+        def events(values: np.ndarray) -> Tensor:
+            if not len(values):
+                return torch.zeros(event.shape, dtype=torch.from_numpy(values).dtype)
+            return torch.from_numpy(np.where(filled, values[event], 0).astype(values.dtype))
+
+        def targets(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.where(real, values[safe], 0).astype(values.dtype))
+
+        return Batch(
+            event_item=events(self.event_item), event_rating=events(self.event_rating),
+            event_base=events(self.event_base), event_time=events(self.event_time),
+            target_item=targets(store.item_idx).long(), target_time=targets(self.time),
+            first=torch.from_numpy((first - begin).astype(np.int32)),
+            stop=torch.from_numpy((stop - begin).astype(np.int32)),
+            user=torch.from_numpy(self.user[store.user_row[safe[:, 0]]]),
+            dense=torch.from_numpy(self.dense[safe]), base=targets(self.base),
+            label=targets(store.rating), position=torch.from_numpy(position),
+        )
+
+    def iterate(self, part: str, *, batch_targets: int, seed: int | None = None,
+                epoch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, in order."""
+        for rows in self.epoch(part, batch_targets=batch_targets, seed=seed, epoch=epoch):
+            yield self.gather(rows)
+
+
+def _cut(rows: np.ndarray, size: np.ndarray, batch_targets: int) -> list[np.ndarray]:
+    """Cut `rows` where the running number of targets passes a multiple of `batch_targets`."""
+    group = (np.cumsum(size) - 1) // batch_targets
+    return np.split(rows, np.flatnonzero(np.diff(group)) + 1)

@@ -1,0 +1,81 @@
+"""A run folder: the best model, and the state from which training resumes, written atomically.
+
+RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
+RUN/resume.pt                        weights, optimizer and counters of the last resume point
+No file of a run folder can execute code when it is read.
+"""
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from bst.batches import UserVocabulary
+from bst.files import write_atomic
+from bst.model import BST
+from bst.schema import DataError
+
+MODEL_VERSION = 1
+
+
+def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict) -> None:
+    """Write the model; `info` is kept beside it as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    about = {"version": MODEL_VERSION, **model.to_json(), "vocabulary": asdict(vocabulary), **info}
+    write_atomic(folder / "model.json", json.dumps(about, indent=1).encode())
+    write_atomic(folder / "model.safetensors", save(tensors))
+
+
+def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
+    """Read what `save_model` wrote; the model is in evaluation mode.
+
+    Raises:
+        DataError: a file is missing, damaged, from another version, or does not fit the other.
+    """
+    try:
+        info = json.loads((folder / "model.json").read_text())
+        tensors = load((folder / "model.safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder}: no readable model ({error}); expected model.json and "
+                        "model.safetensors as scripts/train.py writes them") from error
+    if info.get("version") != MODEL_VERSION:
+        raise DataError(f"{folder}/model.json: version {info.get('version')}, expected "
+                        f"{MODEL_VERSION}; train again with this version")
+    try:
+        model = BST.from_json(info)
+        model.load_state_dict(tensors)
+        vocabulary = UserVocabulary(**info["vocabulary"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise DataError(f"{folder}: model.json and model.safetensors do not fit ({line}); "
+                        "they are damaged or from two runs, train again") from error
+    return model.eval(), vocabulary, info
+
+
+def save_resume(folder: Path, state: dict) -> None:
+    """Write the resume state: tensors, numbers, strings, dicts and lists only."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(folder / "resume.pt", buffer.getvalue())
+
+
+def load_resume(folder: Path) -> dict | None:
+    """The last resume state, or None if there is none yet.
+
+    Raises:
+        DataError: the file is damaged or holds anything but plain data.
+    """
+    path = folder / "resume.pt"
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds, by what is damaged
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: not a resume state of scripts/train.py ({line}); "
+                        "delete it to start over") from error

@@ -1,0 +1,90 @@
+"""Pure functions of predictions and labels, in float64, independent of batch order."""
+
+import numpy as np
+
+
+def mae(score: np.ndarray, label: np.ndarray) -> float:
+    """Mean absolute error in stars.
+
+    Example:
+        >>> mae(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
+        0.5
+    """
+    return float(np.abs(_difference(score, label)).mean())
+
+
+def rmse(score: np.ndarray, label: np.ndarray) -> float:
+    """Root of the mean squared error in stars.
+
+    Example:
+        >>> rmse(np.array([1.0, 5.0]), np.array([4.0, 1.0])) == 12.5**0.5
+        True
+    """
+    return float(np.sqrt(np.square(_difference(score, label)).mean()))
+
+
+def macro_mae(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> float:
+    """Mean over users of each user's MAE; `user` holds row numbers, (n,).
+
+    Example:
+        >>> macro_mae(np.array([0.0, 0.0, 0.0]), np.array([1.0, 1.0, 4.0]), np.array([0, 0, 2]))
+        2.5
+    """
+    total, count = user_sums(np.abs(_difference(score, label)), user)
+    return float((total / count).mean())
+
+
+def to_stars(score: np.ndarray, scale: tuple[float, float] = (1, 5)) -> np.ndarray:
+    """The nearest whole star of the scale: the `star` decode of a point prediction.
+
+    Example:
+        >>> to_stars(np.array([0.2, 3.4, 3.6])).tolist()
+        [1.0, 3.0, 4.0]
+    """
+    return np.clip(np.round(score), *scale)
+
+
+def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of `values` of each user that occurs, in user order, float64.
+
+    Example:
+        >>> [a.tolist() for a in user_sums(np.array([1.0, 2.0, 5.0]), np.array([3, 3, 8]))]
+        [[3.0, 5.0], [2.0, 1.0]]
+    """
+    count = np.bincount(user)
+    total = np.bincount(user, weights=values)
+    return total[count > 0], count[count > 0].astype(np.float64)
+
+
+def user_bootstrap(
+    values: np.ndarray, user: np.ndarray, *, seed: int, num_samples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the mean of `values` when users, not rows, are drawn again.
+
+    Args:
+        values: one number a row, (n,): an absolute error, or a difference of two.
+        user: row number of each row's user, (n,).
+        seed: of the draws.
+        num_samples: draws.
+        level: of the interval.
+
+    Example:
+        >>> user_bootstrap(np.ones(6), np.array([0, 0, 1, 1, 2, 2]), seed=0)
+        (1.0, 1.0)
+    """
+    total, count = user_sums(values, user)
+    rng = np.random.default_rng(seed)
+    means = np.empty(num_samples)
+    for k in range(num_samples):  # a draw at a time keeps memory flat
+        drawn = rng.integers(0, len(total), len(total))
+        means[k] = total[drawn].sum() / count[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _difference(score: np.ndarray, label: np.ndarray) -> np.ndarray:
+    if score.shape != label.shape or not len(label):
+        raise ValueError(f"expected as many scores as labels and at least one, got "
+                         f"{score.shape} and {label.shape}")
+    return np.asarray(score, dtype=np.float64) - label

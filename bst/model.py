@@ -1,0 +1,309 @@
+"""The network, whole, in one file: Behavior Sequence Transformer with a rating head.
+
+Letters in comments and einops patterns: b rows, i targets of a row, j history events of a row,
+s = tokens, d width, h heads, e = d / h, k items, g genres, t width of the overview vector,
+f dense features. A mask is True at what is real.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bst.batches import Batch
+from bst.config import ModelConfig, from_dict
+from bst.schema import FIRST_IDX, OOV, PAD
+
+GAP_BUCKETS, RANK_BUCKETS = 64, 32  # two per octave: gaps to 68 years, ranks to 4096 and beyond
+YEAR_BUCKETS = 64  # two years each from 1900; 0 is unknown
+HALF_STARS = 24  # rows of the rating table: stars 0.5 to 11.5; 0 is "not rated yet"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that the data decide."""
+
+    items: int  # of the catalogue
+    known_items: int  # items with a train rating, each with its own id embedding
+    genres: int
+    text: int  # width of an overview vector
+    users: tuple[int, ...]  # embedding rows: user id, then each user feature
+    dense: int  # dense features
+
+
+class EncoderBlock(nn.Module):
+    """Post-norm transformer layer with a LeakyReLU feed-forward.
+
+    Differs from BERT's layer: attention weights are not dropped out, which costs a sixth of a step.
+
+    Source: Chen et al. 2019, section 2.2 (arXiv 1905.06874).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.LeakyReLU(), nn.Linear(4 * width, width)
+        )
+        self.norm_attn, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, bias: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Transform the tokens `x`.
+
+        Args:
+            x: (b, i, d).
+            bias: added to the attention logits, -inf where a key is not visible: (b, h or 1, i, j).
+            memory: (b, j, d) keys; each token of `x` sees these and itself. None: j = i, tokens see
+                each other, as in the paper.
+
+        Returns:
+            (b, i, d).
+        """
+        split = "b s (n h e) -> n b h s e"
+        q, k, v = rearrange(self.qkv(x), split, n=3, h=self.heads)
+        if memory is None:
+            logits = einsum(q, k, "b h i e, b h j e -> b h i j") * self.scale + bias
+            attended = logits.softmax(-1) @ v
+        else:
+            width = x.shape[-1]
+            kv = F.linear(memory, self.qkv.weight[width:], self.qkv.bias[width:])
+            memory_k, memory_v = rearrange(kv, split, n=2, h=self.heads)
+            own = einsum(q, k, "b h i e, b h i e -> b h i")[..., None] * self.scale
+            logits = einsum(q, memory_k, "b h i e, b h j e -> b h i j") * self.scale + bias
+            weight = torch.cat([own, logits], dim=-1).softmax(-1)
+            attended = weight[..., :1] * v + weight[..., 1:] @ memory_v
+        x = self.norm_attn(x + self.dropout(self.out(rearrange(attended, "b h i e -> b i (h e)"))))
+        return self.norm_ffn(x + self.dropout(self.ffn(x)))
+
+
+class PositionBias(nn.Module):
+    """Attention bias of the time gap and of the rank between two tokens.
+
+    Differs from the paper, which adds an embedding of the gap to the token: a bias leaves keys and
+    values independent of the target, so that targets can share them.
+    """
+
+    def __init__(self, heads: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.gap = nn.Parameter(torch.zeros(heads, GAP_BUCKETS))
+        self.rank = nn.Parameter(torch.zeros(heads, RANK_BUCKETS))
+
+    def forward(self, gap: Tensor, rank: Tensor) -> Tensor:
+        """Logits (b, h, i, j) of gaps (seconds) and ranks, each (b, i, j) and >= 0."""
+        gap_bias = self.gap if self.kind in ("both", "gap") else torch.zeros_like(self.gap)
+        rank_bias = self.rank if self.kind in ("both", "rank") else torch.zeros_like(self.rank)
+        table = rearrange(gap_bias[:, :, None] + rank_bias[:, None, :], "h m n -> h (m n)")
+        index = log_bucket(gap) * RANK_BUCKETS + log_bucket(rank)  # one gather for both
+        b, i, j = index.shape
+        bias = table.index_select(1, rearrange(index, "b i j -> (b i j)"))
+        return rearrange(bias, "h (b i j) -> b h i j", b=b, i=i, j=j)
+
+
+def log_bucket(x: Tensor) -> Tensor:
+    """Half octave of x + 1 for integers x >= 0, from the float's exponent bits: exact and fast.
+
+    Example:
+        >>> log_bucket(torch.tensor([0, 1, 2, 3, 5, 7])).tolist()
+        [0, 2, 3, 4, 5, 6]
+    """
+    return ((x + 1).float().view(torch.int32) >> 22) - (127 << 1)
+
+
+class BST(nn.Module):
+    """Predicts the stars of each target from the rated history before it.
+
+    Args:
+        config: sizes and parts.
+        sizes: what the data decide. `bst.training.build_model` fills the buffers.
+    """
+
+    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        d, n = config.width, sizes.items + FIRST_IDX
+        self.register_buffer("item_vocab", torch.full((n,), OOV))
+        self.register_buffer("item_genres", torch.zeros(n, sizes.genres))
+        self.register_buffer("item_year", torch.zeros(n, dtype=torch.long))
+        self.register_buffer("item_text", torch.zeros(n, sizes.text))
+        self.register_buffer("item_has_text", torch.zeros(n, dtype=torch.bool))
+        self.register_buffer("rating_mean", torch.tensor(0.0))
+        self.register_buffer("rating_scale", torch.tensor([1.0, 5.0]))
+        self.register_buffer("dense_mean", torch.zeros(sizes.dense))
+        self.register_buffer("dense_scale", torch.ones(sizes.dense))
+        self.register_buffer("dense_edges", torch.zeros(sizes.dense, config.buckets - 1))
+
+        self.item_id = nn.Embedding(sizes.known_items + FIRST_IDX, d, padding_idx=PAD)
+        self.genre = nn.Linear(sizes.genres, d, bias=False) if config.genres else None
+        self.year = nn.Embedding(YEAR_BUCKETS, d) if config.year else None
+        if config.text:
+            self.no_text = nn.Parameter(torch.zeros(sizes.text))
+            self.text = nn.Sequential(nn.Linear(sizes.text, d), nn.LayerNorm(d))
+            self.text_out = nn.Sequential(
+                nn.Linear(sizes.text, config.text_dim), nn.LayerNorm(config.text_dim)
+            )
+        if config.rating_input == "residual":
+            self.rating = nn.Linear(1, d)
+        else:
+            self.rating = nn.Embedding(HALF_STARS, d)
+        self.norm_token = nn.LayerNorm(d)
+        self.null = nn.Parameter(torch.zeros(1, 1, d))  # stands for an empty history
+        self.position = PositionBias(config.heads, config.position)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(d, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        features = range(1, len(sizes.users)) if config.user_features else ()
+        self.user_columns = [0] * config.user_id + [*features]
+        self.user = nn.ModuleList(
+            nn.Embedding(sizes.users[c], config.feature_dim) for c in self.user_columns
+        )
+        if config.dense == "bucket":
+            self.dense = nn.Embedding(sizes.dense * config.buckets, config.feature_dim)
+        widths = [self._readout_dim(), *config.hidden]
+        layers = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.apply(_init)
+        nn.init.zeros_(self.head[-1].weight)  # starts as the streaming bias or the mean
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predicted stars of every target, (b, i); not clamped; meaningless where padded."""
+        items = torch.cat([batch.event_item, batch.target_item], dim=1)
+        tokens, text = self._embed_items(items)
+        j = batch.event_item.shape[1]
+        events = self._event_tokens(tokens[:, :j], batch)  # (b, j, d)
+        targets = self.norm_token(tokens[:, j:] + self._unrated())  # (b, i, d)
+        parts = [self._read(events, targets, batch)]
+        if text is not None:
+            parts.append(text[:, j:])
+        parts += self._user_parts(batch) + self._dense_parts(batch.dense)
+        score = rearrange(self.head(torch.cat(parts, dim=-1)), "b i 1 -> b i")
+        return score + (batch.base if self.config.residual else self.rating_mean)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """Predicted stars on the scale of the data, (b, i), without dropout."""
+        self.eval()
+        return self(batch).clamp(self.rating_scale[0], self.rating_scale[1])
+
+    def _embed_items(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Movie embeddings (b, s, d) and overview vectors for the MLP (b, s, text_dim)."""
+        unique, back = items.unique(return_inverse=True)  # each movie is embedded once a batch
+        ids = self.item_vocab[unique]
+        if self.training and self.config.item_dropout:
+            dropped = torch.rand(ids.shape, device=ids.device) < self.config.item_dropout
+            ids = ids.masked_fill(dropped & (ids != PAD), OOV)
+        x, text = self.item_id(ids), None
+        if self.genre is not None:
+            x = x + self.genre(self.item_genres[unique])
+        if self.year is not None:
+            x = x + self.year(self.item_year[unique])
+        if self.config.text:
+            vector = torch.where(
+                self.item_has_text[unique, None], self.item_text[unique], self.no_text
+            )
+            x, text = x + self.text(vector), self.text_out(vector)[back]
+        return x[back], text
+
+    def _event_tokens(self, x: Tensor, batch: Batch) -> Tensor:
+        """History tokens (b, j, d): the movie with the stars it was given."""
+        if self.config.rating_input == "multiply":
+            return self.norm_token(x * batch.event_rating[..., None])
+        if self.config.rating_input == "residual":
+            residual = batch.event_rating - batch.event_base
+            return self.norm_token(x + self.rating(residual[..., None]))
+        return self.norm_token(x + self.rating((2 * batch.event_rating).round().long()))
+
+    def _unrated(self) -> Tensor | float:
+        """What a target has in place of its stars."""
+        return self.rating.weight[0] if isinstance(self.rating, nn.Embedding) else 0.0
+
+    def _read(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """What the MLP reads of the transformer: (b, i, d), or (b, 1, s * d) with flatten."""
+        if not self.blocks:
+            return targets
+        null = repeat(self.null, "1 1 d -> b 1 d", b=len(events))
+        if self.config.shares_history:
+            slot = torch.arange(events.shape[1], device=events.device, dtype=torch.int32)
+            stop, first = batch.stop[..., None], batch.first[..., None]  # (b, i, 1)
+            is_visible = (slot >= first) & (slot < stop)  # (b, i, j)
+            gap = batch.target_time[..., None] - batch.event_time[:, None]
+            bias = self.position(gap.clamp(min=0), (stop - slot).clamp(min=0))
+            bias = bias.masked_fill(~is_visible[:, None], -torch.inf)
+            bias = F.pad(bias, (1, 0))  # the null token is always visible
+            return self.blocks[0](targets, bias, torch.cat([null, events], dim=1))
+        tokens = torch.cat([null, events, targets], dim=1)  # (b, s, d)
+        bias = self._window_bias(batch)
+        for block in self.blocks:
+            tokens = block(tokens, bias)
+        return tokens[:, -1:] if self.config.readout == "target" else self._flatten(tokens, batch)
+
+    def _window_bias(self, batch: Batch) -> Tensor:
+        """Bias between all tokens [null, events, target] of rows with one target, (b, h, s, s)."""
+        slot = torch.arange(batch.event_item.shape[1] + 1, device=batch.stop.device)
+        rank = torch.cat([slot[:-1].expand_as(batch.event_item), batch.stop], dim=1).int()
+        time = torch.cat([batch.event_time, batch.target_time], dim=1)
+        gap = (time[:, :, None] - time[:, None, :]).abs()
+        rank = (rank[:, :, None] - rank[:, None, :]).abs()
+        is_real = torch.cat([slot[:-1] < batch.stop, batch.is_target], dim=1)
+        bias = F.pad(self.position(gap, rank), (1, 0, 1, 0))
+        return bias.masked_fill(~F.pad(is_real, (1, 0), value=True)[:, None, None], -torch.inf)
+
+    def _flatten(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """All positions side by side, the newest event last, zeros where the history is shorter."""
+        length = self.config.history_len
+        slot = batch.stop - length + torch.arange(length, device=batch.stop.device)  # (b, l)
+        index = repeat(slot.clamp(min=0) + 1, "b l -> b l d", d=tokens.shape[-1])
+        events = tokens.gather(1, index.long()) * (slot >= 0)[..., None]
+        return rearrange(torch.cat([events, tokens[:, -1:]], dim=1), "b s d -> b 1 (s d)")
+
+    def _user_parts(self, batch: Batch) -> list[Tensor]:
+        i = batch.target_item.shape[1]
+        return [
+            repeat(table(batch.user[:, column]), "b d -> b i d", i=i)
+            for column, table in zip(self.user_columns, self.user, strict=True)
+        ]
+
+    def _dense_parts(self, dense: Tensor) -> list[Tensor]:
+        """Dense features (b, i, f), scaled or bucketized.
+
+        Source: concat is Wide & Deep, Fig. 4 (arXiv 1606.07792).
+        """
+        if self.config.dense == "concat":
+            return [((dense - self.dense_mean) / self.dense_scale).clamp(-5, 5)]
+        if self.config.dense == "bucket":
+            bucket = (dense[..., None] >= self.dense_edges).sum(-1)  # (b, i, f)
+            start = torch.arange(self.sizes.dense, device=dense.device) * self.config.buckets
+            return [rearrange(self.dense(bucket + start), "b i f d -> b i (f d)")]
+        return []
+
+    def _readout_dim(self) -> int:
+        c = self.config
+        width = c.width * (c.history_len + 1 if c.readout == "flatten" else 1)
+        width += c.text_dim if c.text else 0
+        width += c.feature_dim * len(self.user_columns)
+        per_dense = {"concat": 1, "bucket": c.feature_dim, "none": 0}[c.dense]
+        return width + per_dense * self.sizes.dense
+
+    def to_json(self) -> dict:
+        """What rebuilds the module, without its weights."""
+        return {"config": asdict(self.config), "sizes": asdict(self.sizes)}
+
+    @classmethod
+    def from_json(cls, values: dict) -> "BST":
+        """The module that `to_json` described, with fresh weights."""
+        return cls(from_dict(ModelConfig, values["config"]), from_dict(Sizes, values["sizes"]))
+
+
+def _init(module: nn.Module) -> None:
+    """Small normal embeddings; linear layers keep torch's default."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.05)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])

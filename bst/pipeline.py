@@ -1,0 +1,155 @@
+"""The hops in one call each: open the data, prepare, train, compare with the baselines."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bst.baselines import BASELINES
+from bst.batches import Batches, UserVocabulary
+from bst.checkpoint import load_model
+from bst.config import DataConfig, RunConfig, keras_example
+from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
+from bst.files import write_atomic
+from bst.movielens import read_movielens, source_hashes
+from bst.schema import DataError
+from bst.sequences import (
+    SequenceStore,
+    Split,
+    audit_split,
+    build_sequences,
+    load_store,
+    split_interactions,
+)
+from bst.synthetic import write_synthetic
+from bst.text import TextVectors, embed_texts
+from bst.training import build_model, fit, predict_part
+
+BUILTIN = Path("data/builtin")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run reads."""
+
+    config: RunConfig
+    store: SequenceStore
+    split: Split
+    vocabulary: UserVocabulary
+    text: TextVectors | None
+    batches: Batches
+
+
+def open_store(config: DataConfig, *, report_dir: Path | None = None) -> SequenceStore:
+    """The sequences of raw files, of a store folder, or of the built-in data."""
+    if config.data is None:
+        if config.metadata is not None:
+            raise DataError(f"--metadata {config.metadata} without --data: give the folder of "
+                            "ratings.dat, movies.dat and users.dat with --data")
+        print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
+        folder = write_synthetic(BUILTIN)
+        config = replace(config, data=folder, metadata=folder / "movies_metadata.csv")
+    if (config.data / "manifest.json").exists():
+        return load_store(config.data)
+    tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
+                            report_dir=report_dir)
+    return build_sequences(tables, source=source_hashes(config.data, config.metadata))
+
+
+def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
+    """Open, split, audit, embed; prints what was found and what the leak audit checked."""
+    if config.data.protocol == "keras-windows":
+        config = keras_example(config)
+        print("protocol keras-windows: the Keras example's window and features (LEAKY)")
+    store = open_store(config.data, report_dir=report_dir)
+    print(f"{len(store):,} ratings, {store.num_users:,} users, {store.num_items:,} movies")
+    split = split_interactions(store, protocol=config.data.protocol, ties=config.data.ties,
+                               seed=config.data.split_seed)
+    for line in audit_split(store, split):
+        print(f"audit: {line}")
+    text = None
+    if config.model.text:
+        text = embed_texts(store.movies["overview"].to_list(), bert=config.data.bert,
+                           pooling=config.data.pooling, cache_dir=config.data.cache)
+    vocabulary = UserVocabulary.fit(store, split)
+    batches = Batches(store, split, vocabulary, history_len=config.model.history_len,
+                      shared=config.model.shares_history)
+    return Prepared(config, store, split, vocabulary, text, batches)
+
+
+def use_device(config: RunConfig) -> None:
+    """Threads and determinism of torch, for this process.
+
+    Raises:
+        DataError: the device is not there.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    try:
+        torch.zeros(1, device=config.train.device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"--device {config.train.device}: {str(error).splitlines()[0]}; "
+                        "expected a device that this torch sees, cpu always works") from error
+
+
+def train_run(
+    prepared: Prepared, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
+) -> bool:
+    """Train in the folder `out`, going on where an earlier run of the same config stopped.
+
+    Returns:
+        True when training is complete, False when it was asked to stop.
+
+    Raises:
+        DataError: `out` holds a run of another config or of other data.
+    """
+    config, store = prepared.config, prepared.store
+    out.mkdir(parents=True, exist_ok=True)
+    identity = {"hash": config.hash, "data": store.digest}
+    path = out / "config.json"
+    if path.exists():
+        found = json.loads(path.read_text())["identity"]
+        if found != identity:
+            raise DataError(f"{out} holds a run of config {found['hash']} on data "
+                            f"{found['data'][:8]}, this is config {identity['hash']} on data "
+                            f"{identity['data'][:8]}; choose another --out or delete the folder")
+    described = {"identity": identity, **config.to_dict()}
+    write_atomic(path, json.dumps(described, indent=2).encode())
+    model = build_model(config.model, store, prepared.split, prepared.vocabulary, prepared.text,
+                        seed=config.train.seed)
+    return fit(model, prepared.batches, prepared.vocabulary, config, out,
+               info={"identity": identity}, stop_requested=stop_requested)
+
+
+def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
+    """Rows of the best model in `out` and of every baseline on `part`; writes `results.json`."""
+    config, store, split = prepared.config, prepared.store, prepared.split
+    model, _, _ = load_model(out)
+    model.to(config.train.device)
+    predictions = {
+        "bst": predict_part(model, prepared.batches, part, device=config.train.device),
+        **{name: baseline(store, split) for name, baseline in BASELINES.items()},
+    }
+    rows = [
+        evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
+                 config_hash=config.hash)
+        for name, values in predictions.items()
+    ]
+    rival = best_baseline(rows)["scorer"]
+    rows[0]["paired"] = {
+        "against": rival,
+        **paired_difference(predictions["bst"], predictions[rival], store, split, part,
+                            seed=config.train.seed),
+    }
+    write_results(rows, out / "results.json")
+    return rows
+
+
+def model_folder_predictions(prepared: Prepared, folder: Path, part: str) -> np.ndarray:
+    """Predictions of a saved model on `part`, (n,), NaN elsewhere."""
+    model, _, _ = load_model(folder)
+    return predict_part(model, prepared.batches, part)

@@ -1,0 +1,73 @@
+"""Column names and dtypes, the two reserved indices, and the checks every table passes.
+
+A raw MovieLens number is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1 is an `*_idx`.
+Row r of a table of users or movies has index r + `FIRST_IDX`.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+PAD, OOV, FIRST_IDX = 0, 1, 2
+
+RATINGS = {
+    "user_id": pl.Int32,
+    "item_id": pl.Int32,
+    "rating": pl.Float32,  # stars
+    "timestamp": pl.Int64,  # seconds since 1970 UTC
+}
+USERS = {
+    "user_id": pl.Int32,
+    "sex": pl.String,
+    "age": pl.String,  # MovieLens-1M's code of the age group, not years
+    "occupation": pl.String,
+    "zip_region": pl.String,  # first character of the zip code
+}
+MOVIES = {
+    "item_id": pl.Int32,
+    "title": pl.String,  # as in movies.dat, year included
+    "year": pl.Int32,  # null where the title has none
+    "genres": pl.List(pl.String),
+    "overview": pl.String,  # null where no overview was found
+    "match": pl.String,  # how the overview was found: exact, normalised, year off, none
+}
+USER_FEATURES = ("sex", "age", "occupation", "zip_region")
+
+
+class DataError(ValueError):
+    """What a user's file got wrong: what was found, where, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The typed tables of one data set, rows in file order."""
+
+    users: pl.DataFrame
+    movies: pl.DataFrame
+    ratings: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        check_table(self.users, USERS, "users")
+        check_table(self.movies, MOVIES, "movies")
+        check_table(self.ratings, RATINGS, "ratings")
+
+
+def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
+    """Return `df` unchanged if it has the columns and dtypes of `schema`.
+
+    Raises:
+        DataError: names the table, the first bad column, what was found and what was expected.
+
+    Example:
+        >>> check_table(pl.DataFrame({"a": [1]}), {"a": pl.Int64}, "t").shape
+        (1, 1)
+    """
+    for column, dtype in schema.items():
+        found = df.schema.get(column)
+        if found != dtype:
+            raise DataError(
+                f"table '{name}': column '{column}' should be {dtype}, "
+                f"found {found or 'no such column'} (columns: {', '.join(df.columns)}); "
+                "run scripts/make_sequences.py again if this file is from an older version"
+            )
+    return df

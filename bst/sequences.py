@@ -1,0 +1,312 @@
+"""Ratings -> SequenceStore: one flat time-ordered array per column; splits; leak audit; windows.
+
+Order is (user, timestamp, line of the source file): half of MovieLens-1M's ratings share their
+timestamp with the user's previous one, so (user, timestamp) alone is not reproducible.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.files import write_atomic
+from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, Tables, check_table
+
+STORE_VERSION = 1
+COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
+
+
+@dataclass(frozen=True)
+class SequenceStore:
+    """All interactions, each user's in one run, oldest first; n interactions, u users."""
+
+    item_idx: np.ndarray  # (n,) int32, >= FIRST_IDX
+    rating: np.ndarray  # (n,) float32, stars
+    timestamp: np.ndarray  # (n,) int64, seconds since 1970 UTC
+    offsets: np.ndarray  # (u + 1,) int64: user row r owns positions offsets[r] .. offsets[r + 1]
+    users: pl.DataFrame
+    movies: pl.DataFrame
+    manifest: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.item_idx)
+
+    @property
+    def num_users(self) -> int:
+        """Users of the user table, those without ratings included."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        """Movies of the movie table, those without ratings included."""
+        return len(self.movies)
+
+    @cached_property
+    def user_row(self) -> np.ndarray:
+        """Row of each interaction's user, (n,) int32."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offsets))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the columns and tables: equal digests, equal sequences."""
+        digest = hashlib.sha256()
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(self, name)))
+        for table in (self.users, self.movies):
+            digest.update(table.write_json().encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which interactions are targets of which part, and what each target may see.
+
+    The history of the target at position p is every position q with
+    offsets[user] <= q < history_stop[p] and is_history[q].
+    """
+
+    protocol: str
+    ties: str
+    train: np.ndarray  # int64 positions, ascending
+    valid: np.ndarray
+    test: np.ndarray
+    history_stop: np.ndarray  # (n,) int64
+    is_history: np.ndarray  # (n,) bool
+
+    def part(self, name: str) -> np.ndarray:
+        """Target positions of "train", "valid" or "test"."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+
+def build_sequences(tables: Tables, *, source: dict | None = None) -> SequenceStore:
+    """Sort the ratings into per-user sequences.
+
+    Args:
+        tables: typed tables; rows of `ratings` in file order, which breaks ties of time.
+        source: sha256 of each raw file, kept in the manifest.
+
+    Returns:
+        A store whose user row r and item index r + 2 are the rows of `tables.users`, `.movies`.
+    """
+    users = tables.users.select("user_id", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_row"))
+    items = tables.movies.select(
+        "item_id", pl.int_range(FIRST_IDX, pl.len() + FIRST_IDX, dtype=pl.Int32).alias("item_idx")
+    )
+    flat = (
+        tables.ratings.lazy()
+        .with_row_index("line")
+        .join(users.lazy(), on="user_id")
+        .join(items.lazy(), on="item_id")
+        .sort("user_row", "timestamp", "line")
+        .select("user_row", "item_idx", "rating", "timestamp")
+        .collect()
+    )
+    if len(flat) != len(tables.ratings):
+        raise DataError(
+            f"{len(tables.ratings) - len(flat)} ratings name a user or movie that the tables lack, "
+            "expected none; check that the three files belong together"
+        )
+    counts = np.bincount(flat["user_row"].to_numpy(), minlength=len(users))
+    return SequenceStore(
+        item_idx=flat["item_idx"].to_numpy(),
+        rating=flat["rating"].to_numpy(),
+        timestamp=flat["timestamp"].to_numpy(),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        users=tables.users,
+        movies=tables.movies,
+        manifest={"source": source or {}},
+    )
+
+
+def save_store(store: SequenceStore, folder: Path) -> None:
+    """Write the store; the manifest comes last, so a folder with a manifest is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    described = {}
+    for name in COLUMNS:
+        values = np.ascontiguousarray(getattr(store, name))
+        np.save(folder / f"{name}.npy", values)
+        described[name] = {"dtype": str(values.dtype), "shape": list(values.shape),
+                           "sha256": hashlib.sha256(values).hexdigest()}
+    store.users.write_parquet(folder / "users.parquet")
+    store.movies.write_parquet(folder / "movies.parquet")
+    manifest = {
+        "version": STORE_VERSION, "columns": described,
+        "sort_key": ["user", "timestamp", "source line"],
+        "num_users": store.num_users, "num_items": store.num_items, "num_interactions": len(store),
+        "digest": store.digest, **store.manifest,
+    }
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+
+
+def load_store(folder: Path) -> SequenceStore:
+    """Open a store that `save_store` wrote; arrays are memory-mapped and checked.
+
+    Raises:
+        DataError: no manifest, another version, or a column that is not what the manifest says.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{folder}: no readable manifest.json ({error}); "
+                        "make the store again with scripts/make_sequences.py") from error
+    if manifest.get("version") != STORE_VERSION:
+        raise DataError(f"{folder}: store version {manifest.get('version')}, expected "
+                        f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
+    columns = {}
+    for name in COLUMNS:
+        try:
+            columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}/{name}.npy: {error}; make the store again") from error
+        if hashlib.sha256(columns[name]).hexdigest() != manifest["columns"][name]["sha256"]:
+            raise DataError(f"{folder}/{name}.npy: its sha256 is not the manifest's; "
+                            "the store is damaged or mixed, make it again")
+    users, movies = (pl.read_parquet(folder / f"{t}.parquet") for t in ("users", "movies"))
+    check_table(users, USERS, "users")
+    check_table(movies, MOVIES, "movies")
+    return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
+
+
+def split_interactions(
+    store: SequenceStore, *, protocol: str = "temporal", ties: str = "strict", seed: int = 0
+) -> Split:
+    """Assign every interaction to train, valid or test by the named protocol.
+
+    Args:
+        store: sequences.
+        protocol: `temporal` cuts all ratings at the 0.8 and 0.9 quantiles of time;
+            `leave-last-one` tests on each user's last rating and validates on the one before;
+            `random` tests on 10 % of the ratings and validates on 5 %, and only train ratings
+            make history; `keras-windows` draws 15 % of windows of 4 with step 2 (leaky).
+        ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
+        seed: of the protocols that draw at random.
+
+    Example:
+        >>> store = SequenceStore(item_idx=np.arange(2, 12, dtype=np.int32), users=None, movies=(),
+        ...     rating=np.ones(10, np.float32), timestamp=np.arange(10), offsets=np.array([0, 10]))
+        >>> split_interactions(store).test
+        array([9])
+    """
+    position = np.arange(len(store))
+    first = np.zeros(len(store), dtype=bool)
+    first[store.offsets[:-1][np.diff(store.offsets) > 0]] = True
+    is_history = np.ones(len(store), dtype=bool)
+    rng = np.random.default_rng([seed, 90])
+    if protocol == "temporal":
+        low, high = np.quantile(store.timestamp, [0.8, 0.9])
+        parts = _parts(1 * (store.timestamp > low) + (store.timestamp > high))
+    elif protocol == "leave-last-one":
+        size = np.diff(store.offsets)[store.user_row]
+        from_end = store.offsets[1:][store.user_row] - 1 - position
+        parts = _parts(np.where(size < 3, 0, 2 * (from_end == 0) + (from_end == 1)))
+    elif protocol == "random":
+        draw = rng.permutation(len(store)) / len(store)
+        parts = _parts(2 * (draw >= 0.9) + ((draw >= 0.85) & (draw < 0.9)))
+        is_history[parts[1]] = is_history[parts[2]] = False
+    else:
+        targets = _keras_window_ends(store, length=4, step=2)
+        draw = rng.random(len(targets))
+        parts = targets[draw < 0.8], targets[(draw >= 0.8) & (draw < 0.85)], targets[draw >= 0.85]
+    if ties == "strict":
+        first[1:] |= store.timestamp[1:] != store.timestamp[:-1]
+        history_stop = np.maximum.accumulate(np.where(first, position, 0))
+    else:
+        history_stop = position
+    return Split(protocol, ties, *parts, history_stop=history_stop, is_history=is_history)
+
+
+def _parts(code: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.flatnonzero(code == part) for part in (0, 1, 2))
+
+
+def _keras_window_ends(store: SequenceStore, *, length: int, step: int) -> np.ndarray:
+    """Target positions of the Keras example's `create_sequences`, its repeated tails included."""
+    position = np.arange(len(store))
+    rank = position - store.offsets[:-1][store.user_row]
+    regular = position[(rank >= length - 1) & ((rank - length + 1) % step == 0)]
+    tails = store.offsets[1:][np.diff(store.offsets) >= length] - 1
+    return np.sort(np.concatenate([regular, tails]))
+
+
+def audit_split(store: SequenceStore, split: Split) -> list[str]:
+    """Check the split for leaks; one line for each thing that was checked.
+
+    Raises:
+        DataError: names the first leak.
+    """
+    lines, start = [], store.offsets[:-1][store.user_row]
+    stop, when = split.history_stop, store.timestamp
+    last = np.maximum(stop - 1, start)
+    late = when[last] > when if split.ties == "stable" else when[last] >= when
+    _refuse(np.flatnonzero((stop > start) & late), "a history reaches past its target's time")
+    _refuse(np.flatnonzero((stop < start) | (stop > np.arange(len(store)))),
+            "a history holds its own target or another user's rating")
+    relation = "before" if split.ties == "strict" else "not after"
+    lines.append(f"every history ends {relation} its target's timestamp, without the target")
+    ordered = (np.diff(when) >= 0) | (np.diff(store.user_row) > 0)
+    _refuse(np.flatnonzero(~ordered), "a user's ratings are out of time order")
+    lines.append("every user's ratings are in time order")
+    if split.protocol == "keras-windows":
+        lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
+        return lines
+    seen = np.bincount(np.concatenate([split.train, split.valid, split.test]), minlength=len(store))
+    _refuse(np.flatnonzero(seen != 1), "an interaction is target of no part or of two")
+    lines.append(f"every interaction is target of one part: {len(split.train):,} train, "
+                 f"{len(split.valid):,} valid, {len(split.test):,} test")
+    if split.protocol == "temporal":
+        ends = [(when[p].min(), when[p].max()) for p in (split.train, split.valid, split.test)]
+        if not ends[0][1] < ends[1][0] <= ends[1][1] < ends[2][0]:
+            raise DataError("leak: the parts overlap in time, expected train < valid < test")
+        lines.append("all train targets are older than all valid ones, these than all test ones")
+    if split.protocol == "random":
+        _refuse(np.concatenate([split.valid, split.test])[
+            split.is_history[np.concatenate([split.valid, split.test])]],
+            "a held-out rating stands in a history")
+        lines.append("no valid or test rating stands in a history (but train holds later ones)")
+    return lines
+
+
+def _refuse(positions: np.ndarray, what: str) -> None:
+    if len(positions):
+        raise DataError(f"leak: {what}, at {len(positions)} positions, the first is {positions[0]}")
+
+
+def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.DataFrame:
+    """Fixed windows as a table: `length - 1` history slots, left-padded, then the target.
+
+    Args:
+        store: sequences.
+        length: tokens of a window, target included, at least 2.
+        step: a user's targets are the 1st, (1 + step)th, ... interaction; none is made up.
+
+    Returns:
+        Columns user_id, history (list of item_idx, PAD on the left), history_rating (0 where PAD),
+        target, label (stars), timestamp (seconds).
+    """
+    if length < 2 or step < 1:
+        raise ValueError(f"expected length >= 2 and step >= 1, got {length} and {step}")
+    flat = pl.DataFrame({
+        "user_row": store.user_row,
+        "user_id": store.users["user_id"].gather(store.user_row),
+        "target": np.asarray(store.item_idx),
+        "label": np.asarray(store.rating), "timestamp": np.asarray(store.timestamp),
+    })
+    lags = range(length - 1, 0, -1)
+
+    def shifted(column: str) -> pl.Expr:
+        lagged = [pl.col(column).shift(k, fill_value=PAD).over("user_row") for k in lags]
+        return pl.concat_list(lagged)
+
+    return (
+        flat.with_columns(
+            shifted("target").alias("history"), shifted("label").alias("history_rating"),
+            pl.int_range(pl.len()).over("user_row").alias("rank"),
+        )
+        .filter(pl.col("rank") % step == 0)
+        .select("user_id", "history", "history_rating", "target", "label", "timestamp")
+    )

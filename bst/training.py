@@ -1,0 +1,213 @@
+"""`train_step` and `fit`: a plain loop that can stop anywhere and go on bit by bit."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from bst.batches import Batch, Batches, UserVocabulary
+from bst.checkpoint import load_resume, save_model, save_resume
+from bst.config import ModelConfig, RunConfig, TrainConfig
+from bst.features import DENSE, dense_features, genre_matrix
+from bst.files import write_atomic
+from bst.metrics import mae, rmse
+from bst.model import BST, YEAR_BUCKETS, Sizes
+from bst.schema import FIRST_IDX
+from bst.sequences import SequenceStore, Split
+from bst.text import TextVectors
+
+EVAL_TARGETS = 8192  # targets of an evaluation batch; results do not depend on it
+
+
+def build_model(
+    config: ModelConfig, store: SequenceStore, split: Split, vocabulary: UserVocabulary,
+    text: TextVectors | None, *, seed: int,
+) -> BST:
+    """A fresh model whose buffers hold the catalogue and what was fitted on train targets."""
+    if text is None:
+        config = replace(config, text=False)
+    genres, hot = genre_matrix(store.movies)
+    train_items = np.unique(store.item_idx[split.train])
+    sizes = Sizes(
+        items=store.num_items, known_items=len(train_items), genres=len(genres),
+        text=0 if text is None else text.vectors.shape[1], users=tuple(vocabulary.sizes),
+        dense=len(DENSE),
+    )
+    torch.manual_seed(seed)
+    model = BST(config, sizes)
+    model.item_vocab[:FIRST_IDX] = torch.arange(FIRST_IDX)
+    model.item_vocab[train_items] = torch.arange(len(train_items)) + FIRST_IDX
+    model.item_genres[FIRST_IDX:] = torch.from_numpy(hot / np.maximum(1, hot.sum(1, keepdims=True)))
+    year = store.movies["year"].to_numpy()
+    bucket = np.clip((np.nan_to_num(year, nan=0) - 1900) // 2 + 1, 1, YEAR_BUCKETS - 1)
+    model.item_year[FIRST_IDX:] = torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
+    if text is not None:
+        _set_text(model, text, train_items)
+    stars = store.rating[split.train]
+    model.rating_mean.fill_(float(stars.mean(dtype=np.float64)))
+    model.rating_scale.copy_(torch.tensor([stars.min(), stars.max()]))
+    dense = dense_features(store, split)[split.train]
+    model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
+    model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
+    quantiles = np.linspace(0, 1, config.buckets + 1)[1:-1]
+    model.dense_edges.copy_(torch.from_numpy(np.quantile(dense, quantiles, axis=0).T))
+    return model
+
+
+def _set_text(model: BST, text: TextVectors, train_items: np.ndarray) -> None:
+    """Overview vectors, each dimension standardised on the train items that have a text."""
+    fitted = text.vectors[train_items - FIRST_IDX][text.has_text[train_items - FIRST_IDX]]
+    mean, scale = (fitted.mean(0), fitted.std(0) + 1e-6) if len(fitted) else (0.0, 1.0)
+    model.item_text[FIRST_IDX:] = torch.from_numpy((text.vectors - mean) / scale)
+    model.item_has_text[FIRST_IDX:] = torch.from_numpy(text.has_text)
+
+
+def train_step(model: BST, batch: Batch, optimizer: Optimizer, *, clip: float) -> float:
+    """One update on the mean squared error; returns the loss before it.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the weights are left as they were.
+    """
+    model.train()
+    real = batch.is_target
+    loss = ((model(batch) - batch.label).square() * real).sum() / real.sum()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.item()
+
+
+def learning_rate(progress: float, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to a hundredth of the peak; progress in [0, 1]."""
+    if progress < config.warmup:
+        return config.lr * progress / config.warmup
+    rest = (progress - config.warmup) / (1 - config.warmup)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
+    """Predicted stars of the targets of `part`, NaN at every other position: (n,) float32."""
+    predictions = np.full(len(batches.store), np.nan, dtype=np.float32)
+    for batch in batches.iterate(part, batch_targets=EVAL_TARGETS):
+        real = batch.is_target.numpy()
+        scores = model.predict(batch.to(device)).cpu().numpy()
+        predictions[batch.position.numpy()[real]] = scores[real]
+    return predictions
+
+
+def fit(
+    model: BST, batches: Batches, vocabulary: UserVocabulary, run: RunConfig, out: Path, *,
+    info: dict, stop_requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train until the epochs or the patience end; the best model stands in `out`.
+
+    Every source of chance is a function of (seed, epoch) or (seed, step), so a run that was cut
+    off anywhere ends with the same bits as one that was not.
+
+    Args:
+        model: fresh from `build_model`; its weights are replaced by a resume point's.
+        batches: of the store and split.
+        vocabulary: kept beside the weights.
+        run: the run's configuration.
+        out: run folder.
+        info: provenance that goes into model.json.
+        stop_requested: asked after every step; True saves a resume point and ends early.
+
+    Returns:
+        True when training is complete, False when it was asked to stop.
+    """
+    config = run.train
+    model.to(config.device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    state = {"step": 0, "epoch": 0, "batch": 0, "loss_sum": 0.0, "best": math.inf, "bad_epochs": 0}
+    saved = load_resume(out)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state = saved["state"]
+        print(f"resuming from step {state['step']}", flush=True)
+    log = MetricsLog(out / "metrics.jsonl", state["step"])
+
+    def save_point() -> None:
+        save_resume(out, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                          "state": state})
+
+    while state["epoch"] < config.epochs and state["bad_epochs"] < config.patience:
+        started = time.perf_counter()
+        plan = batches.epoch("train", batch_targets=config.batch_targets, seed=config.seed,
+                             epoch=state["epoch"])
+        bar = tqdm(plan[state["batch"]:], initial=state["batch"], total=len(plan), disable=None,
+                   desc=f"epoch {state['epoch'] + 1}", unit="step", leave=False)
+        for rows in bar:
+            progress = (state["epoch"] + state["batch"] / len(plan)) / config.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(progress, config)
+            torch.manual_seed(config.seed * 1_000_003 + state["step"])  # of dropout
+            try:
+                loss = train_step(model, batches.gather(rows).to(config.device), optimizer,
+                                  clip=config.clip)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"step {state['step']}: {error}; the last resume point and the best model are "
+                    "kept, lower --lr and start a new run"
+                ) from error
+            state.update(step=state["step"] + 1, batch=state["batch"] + 1,
+                         loss_sum=state["loss_sum"] + loss)
+            if stop_requested():
+                save_point()
+                return False
+            if state["step"] % config.save_every == 0:
+                save_point()
+        _end_epoch(model, batches, vocabulary, state, out, info, log, config,
+                   seconds=time.perf_counter() - started)
+        save_point()
+    return True
+
+
+def _end_epoch(model, batches, vocabulary, state, out, info, log, config, *, seconds) -> None:
+    """Validate, keep the best model, log, and move the counters to the next epoch."""
+    valid = batches.split.valid
+    label = batches.store.rating[valid]
+    score = predict_part(model, batches, "valid", device=config.device)[valid]
+    row = {"step": state["step"], "epoch": state["epoch"] + 1,
+           "train_mse": state["loss_sum"] / state["batch"],
+           "valid_mae": mae(score, label), "valid_rmse": rmse(score, label),
+           "seconds": round(seconds, 1)}
+    better = row["valid_mae"] < state["best"]
+    state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0,
+                 best=min(state["best"], row["valid_mae"]),
+                 bad_epochs=0 if better else state["bad_epochs"] + 1)
+    if better:
+        save_model(out, model, vocabulary, {**info, "step": state["step"]})
+    log.append(row)
+    print(f"epoch {row['epoch']}: train mse {row['train_mse']:.4f}, valid mae "
+          f"{row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, {seconds:.0f} s"
+          f"{' (best)' if better else ''}", flush=True)
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one dict a line; lines after the resume point are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line and json.loads(line)["step"] <= step]
+        write_atomic(path, "".join(line + "\n" for line in kept).encode())
+
+    def append(self, row: dict) -> None:
+        """Add one line."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")

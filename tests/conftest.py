@@ -1,0 +1,103 @@
+"""A tiny data set in memory and on disk in the raw MovieLens format, and a ban on the network."""
+
+import os
+import socket
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from bst.batches import Batches, UserVocabulary
+from bst.config import ModelConfig
+from bst.schema import MOVIES, RATINGS, USERS, Tables
+from bst.sequences import build_sequences, split_interactions
+from bst.text import TextVectors
+from bst.training import build_model
+
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+torch.set_num_threads(1)
+NUM_USERS, NUM_MOVIES = 23, 41
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """RELIABILITY: the default command and the tests open no socket beyond loopback."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0.5) -> Tables:
+    """Users, movies and ratings full of tied timestamps; a user never rates a film twice."""
+    rng = np.random.default_rng(seed)
+    users = pl.DataFrame(
+        {"user_id": np.arange(NUM_USERS) * 3 + 1, "sex": rng.choice(["F", "M"], NUM_USERS),
+         "age": rng.choice(["1", "25", "56"], NUM_USERS),
+         "occupation": rng.choice(["0", "4", "7", "12"], NUM_USERS),
+         "zip_region": rng.choice(list("0159"), NUM_USERS)}, schema=USERS)
+    movies = pl.DataFrame(
+        {"item_id": np.arange(NUM_MOVIES) * 2 + 5,
+         "title": [f"Film {k} ({1950 + k})" for k in range(NUM_MOVIES)],
+         "year": [1950 + k if k % 7 else None for k in range(NUM_MOVIES)],
+         "genres": [["Drama"], ["Comedy", "War"], ["Drama", "War"], []] * 10 + [["Comedy"]],
+         "overview": [f"About {k}." if k % 5 else None for k in range(NUM_MOVIES)],
+         "match": ["exact" if k % 5 else "none" for k in range(NUM_MOVIES)]}, schema=MOVIES)
+    pairs = rng.permutation(NUM_USERS * (NUM_MOVIES - 3))[:num_ratings]  # 3 films are never rated
+    step = np.where(rng.random(num_ratings) < tie_share, 0, rng.integers(1, 4000, num_ratings))
+    order = rng.permutation(num_ratings)
+    ratings = pl.DataFrame(
+        {"user_id": users["user_id"].to_numpy()[pairs % NUM_USERS],
+         "item_id": movies["item_id"].to_numpy()[pairs // NUM_USERS],
+         "rating": rng.integers(1, 6, num_ratings).astype(np.float32),
+         "timestamp": (978_000_000 + np.cumsum(step))[order]}, schema=RATINGS)
+    return Tables(users, movies, ratings)
+
+
+@pytest.fixture(scope="session")
+def tables():
+    return random_tables()
+
+
+@pytest.fixture(scope="session")
+def store(tables):
+    return build_sequences(tables)
+
+
+@pytest.fixture(scope="session")
+def split(store):
+    return split_interactions(store)
+
+
+@pytest.fixture(scope="session")
+def text(store):
+    rng = np.random.default_rng(7)
+    has = np.array([o is not None for o in store.movies["overview"]])
+    vectors = rng.normal(size=(NUM_MOVIES, 11)).astype(np.float32) * has[:, None]
+    return TextVectors(vectors, has)
+
+
+@pytest.fixture
+def small(store, split, text):
+    """(config changes) -> (model in fp64 with random weights, batches)."""
+
+    def build(*, split=split, shared=None, **changes):
+        config = ModelConfig(**{"width": 12, "heads": 3, "history_len": 13, "text_dim": 5,
+                                "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
+        vocabulary = UserVocabulary.fit(store, split)
+        model = build_model(config, store, split, vocabulary, text, seed=3)
+        torch.manual_seed(5)
+        for parameter in model.parameters():  # no zeros left that could hide a path
+            torch.nn.init.normal_(parameter, std=0.3)
+        shared = model.config.shares_history if shared is None else shared
+        batches = Batches(store, split, vocabulary, history_len=config.history_len, shared=shared)
+        return model.double().eval(), batches
+
+    return build
+
+

@@ -1,0 +1,64 @@
+"""The architecture and the dependencies as tests. Run: pytest tests/test_structure.py."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = ["config", "files", "schema", "movielens", "synthetic", "text", "sequences", "features",
+         "batches", "model", "metrics", "baselines", "evaluation", "checkpoint", "training",
+         "pipeline"]
+SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def test_modules_import_only_from_earlier_ones():
+    paths = [p for p in (ROOT / "bst").glob("*.py") if p.stem != "__init__"]
+    assert {p.stem for p in paths} == set(ORDER)
+    for path in paths:
+        for name in imported(path):
+            if name.startswith("bst."):
+                used = name.removeprefix("bst.")
+                assert ORDER.index(used) < ORDER.index(path.stem), f"{path.stem} imports {used}"
+
+
+def test_every_import_is_declared_and_pinned_exactly():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins), pins
+    declared = {line.split("==")[0] for line in pins} | sys.stdlib_module_names | {"bst", "tests"}
+    extras = {"pandas"}  # scripts/benchmark.py alone, which says how to install it
+    for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("tests/**/*.py")]:
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert roots <= declared | (extras if path.name == "benchmark.py" else set()), path
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_within_a_second_and_says_what_the_script_does(script):
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, f"scripts/{script}", "--help"], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 2.0  # a second on an idle machine
+    docstring = ast.get_docstring(ast.parse((ROOT / "scripts" / script).read_text()))
+    assert docstring.splitlines()[0] in " ".join(done.stdout.split())
+
+
+def test_no_text_in_the_repository_names_a_machine_path():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    for name in files.split():
+        if name.endswith((".py", ".md", ".toml", ".txt", "Dockerfile")):
+            assert not re.search(r"/(work|root|tmp)/", (ROOT / name).read_text()), name
