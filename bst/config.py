@@ -104,9 +104,9 @@ class ModelConfig:
 class TrainConfig:
     """How the weights are fitted."""
 
-    epochs: int = option(6, "passes over the train targets, at most")
-    batch_targets: int = option(4096, "targets per optimizer step, at most")
-    lr: float = option(2e-3, "peak learning rate of AdamW")
+    epochs: int = option(5, "passes over the train targets, at most")
+    batch_targets: int = option(1024, "targets per optimizer step, at most")
+    lr: float = option(1e-3, "peak learning rate of AdamW")
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay")
     warmup: float = option(0.05, "fraction of all steps with rising learning rate; cosine after")
     clip: float = option(1.0, "largest norm of the gradient")

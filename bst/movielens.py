@@ -327,9 +327,9 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
 
 
 def _defect(row: dict, values: dict, seen: set[str]) -> str | None:
-    if None in row or None in row.values() or not values["id"].isdigit():
-        return "malformed"
-    if values["id"] in seen:
+    if None in row or None in row.values() or (values["id"] and not values["id"].isdigit()):
+        return "malformed"  # a broken quote shifts the cells: a date stands in the id column
+    if values["id"] and values["id"] in seen:
         return "with an id seen before"
     if not values["title"]:
         return "without title"
@@ -353,15 +353,17 @@ def plain_title(title: str) -> str:
 def title_keys(title: str) -> list[str]:
     """Normalised names of a film, best first: its title, then each a.k.a. in parentheses.
 
-    Lower case, no accents, no leading article, `&` as "and", letters and digits only.
+    Lower case, no accents, no leading article, `&` as "and", letters and digits only; last, the
+    whole title with what stands in parentheses.
 
     Example:
         >>> title_keys("Cité des enfants perdus, La (a.k.a. Lost & Found) (1995)")
-        ['citedesenfantsperdus', 'lostandfound']
+        ['citedesenfantsperdus', 'lostandfound', 'citedesenfantsperduslaakalostandfound']
     """
     aliases = re.findall(r"\(([^()]*)\)", YEAR.sub("", title))
-    names = [plain_title(title), *(_article_first(re.sub(r"(?i)^a\.?k\.?a\.?:? ", "", a).strip())
-                                   for a in aliases)]
+    names = [plain_title(title),
+             *(_article_first(re.sub(r"(?i)^a\.?k\.?a\.?:? ", "", a).strip()) for a in aliases),
+             YEAR.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
     keys = (_normalise(name) for name in names)
     return list(dict.fromkeys(key for key in keys if key))
 
