@@ -125,6 +125,15 @@ def format_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def format_slices(rows: list[dict]) -> str:
+    """MAE of the first scorer and of the best baseline, by slice."""
+    ours, rival = rows[0], best_baseline(rows)
+    lines = [f"{'slice':<34}{'n':>8}{ours['scorer']:>9}{rival['scorer']:>22}  (MAE)"]
+    lines += [f"{name:<34}{found['n']:>8,}{found['mae']:>9.4f}{rival['slices'][name]['mae']:>22.4f}"
+              for name, found in ours["slices"].items()]
+    return "\n".join(lines)
+
+
 def write_results(rows: list[dict], path: Path) -> None:
     """Write the rows as JSON."""
     write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode())

@@ -170,6 +170,8 @@ class BST(nn.Module):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
         self.apply(_init)
+        if config.text:  # as small as the other parts of a movie, or it would drown the ids
+            nn.init.constant_(self.text[1].weight, 0.1)
         nn.init.zeros_(self.head[-1].weight)  # starts as the streaming bias or the mean
 
     def forward(self, batch: Batch) -> Tensor:

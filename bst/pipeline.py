@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bst.baselines import BASELINES
@@ -109,14 +108,9 @@ def train_run(
     """
     config, store = prepared.config, prepared.store
     out.mkdir(parents=True, exist_ok=True)
-    identity = {"hash": config.hash, "data": store.digest}
-    path = out / "config.json"
+    identity, path = _identity(prepared), out / "config.json"
     if path.exists():
-        found = json.loads(path.read_text())["identity"]
-        if found != identity:
-            raise DataError(f"{out} holds a run of config {found['hash']} on data "
-                            f"{found['data'][:8]}, this is config {identity['hash']} on data "
-                            f"{identity['data'][:8]}; choose another --out or delete the folder")
+        _check_identity(out, json.loads(path.read_text())["identity"], prepared)
     described = {"identity": identity, **config.to_dict()}
     write_atomic(path, json.dumps(described, indent=2).encode())
     model = build_model(config.model, store, prepared.split, prepared.vocabulary, prepared.text,
@@ -126,9 +120,16 @@ def train_run(
 
 
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
-    """Rows of the best model in `out` and of every baseline on `part`; writes `results.json`."""
+    """Rows of the best model in `out` and of every baseline on `part`.
+
+    The rows of the test part are written to `results.json`.
+
+    Raises:
+        DataError: the model in `out` is of another config or of other data.
+    """
     config, store, split = prepared.config, prepared.store, prepared.split
-    model, _, _ = load_model(out)
+    model, _, info = load_model(out)
+    _check_identity(out, info["identity"], prepared)
     model.to(config.train.device)
     predictions = {
         "bst": predict_part(model, prepared.batches, part, device=config.train.device),
@@ -145,11 +146,18 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
         **paired_difference(predictions["bst"], predictions[rival], store, split, part,
                             seed=config.train.seed),
     }
-    write_results(rows, out / "results.json")
+    if part == "test":
+        write_results(rows, out / "results.json")
     return rows
 
 
-def model_folder_predictions(prepared: Prepared, folder: Path, part: str) -> np.ndarray:
-    """Predictions of a saved model on `part`, (n,), NaN elsewhere."""
-    model, _, _ = load_model(folder)
-    return predict_part(model, prepared.batches, part)
+def _identity(prepared: Prepared) -> dict[str, str]:
+    return {"hash": prepared.config.hash, "data": prepared.store.digest}
+
+
+def _check_identity(folder: Path, found: dict[str, str], prepared: Prepared) -> None:
+    wanted = _identity(prepared)
+    if found != wanted:
+        raise DataError(f"{folder} holds a run of config {found['hash']} on data "
+                        f"{found['data'][:8]}, this is config {wanted['hash']} on data "
+                        f"{wanted['data'][:8]}; choose another --out or delete the folder")

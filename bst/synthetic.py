@@ -156,7 +156,7 @@ def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> N
     late = (shape.num_users - ids) / shape.num_users  # ids run against joining order
     start = START + (late * 0.9 * SPAN).astype(np.int64)
     session = rank // rng.integers(15, 40, n)[row]
-    pause = rng.exponential(9 * 86_400, len(row)) * (np.diff(session, prepend=0) == 1)
+    pause = rng.exponential(60 * 86_400, len(row)) * (np.diff(session, prepend=0) == 1)
     step = np.where(rng.random(len(row)) < 0.5, 0, rng.exponential(40, len(row))) + pause
     passed = np.cumsum(step.astype(np.int64))
     when = start[row] + passed - passed[np.cumsum(count) - count][row]

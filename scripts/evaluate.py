@@ -1,0 +1,48 @@
+"""Score a finished run again: every number, slice and interval, beside the baselines."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.schema import DataError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Evaluate a run; give the flags that it was trained with."""
+
+    out: Path
+    """run folder"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    part: Literal["valid", "test"] = "test"
+    """which targets"""
+    slices: bool = False
+    """also print the slices"""
+
+
+def main(args: Args) -> None:
+    """Prepare, score, print."""
+    from bst.evaluation import format_slices, format_table
+    from bst.pipeline import compare, prepare, use_device
+
+    config = RunConfig(data=args.data, model=args.model, train=args.train)
+    use_device(config)
+    rows = compare(prepare(config), args.out, part=args.part)
+    print(format_table(rows))
+    if args.slices:
+        print(format_slices(rows))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+    except (DataError, ValueError) as error:
+        sys.exit(f"error: {error}")

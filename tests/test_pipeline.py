@@ -1,0 +1,112 @@
+"""The commands a user types, from raw files to the table. Run: pytest tests/test_pipeline.py."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from bst.synthetic import write_synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--epochs", "2", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
+         "--batch-targets", "256"]
+
+
+def call(script: str, *args, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, f"scripts/{script}", *map(str, args)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("raw"), num_users=120, num_movies=60,
+                           num_ratings=4_000)
+
+
+@pytest.fixture(scope="module")
+def trained(raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    flags = ["--data", raw, "--metadata", raw / "movies_metadata.csv", "--out", out,
+             "--cache", raw / "cache", *SMALL]
+    return out, flags, call("train.py", *flags).stdout
+
+
+def test_train_prints_the_table_and_writes_the_results(trained):
+    out, _, said = trained
+    rows = json.loads((out / "results.json").read_text())
+    names = ["bst", "global mean", "item mean", "user mean", "user + item bias", "streaming bias",
+             "matrix factorisation"]
+    assert [row["scorer"] for row in rows] == names
+    assert len({row["n"] for row in rows}) == 1 and rows[0]["protocol"] == "temporal"
+    assert all(f"{row['mae']:.4f}" in said and f"{row['rmse']:.4f}" in said for row in rows)
+    assert said.count("audit:") >= 4 and "bst minus" in said
+
+
+def test_the_same_command_says_that_the_run_is_finished(trained):
+    out, flags, said = trained
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    again = call("train.py", *flags).stdout
+    assert "this run is finished" in again and again.splitlines()[-1] == said.splitlines()[-1]
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused_in_one_line(trained):
+    _, flags, _ = trained
+    done = call("train.py", *flags, "--seed", "1", code=1)
+    assert "holds a run of config" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_evaluate_gives_the_numbers_that_train_wrote(trained):
+    out, flags, _ = trained
+    kept = json.loads((out / "results.json").read_text())
+    call("evaluate.py", *flags)
+    assert json.loads((out / "results.json").read_text()) == kept
+
+
+def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tmp_path):
+    out, flags, _ = trained
+    made = call("make_sequences.py", "--data", raw, "--metadata", raw / "movies_metadata.csv",
+                "--out", tmp_path / "store", "--windows", tmp_path / "w.parquet",
+                "--window-length", "5", "--window-step", "2")
+    assert "audit: every history ends before" in made.stdout
+    assert pl.read_parquet(tmp_path / "w.parquet")["history"].list.len().unique().to_list() == [4]
+    call("train.py", "--data", tmp_path / "store", "--out", tmp_path / "run", *flags[6:])
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        out / "model.safetensors").read_bytes()
+
+
+def test_keras_windows_trains_and_says_leaky_beside_the_number(raw, tmp_path):
+    said = call("train.py", "--data", raw, "--protocol", "keras-windows", "--out", tmp_path,
+                "--cache", raw / "cache", "--epochs", "1", "--threads", "1").stdout
+    line = next(line for line in said.splitlines() if line.startswith("bst  "))
+    assert line.endswith("LEAKY")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--data", "nowhere"], "cannot read users.dat"),
+    (["--metadata", "x.csv"], "without --data"),
+    (["--device", "cuda:7"], "--device cuda:7"),
+    (["--heads", "7"], "width must be a multiple of heads, got width 64 and heads 7"),
+])
+def test_a_wrong_flag_is_answered_in_one_line(flags, message):
+    done = call("train.py", *flags, code=2 if "--heads" in flags else 1)
+    said = " ".join(re.sub("[│╭╰╮╯─]", " ", done.stderr).split())  # tyro draws a box
+    assert message in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_built_in_default_beats_every_baseline_within_two_minutes(tmp_path):
+    import time
+
+    started = time.perf_counter()
+    call("train.py", "--out", tmp_path)
+    assert time.perf_counter() - started < 120
+    ours, *rest = json.loads((tmp_path / "results.json").read_text())
+    assert all(ours["mae"] < row["mae"] and ours["rmse"] < row["rmse"] for row in rest)
+    assert ours["paired"]["mae_high"] < 0
