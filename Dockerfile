@@ -11,6 +11,6 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY --chown=bst:bst . .
 RUN chown bst:bst /app /app/data
-USER bst
+USER 1000
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 CMD ["python", "scripts/train.py"]
