@@ -55,8 +55,9 @@ class ModelConfig:
     readout: Literal["target", "flatten"] = option(
         "target", "what the MLP reads: the target's output, or every position's (the paper)"
     )
-    rating_input: Literal["embedding", "multiply", "residual"] = option(
-        "embedding", "how stars enter a history token (multiply: the Keras example)"
+    rating_input: Literal["both", "embedding", "residual", "multiply"] = option(
+        "both", "how stars enter a history token: embedded, as the residual of the streaming bias, "
+        "both, or multiplied into it (the Keras example)"
     )
     position: Literal["both", "gap", "rank", "none"] = option(
         "both", "attention bias: time gap to the target, rank counted back from it"

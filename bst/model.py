@@ -18,6 +18,7 @@ from bst.schema import FIRST_IDX, OOV, PAD
 
 GAP_BUCKETS, RANK_BUCKETS = 64, 32  # two per octave: gaps to 68 years, ranks to 4096 and beyond
 YEAR_BUCKETS = 64  # two years each from 1900; 0 is unknown
+STARS, SURPRISE = ("both", "embedding"), ("both", "residual")  # which rating inputs use what
 HALF_STARS = 24  # rows of the rating table: stars 0.5 to 11.5; 0 is "not rated yet"
 
 
@@ -147,10 +148,8 @@ class BST(nn.Module):
             self.text_out = nn.Sequential(
                 nn.Linear(sizes.text, config.text_dim), nn.LayerNorm(config.text_dim)
             )
-        if config.rating_input == "residual":
-            self.rating = nn.Linear(1, d)
-        else:
-            self.rating = nn.Embedding(HALF_STARS, d)
+        self.rating = nn.Embedding(HALF_STARS, d) if config.rating_input in STARS else None
+        self.surprise = nn.Linear(1, d) if config.rating_input in SURPRISE else None
         self.norm_token = nn.LayerNorm(d)
         self.null = nn.Parameter(torch.zeros(1, 1, d))  # stands for an empty history
         self.position = PositionBias(config.heads, config.position)
@@ -180,7 +179,7 @@ class BST(nn.Module):
         tokens, text = self._embed_items(items)
         j = batch.event_item.shape[1]
         events = self._event_tokens(tokens[:, :j], batch)  # (b, j, d)
-        targets = self.norm_token(tokens[:, j:] + self._unrated())  # (b, i, d)
+        targets = self._target_tokens(tokens[:, j:])  # (b, i, d)
         parts = [self._read(events, targets, batch)]
         if text is not None:
             parts.append(text[:, j:])
@@ -217,14 +216,15 @@ class BST(nn.Module):
         """History tokens (b, j, d): the movie with the stars it was given."""
         if self.config.rating_input == "multiply":
             return self.norm_token(x * batch.event_rating[..., None])
-        if self.config.rating_input == "residual":
-            residual = batch.event_rating - batch.event_base
-            return self.norm_token(x + self.rating(residual[..., None]))
-        return self.norm_token(x + self.rating((2 * batch.event_rating).round().long()))
+        if self.rating is not None:
+            x = x + self.rating((2 * batch.event_rating).round().long())
+        if self.surprise is not None:
+            x = x + self.surprise((batch.event_rating - batch.event_base)[..., None])
+        return self.norm_token(x)
 
-    def _unrated(self) -> Tensor | float:
-        """What a target has in place of its stars."""
-        return self.rating.weight[0] if isinstance(self.rating, nn.Embedding) else 0.0
+    def _target_tokens(self, x: Tensor) -> Tensor:
+        """Target tokens (b, i, d): the movie with row 0 of the rating table, "not rated yet"."""
+        return self.norm_token(x if self.rating is None else x + self.rating.weight[0])
 
     def _read(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """What the MLP reads of the transformer: (b, i, d), or (b, 1, s * d) with flatten."""

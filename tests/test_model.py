@@ -17,6 +17,7 @@ from bst.training import build_model, train_step
 
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
+         dict(rating_input="embedding"),
          dict(dense="bucket", user_id=True, residual=False)]
 
 
