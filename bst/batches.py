@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bst.features import History, dense_features, streaming_bias
+from bst.factors import base_score
+from bst.features import History, dense_features
 from bst.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.sequences import SequenceStore, Split
 
@@ -26,7 +27,7 @@ class Batch:
 
     event_item: Tensor  # (b, j) int64, oldest first, PAD on the right
     event_rating: Tensor  # (b, j) float32, stars
-    event_base: Tensor  # (b, j) float32, what the streaming bias expected of the event
+    event_base: Tensor  # (b, j) float32, the base score of the event
     event_time: Tensor  # (b, j) int32, seconds since the user's first rating
     target_item: Tensor  # (b, i) int64, PAD where the row has fewer targets
     target_time: Tensor  # (b, i) int32
@@ -34,7 +35,7 @@ class Batch:
     stop: Tensor  # (b, i) int32
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
     dense: Tensor  # (b, i, f) float32, unscaled
-    base: Tensor  # (b, i) float32, the streaming bias of the target, stars
+    base: Tensor  # (b, i) float32, base score of the target, stars, that the network corrects
     label: Tensor  # (b, i) float32, stars; 0 where padded
     position: Tensor  # (b, i) int64, the target's position in the store; -1 where padded
 
@@ -99,18 +100,19 @@ class Batches:
         store: sequences.
         split: which positions are targets, and what each may see.
         vocabulary: indices of the users.
+        base: kind of base score, as in `ModelConfig`.
         history_len: events that a target sees, at most the last ones.
         shared: many targets a row (True) or the window form, one target a row.
     """
 
     def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary, *,
-                 history_len: int, shared: bool) -> None:
-        self.store, self.split, self.shared = store, split, shared
+                 base: str, history_len: int, shared: bool) -> None:
+        self.store, self.split, self.vocabulary, self.shared = store, split, vocabulary, shared
         history = History.of(store, split)
         self.stop = history.stop
         self.first = np.maximum(history.start, history.stop - history_len)
-        self.base = streaming_bias(store, split)
-        self.dense = dense_features(store, split)
+        self.base = base_score(store, split, base)
+        self.dense = dense_features(store, split, self.base)
         self.user = vocabulary.encode(store.users)
         starts = store.timestamp[np.minimum(store.offsets[:-1], len(store) - 1)]
         self.time = (store.timestamp - starts[store.user_row]).astype(np.int32)

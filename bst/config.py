@@ -56,8 +56,8 @@ class ModelConfig:
         "target", "what the MLP reads: the target's output, or every position's (the paper)"
     )
     rating_input: Literal["both", "embedding", "residual", "multiply"] = option(
-        "both", "how stars enter a history token: embedded, as the residual of the streaming bias, "
-        "both, or multiplied into it (the Keras example)"
+        "embedding", "how stars enter a history token: embedded, as the residual of the base "
+        "score, both, or multiplied into it (the Keras example)"
     )
     position: Literal["both", "gap", "rank", "none"] = option(
         "both", "attention bias: time gap to the target, rank counted back from it"
@@ -73,7 +73,9 @@ class ModelConfig:
         "concat", "dense features: scaled into the MLP, or bucketized and embedded"
     )
     buckets: int = option(16, "quantile buckets of a dense feature, with dense=bucket")
-    residual: bool = option(True, "predict the correction of the streaming bias, not bare stars")
+    base: Literal["factors", "bias", "mean"] = option(
+        "factors", "what the network corrects: streaming factors, streaming bias, or the train mean"
+    )
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
     dropout: float = option(0.1, "probability of zeroing, in [0, 1)")
     item_dropout: float = option(0.05, "probability that an item's id is replaced by OOV")
@@ -173,6 +175,6 @@ def keras_example(config: RunConfig) -> RunConfig:
     """
     model = replace(
         config.model, history_len=3, readout="flatten", rating_input="multiply", position="rank",
-        year=False, text=False, user_id=True, dense="none", residual=False, heads=4,
+        year=False, text=False, user_id=True, dense="none", base="mean", heads=4,
     )
     return replace(config, data=replace(config.data, ties="stable"), model=model)

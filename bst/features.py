@@ -17,7 +17,7 @@ DENSE = (
     "release year", "item bias", "log train ratings of the item", "log history length",
     "mean residual, last 5", "mean residual, last 20", "mean residual, all",
     "mean residual, same genres", "log hours since first rating", "log hours since last rating",
-    "streaming bias",
+    "streaming bias", "base score",
 )
 
 
@@ -79,8 +79,14 @@ def streaming_bias(
     return (item_score + running).astype(np.float32)
 
 
-def dense_features(store: SequenceStore, split: Split) -> np.ndarray:
-    """The features named in `DENSE` for every position, (n, f) float32, unscaled."""
+def dense_features(store: SequenceStore, split: Split, base: np.ndarray) -> np.ndarray:
+    """The features named in `DENSE` for every position, (n, f) float32, unscaled.
+
+    Args:
+        store: sequences.
+        split: which ratings count as history.
+        base: the score that the network corrects, (n,) stars.
+    """
     mean, bias = item_bias(store, split)
     history = History.of(store, split)
     residual = store.rating - mean - bias[store.item_idx]
@@ -101,6 +107,7 @@ def dense_features(store: SequenceStore, split: Split) -> np.ndarray:
         _same_genre_mean(store, history, residual),
         *(np.log1p(np.maximum(h, 0.0)) for h in hours),
         streaming_bias(store, split),
+        base,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

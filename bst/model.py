@@ -133,7 +133,6 @@ class BST(nn.Module):
         self.register_buffer("item_year", torch.zeros(n, dtype=torch.long))
         self.register_buffer("item_text", torch.zeros(n, sizes.text))
         self.register_buffer("item_has_text", torch.zeros(n, dtype=torch.bool))
-        self.register_buffer("rating_mean", torch.tensor(0.0))
         self.register_buffer("rating_scale", torch.tensor([1.0, 5.0]))
         self.register_buffer("dense_mean", torch.zeros(sizes.dense))
         self.register_buffer("dense_scale", torch.ones(sizes.dense))
@@ -171,7 +170,7 @@ class BST(nn.Module):
         self.apply(_init)
         if config.text:  # as small as the other parts of a movie, or it would drown the ids
             nn.init.constant_(self.text[1].weight, 0.1)
-        nn.init.zeros_(self.head[-1].weight)  # starts as the streaming bias or the mean
+        nn.init.zeros_(self.head[-1].weight)  # starts as the base score
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicted stars of every target, (b, i); not clamped; meaningless where padded."""
@@ -185,7 +184,7 @@ class BST(nn.Module):
             parts.append(text[:, j:])
         parts += self._user_parts(batch) + self._dense_parts(batch.dense)
         score = rearrange(self.head(torch.cat(parts, dim=-1)), "b i 1 -> b i")
-        return score + (batch.base if self.config.residual else self.rating_mean)
+        return score + batch.base
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:

@@ -50,19 +50,19 @@ def read_movielens(
         metadata: Kaggle's movies_metadata.csv; without it no movie has an overview.
         on_bad: `stop` raises at bad rows; `quarantine` leaves them out and lists them in
             bad_rows.csv.
-        report_dir: folder of bad_rows.csv and unmatched_movies.csv; None: the current folder.
+        report_dir: folder of bad_rows.csv and unmatched_movies.csv; None: bad_rows.csv goes to
+            the current folder, unmatched_movies.csv is not written.
 
     Raises:
         DataError: a file is missing or empty, or has bad rows and `on_bad` is `stop`.
     """
-    report_dir = Path(report_dir or ".")
     files = {name: _read_file(source, name) for name in ("users.dat", "movies.dat", "ratings.dat")}
     bad: list[BadRow] = []
     users = _table(files["users.dat"], "users.dat", _parse_user, USERS, bad)
     movies = _table(files["movies.dat"], "movies.dat", _parse_movie, MOVIES, bad)
     ratings = _read_ratings(files["ratings.dat"], users, movies, bad)
     if bad:
-        _report_bad(bad, on_bad, report_dir)
+        _report_bad(bad, on_bad, Path(report_dir or "."))
     if metadata is not None:
         movies = merge_overviews(movies, metadata, report_dir=report_dir)
     return Tables(users, movies, ratings)

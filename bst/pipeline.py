@@ -37,7 +37,6 @@ class Prepared:
     config: RunConfig
     store: SequenceStore
     split: Split
-    vocabulary: UserVocabulary
     text: TextVectors | None
     batches: Batches
 
@@ -73,10 +72,10 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     if config.model.text:
         text = embed_texts(store.movies["overview"].to_list(), bert=config.data.bert,
                            pooling=config.data.pooling, cache_dir=config.data.cache)
-    vocabulary = UserVocabulary.fit(store, split)
-    batches = Batches(store, split, vocabulary, history_len=config.model.history_len,
+    batches = Batches(store, split, UserVocabulary.fit(store, split),
+                      base=config.model.base, history_len=config.model.history_len,
                       shared=config.model.shares_history)
-    return Prepared(config, store, split, vocabulary, text, batches)
+    return Prepared(config, store, split, text, batches)
 
 
 def use_device(config: RunConfig) -> None:
@@ -106,17 +105,16 @@ def train_run(
     Raises:
         DataError: `out` holds a run of another config or of other data.
     """
-    config, store = prepared.config, prepared.store
+    config = prepared.config
     out.mkdir(parents=True, exist_ok=True)
     identity, path = _identity(prepared), out / "config.json"
     if path.exists():
         _check_identity(out, json.loads(path.read_text())["identity"], prepared)
     described = {"identity": identity, **config.to_dict()}
     write_atomic(path, json.dumps(described, indent=2).encode())
-    model = build_model(config.model, store, prepared.split, prepared.vocabulary, prepared.text,
-                        seed=config.train.seed)
-    return fit(model, prepared.batches, prepared.vocabulary, config, out,
-               info={"identity": identity}, stop_requested=stop_requested)
+    model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
+    return fit(model, prepared.batches, config, out, info={"identity": identity},
+               stop_requested=stop_requested)
 
 
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
@@ -131,10 +129,10 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)
     model.to(config.train.device)
-    predictions = {
-        "bst": predict_part(model, prepared.batches, part, device=config.train.device),
-        **{name: baseline(store, split) for name, baseline in BASELINES.items()},
-    }
+    predictions = {"bst": predict_part(model, prepared.batches, part, device=config.train.device)}
+    for name, baseline in BASELINES.items():
+        is_base = name == "streaming factors" and config.model.base == "factors"
+        predictions[name] = prepared.batches.base if is_base else baseline(store, split)
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash)

@@ -13,32 +13,31 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from bst.batches import Batch, Batches, UserVocabulary
+from bst.batches import Batch, Batches
 from bst.checkpoint import load_resume, save_model, save_resume
 from bst.config import ModelConfig, RunConfig, TrainConfig
-from bst.features import DENSE, dense_features, genre_matrix
+from bst.features import DENSE, genre_matrix
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
 from bst.model import BST, YEAR_BUCKETS, Sizes
 from bst.schema import FIRST_IDX
-from bst.sequences import SequenceStore, Split
 from bst.text import TextVectors
 
 EVAL_TARGETS = 8192  # targets of an evaluation batch; results do not depend on it
 
 
 def build_model(
-    config: ModelConfig, store: SequenceStore, split: Split, vocabulary: UserVocabulary,
-    text: TextVectors | None, *, seed: int,
+    config: ModelConfig, batches: Batches, text: TextVectors | None, *, seed: int
 ) -> BST:
     """A fresh model whose buffers hold the catalogue and what was fitted on train targets."""
     if text is None:
         config = replace(config, text=False)
+    store, split = batches.store, batches.split
     genres, hot = genre_matrix(store.movies)
     train_items = np.unique(store.item_idx[split.train])
     sizes = Sizes(
         items=store.num_items, known_items=len(train_items), genres=len(genres),
-        text=0 if text is None else text.vectors.shape[1], users=tuple(vocabulary.sizes),
+        text=0 if text is None else text.vectors.shape[1], users=tuple(batches.vocabulary.sizes),
         dense=len(DENSE),
     )
     torch.manual_seed(seed)
@@ -52,9 +51,8 @@ def build_model(
     if text is not None:
         _set_text(model, text, train_items)
     stars = store.rating[split.train]
-    model.rating_mean.fill_(float(stars.mean(dtype=np.float64)))
     model.rating_scale.copy_(torch.tensor([stars.min(), stars.max()]))
-    dense = dense_features(store, split)[split.train]
+    dense = batches.dense[split.train]
     model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
     model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
     quantiles = np.linspace(0, 1, config.buckets + 1)[1:-1]
@@ -107,7 +105,7 @@ def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu"
 
 
 def fit(
-    model: BST, batches: Batches, vocabulary: UserVocabulary, run: RunConfig, out: Path, *,
+    model: BST, batches: Batches, run: RunConfig, out: Path, *,
     info: dict, stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train until the epochs or the patience end; the best model stands in `out`.
@@ -118,7 +116,6 @@ def fit(
     Args:
         model: fresh from `build_model`; its weights are replaced by a resume point's.
         batches: of the store and split.
-        vocabulary: kept beside the weights.
         run: the run's configuration.
         out: run folder.
         info: provenance that goes into model.json.
@@ -171,13 +168,13 @@ def fit(
                 return False
             if state["step"] % config.save_every == 0:
                 save_point()
-        _end_epoch(model, batches, vocabulary, state, out, info, log, config,
+        _end_epoch(model, batches, state, out, info, log, config,
                    seconds=time.perf_counter() - started)
         save_point()
     return True
 
 
-def _end_epoch(model, batches, vocabulary, state, out, info, log, config, *, seconds) -> None:
+def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> None:
     """Validate, keep the best model, log, and move the counters to the next epoch."""
     valid = batches.split.valid
     label = batches.store.rating[valid]
@@ -191,7 +188,7 @@ def _end_epoch(model, batches, vocabulary, state, out, info, log, config, *, sec
                  best=min(state["best"], row["valid_mae"]),
                  bad_epochs=0 if better else state["bad_epochs"] + 1)
     if better:
-        save_model(out, model, vocabulary, {**info, "step": state["step"]})
+        save_model(out, model, batches.vocabulary, {**info, "step": state["step"]})
     log.append(row)
     print(f"epoch {row['epoch']}: train mse {row['train_mse']:.4f}, valid mae "
           f"{row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, {seconds:.0f} s"

@@ -90,12 +90,13 @@ def small(store, split, text):
         config = ModelConfig(**{"width": 12, "heads": 3, "history_len": 13, "text_dim": 5,
                                 "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
         vocabulary = UserVocabulary.fit(store, split)
-        model = build_model(config, store, split, vocabulary, text, seed=3)
+        shared = config.shares_history if shared is None else shared
+        batches = Batches(store, split, vocabulary, base=config.base,
+                          history_len=config.history_len, shared=shared)
+        model = build_model(config, batches, text, seed=3)
         torch.manual_seed(5)
         for parameter in model.parameters():  # no zeros left that could hide a path
             torch.nn.init.normal_(parameter, std=0.3)
-        shared = model.config.shares_history if shared is None else shared
-        batches = Batches(store, split, vocabulary, history_len=config.history_len, shared=shared)
         return model.double().eval(), batches
 
     return build

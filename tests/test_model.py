@@ -18,7 +18,7 @@ from bst.training import build_model, train_step
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
          dict(rating_input="embedding"),
-         dict(dense="bucket", user_id=True, residual=False)]
+         dict(dense="bucket", user_id=True, base="mean")]
 
 
 def predict(model, batches, rows):
@@ -100,8 +100,8 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
     changed[late] = 6 - changed[late]
     other = replace(store, rating=changed)
     vocabulary = UserVocabulary.fit(store, batches.split)
-    perturbed = Batches(other, batches.split, vocabulary, history_len=model.config.history_len,
-                        shared=model.config.shares_history)
+    perturbed = Batches(other, batches.split, vocabulary, base=model.config.base,
+                        history_len=model.config.history_len, shared=model.config.shares_history)
     after = predict(model, perturbed, all_rows(perturbed))
     assert after[target] == pytest.approx(before[target], abs=1e-12)
     moved = [p for p in before if store.user_row[p] == user and after[p] != before[p]]
@@ -132,7 +132,7 @@ def test_empty_history_new_user_and_new_movie_are_scored(small, store, form):
     dict(width=6), dict(heads=1), dict(layers=0), dict(history_len=2), dict(readout="flatten"),
     dict(rating_input="residual"), dict(position="none"), dict(genres=False), dict(year=False),
     dict(text=False), dict(text_dim=4), dict(user_id=True), dict(user_features=False),
-    dict(feature_dim=2), dict(dense="bucket"), dict(residual=False), dict(hidden=(17, 7, 4)),
+    dict(feature_dim=2), dict(dense="bucket"), dict(base="mean"), dict(hidden=(17, 7, 4)),
 ], ids=lambda c: next(iter(c)))
 def test_each_model_field_has_an_effect(small, changes):
     (model, batches), (other, theirs) = small(), small(**changes)
@@ -142,7 +142,7 @@ def test_each_model_field_has_an_effect(small, changes):
 
 
 def test_buckets_and_dropouts_have_an_effect(small):
-    assert small(dense="bucket", buckets=3)[0].dense.num_embeddings == 3 * 11
+    assert small(dense="bucket", buckets=3)[0].dense.num_embeddings == 3 * 12
     for changes in (dict(dropout=0.0, item_dropout=0.9), dict(dropout=0.9, item_dropout=0.0)):
         model, batches = small(**changes)
         model.train()
@@ -150,7 +150,7 @@ def test_buckets_and_dropouts_have_an_effect(small):
         assert predict(model, batches, rows) != predict(model, batches, rows)
     tested = {"buckets", "dropout", "item_dropout"} | {
         "width", "heads", "layers", "history_len", "readout", "rating_input", "position", "genres",
-        "year", "text", "text_dim", "user_id", "user_features", "feature_dim", "dense", "residual",
+        "year", "text", "text_dim", "user_id", "user_features", "feature_dim", "dense", "base",
         "hidden"}
     assert tested == {f.name for f in fields(ModelConfig)}
 
@@ -171,8 +171,8 @@ def test_one_batch_is_learned_by_heart(store, split, text):
     config = ModelConfig(width=16, heads=2, dropout=0.0, item_dropout=0.0, history_len=20,
                          user_id=True)
     vocabulary = UserVocabulary.fit(store, split)
-    model = build_model(config, store, split, vocabulary, text, seed=0)
-    batches = Batches(store, split, vocabulary, history_len=20, shared=True)
+    batches = Batches(store, split, vocabulary, base="factors", history_len=20, shared=True)
+    model = build_model(config, batches, text, seed=0)
     batch = batches.gather(batches.epoch("train", batch_targets=64, seed=0)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = [train_step(model, batch, optimizer, clip=1.0) for _ in range(300)]

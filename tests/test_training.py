@@ -27,11 +27,11 @@ def job(store, split, text):
 
     def start(out, stop_after=None, run=RUN):
         out.mkdir(exist_ok=True)
-        model = build_model(run.model, store, split, vocabulary, text, seed=run.train.seed)
-        batches = Batches(store, split, vocabulary, history_len=13, shared=True)
+        batches = Batches(store, split, vocabulary, base="bias", history_len=13, shared=True)
+        model = build_model(run.model, batches, text, seed=run.train.seed)
         asked = iter(range(10**6))
         stop = (lambda: next(asked) + 1 == stop_after) if stop_after else (lambda: False)
-        return fit(model, batches, vocabulary, run, out, info={}, stop_requested=stop)
+        return fit(model, batches, run, out, info={}, stop_requested=stop)
 
     return start
 
@@ -80,7 +80,7 @@ def test_patience_ends_the_run_and_the_best_epoch_is_kept(job, tmp_path, store, 
     best = int(np.argmin(valid))
     assert len(valid) == best + 3 < 40
     model, vocabulary, info = load_model(tmp_path)
-    batches = Batches(store, split, vocabulary, history_len=13, shared=True)
+    batches = Batches(store, split, vocabulary, base="bias", history_len=13, shared=True)
     score = predict_part(model, batches, "valid")[split.valid].astype(np.float64)
     assert np.abs(score - store.rating[split.valid]).mean() == pytest.approx(valid[best], abs=1e-9)
     assert info["step"] == rows(tmp_path)[best]["step"]
@@ -110,14 +110,13 @@ def test_the_loss_is_the_mean_squared_error_of_real_targets_only(small):
     assert train_step(model, batch, optimizer, clip=1.0) == pytest.approx(expected)
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(small, store, split, tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(small, tmp_path):
     model, batches = small()
     model.float()
     with torch.no_grad():
         model.item_id.weight[5:] = float("nan")
-    vocabulary = UserVocabulary.fit(store, split)
     with pytest.raises(FloatingPointError, match=r"step \d+: the loss is nan"):
-        fit(model, batches, vocabulary, RUN, tmp_path, info={})
+        fit(model, batches, RUN, tmp_path, info={})
 
 
 def test_the_learning_rate_rises_and_then_falls_to_a_hundredth():
