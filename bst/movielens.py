@@ -59,7 +59,10 @@ def read_movielens(
     files = {name: _read_file(source, name) for name in ("users.dat", "movies.dat", "ratings.dat")}
     bad: list[BadRow] = []
     users = _table(files["users.dat"], "users.dat", _parse_user, USERS, bad)
-    movies = _table(files["movies.dat"], "movies.dat", _parse_movie, MOVIES, bad)
+    movies = _table(files["movies.dat"], "movies.dat", _parse_movie,
+                    {**MOVIES, "genres": pl.String}, bad)
+    names = pl.col("genres").str.split("|")  # in one expression: 4 k Python lists are slow
+    movies = movies.with_columns(names.list.eval(pl.element().filter(pl.element() != "")))
     ratings = _read_ratings(files["ratings.dat"], users, movies, bad)
     if bad:
         _report_bad(bad, on_bad, Path(report_dir or "."))
@@ -93,7 +96,7 @@ def _read_file(source: Path, name: str) -> bytes:
     content = content.removeprefix(b"\xef\xbb\xbf")
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n")
-    if not content.strip():
+    if not content or content.isspace():
         raise DataError(f"{source}: {name} is empty, expected rows separated by '::'")
     return content
 
@@ -135,7 +138,7 @@ def _parse_movie(line: str) -> tuple:
     item, title, genres = _fields(line, 3)
     year = YEAR.search(title)
     return (_whole(item, "movie", 1, 2**31 - 1), title, int(year[1]) if year else None,
-            [g for g in genres.split("|") if g], None, "none")
+            genres, None, "none")
 
 
 def _parse_rating(line: str) -> tuple:
@@ -157,7 +160,8 @@ def _table(content: bytes, name: str, parse: Callable[[str], tuple], schema: dic
             rows[row[0]] = row
         except ValueError as error:
             bad.append(BadRow(name, number, str(error), line))
-    return pl.DataFrame(list(rows.values()), schema=schema, orient="row")
+    columns = zip(*rows.values(), strict=True) if rows else [()] * len(schema)
+    return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
 
 
 def _read_ratings(content: bytes, users: pl.DataFrame, movies: pl.DataFrame,

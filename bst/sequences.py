@@ -96,18 +96,20 @@ def build_sequences(tables: Tables, *, source: dict | None = None) -> SequenceSt
     items = tables.movies.select(
         "item_id", pl.int_range(FIRST_IDX, pl.len() + FIRST_IDX, dtype=pl.Int32).alias("item_idx")
     )
+    since = pl.col("timestamp") - pl.col("timestamp").min()
+    key = pl.col("user_row").cast(pl.Int64) * 2**32 + since  # one key sorts twice as fast as two
     flat = (
         tables.ratings.lazy()
-        .with_row_index("line")
-        .join(users.lazy(), on="user_id")
-        .join(items.lazy(), on="item_id")
-        .sort("user_row", "timestamp", "line")
+        .join(users.lazy(), on="user_id", how="left", maintain_order="left")
+        .join(items.lazy(), on="item_id", how="left", maintain_order="left")
+        .sort(key, maintain_order=True)
         .select("user_row", "item_idx", "rating", "timestamp")
         .collect()
     )
-    if len(flat) != len(tables.ratings):
+    strays = flat.filter(pl.any_horizontal(pl.col("user_row", "item_idx").is_null()))
+    if len(strays):
         raise DataError(
-            f"{len(tables.ratings) - len(flat)} ratings name a user or movie that the tables lack, "
+            f"{len(strays)} ratings name a user or movie that the tables lack, "
             "expected none; check that the three files belong together"
         )
     counts = np.bincount(flat["user_row"].to_numpy(), minlength=len(users))
