@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bst.factors import streaming_factors
 from bst.features import item_bias, streaming_bias
 from bst.schema import FIRST_IDX
 from bst.sequences import SequenceStore, Split
@@ -96,5 +95,4 @@ BASELINES: dict[str, Callable[[SequenceStore, Split], np.ndarray]] = {
     "user + item bias": user_item_bias,
     "streaming bias": streaming_bias,
     "matrix factorisation": matrix_factorisation,
-    "streaming factors": streaming_factors,
 }

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bst.factors import base_score
-from bst.features import History, dense_features
+from bst.features import Base, History, dense_features
 from bst.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.sequences import SequenceStore, Split
 
@@ -100,19 +99,19 @@ class Batches:
         store: sequences.
         split: which positions are targets, and what each may see.
         vocabulary: indices of the users.
-        base: kind of base score, as in `ModelConfig`.
+        base: what the network corrects.
         history_len: events that a target sees, at most the last ones.
         shared: many targets a row (True) or the window form, one target a row.
     """
 
     def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary, *,
-                 base: str, history_len: int, shared: bool) -> None:
+                 base: Base, history_len: int, shared: bool) -> None:
         self.store, self.split, self.vocabulary, self.shared = store, split, vocabulary, shared
         history = History.of(store, split)
         self.stop = history.stop
         self.first = np.maximum(history.start, history.stop - history_len)
-        self.base = base_score(store, split, base)
-        self.dense = dense_features(store, split, self.base)
+        self.base = base.score
+        self.dense = dense_features(store, split, base)
         self.user = vocabulary.encode(store.users)
         starts = store.timestamp[np.minimum(store.offsets[:-1], len(store) - 1)]
         self.time = (store.timestamp - starts[store.user_row]).astype(np.int32)

@@ -41,7 +41,7 @@ class DataConfig:
     pooling: Literal["mean-last-two", "last", "second-to-last"] = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)"
     )
-    cache: Path = option(Path("data/cache"), "folder of the cached overview vectors")
+    cache: Path = option(Path("data/cache"), "folder of cached overview vectors and base scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,9 @@ class ModelConfig:
         "concat", "dense features: scaled into the MLP, or bucketized and embedded"
     )
     buckets: int = option(16, "quantile buckets of a dense feature, with dense=bucket")
-    base: Literal["factors", "bias", "mean"] = option(
-        "factors", "what the network corrects: streaming factors, streaming bias, or the train mean"
+    base: Literal["neighbours", "factors", "bias", "mean"] = option(
+        "neighbours", "what the network corrects: streaming factors with item neighbours, the "
+        "factors alone, the streaming bias, or the train mean"
     )
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
     dropout: float = option(0.1, "probability of zeroing, in [0, 1)")

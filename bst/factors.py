@@ -1,69 +1,144 @@
-"""Streaming factors: a Gaussian factor model; a user's factors are read off the history.
+"""Streaming factors: a Gaussian factor model whose users are read off their histories.
 
-    rating = mean + item_bias + loading . z + noise,    z ~ N(0, 1) for each user
+    rating = mean + bias + loading . taste + noise
 
-Items (bias and loading) are fitted on train ratings by expectation maximisation, with the spread of
-the posterior of z and not its mean alone: users with few ratings do not distort the items. A
-prediction takes the exact posterior mean of z given the history that the target may see, older
-events counting less, so it serves people whom training never saw. It is the base that BST corrects.
+The bias and the loading of an item are drawn around a linear function of its genres, year and
+overview, so a film that nobody has rated has them too; the taste of a user around one of sex, age,
+occupation and zip region. Items are fitted on train ratings by variational Bayes: what is uncertain
+about an item is kept and not trusted. A taste drifts; a Kalman filter reads it off the history that
+a target may see, so people whom training never saw are served as well. BST corrects this score.
 
-Source: Bishop, "Pattern Recognition and Machine Learning", section 12.2.4, with missing values.
+Source: Bishop, "Pattern Recognition and Machine Learning", sections 10.1, 12.2 and 13.3.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from bst.features import History, item_bias, streaming_bias
-from bst.schema import FIRST_IDX
+from bst.features import History, genre_matrix
+from bst.schema import FIRST_IDX, USER_FEATURES
 from bst.sequences import SequenceStore, Split
+from bst.text import TextVectors
 
 # Chosen on the valid part of MovieLens-1M.
-NUM_FACTORS, ITEM_PRIOR, SWEEPS, FOLDS = 12, 20.0, 12, 5
-FORGET = 0.993  # weight of an event relative to the one after it
-BLOCK = 1024  # events whose running sums are held at once
+NUM_FACTORS, SWEEPS, FOLDS = 16, 40, 5
+DRIFT = 0.9985  # correlation of a taste with itself one rating later
+TEXT_PARTS = 32  # principal components of the overviews
+ITEM_RIDGE, USER_RIDGE = 2.0, 10.0  # pseudo-items and pseudo-users of the priors
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Fitted items; k factors."""
+    """Fitted items; k factors. Column 0 of a weight is the bias, the others are the loading."""
 
-    item_score: np.ndarray  # (num_items + 2,) train mean plus item bias, stars
-    loading: np.ndarray  # (num_items + 2, k)
+    mean: float  # stars
+    weight: Tensor  # (num_items + 2, 1 + k) posterior mean
+    spread: Tensor  # (num_items + 2, 1 + k, 1 + k) posterior covariance
+    prior: Tensor  # (num_users, k) expected taste of each user before the first rating
     noise: float  # variance of a rating given everything, stars squared
 
 
-def fit_factors(store: SequenceStore, rows: np.ndarray) -> Factors:
-    """Fit the items on the ratings at positions `rows`.
+@dataclass(frozen=True)
+class Reading:
+    """What the histories say about the targets; n positions of a store."""
 
-    An item without a rating gets the mean bias and the mean loading.
-    """
-    k, num_users, num_items = NUM_FACTORS, store.num_users, store.num_items + FIRST_IDX
+    score: np.ndarray  # (n,) float32, stars
+    doubt: np.ndarray  # (n,) float32, standard deviation of the rating around the score, stars
+
+
+def item_features(store: SequenceStore, text: TextVectors | None) -> Tensor:
+    """What is known of items without ratings: (num_items + 2, 1 + genres + 2 + text parts)."""
+    _, genres = genre_matrix(store.movies)
+    year = store.movies["year"].fill_null(store.movies["year"].median()).fill_null(0).to_numpy()
+    decades = (year - 1985) / 15
+    share = 3 * genres / np.maximum(1, genres.sum(axis=1, keepdims=True))
+    columns = [np.ones((store.num_items, 1)), share, np.stack([decades, decades**2], axis=1)]
+    if text is not None and text.has_text.any():
+        centred = (text.vectors - text.vectors[text.has_text].mean(axis=0)) * text.has_text[:, None]
+        _, _, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+        parts = centred @ axes[:TEXT_PARTS].T
+        columns.append(parts / max(parts.std(), 1e-6))
+    features = np.concatenate(columns, axis=1).astype(np.float32)
+    return F.pad(torch.from_numpy(features), (0, 0, FIRST_IDX, 0))
+
+
+def user_features(store: SequenceStore) -> Tensor:
+    """A column for each value of each user feature, 1 where a user has it: (num_users, values)."""
+    columns = [
+        store.users.select((pl.col(name) == value).fill_null(False).cast(pl.Float32)).to_numpy()
+        for name in USER_FEATURES
+        for value in store.users[name].drop_nulls().unique().sort()
+    ]
+    return torch.from_numpy(np.concatenate([np.zeros((store.num_users, 1)), *columns], 1)).float()
+
+
+def fit_factors(
+    store: SequenceStore, rows: np.ndarray, text: TextVectors | None = None
+) -> Factors:
+    """Fit the items on the ratings at positions `rows`."""
+    of_item, of_user = item_features(store, text), user_features(store)
+    k, num_items = NUM_FACTORS, store.num_items + FIRST_IDX
     mean = float(store.rating[rows].mean(dtype=np.float64)) if len(rows) else 0.0
     y = torch.from_numpy(store.rating[rows] - np.float32(mean))
     user = torch.from_numpy(store.user_row[rows]).long()
     item = torch.from_numpy(store.item_idx[rows]).long()
-    of_users, of_items = _Groups(user, item, y, num_users), _Groups(item, user, y, num_items)
-    eye, noise = torch.eye(1 + k), 0.7
-    v = torch.randn(num_items, 1 + k, generator=torch.Generator().manual_seed(0)) / 10
-    v[:, 0], v[:, 1] = 0.0, 0.4  # no item bias; the first factor starts as the user's own bias
+    of_users, of_items = _Groups(user, item, y, store.num_users), _Groups(item, user, y, num_items)
+    is_rated = torch.bincount(item, minlength=num_items) > 0
+    has_rated = torch.bincount(user, minlength=store.num_users) > 0
+    weight = torch.randn(num_items, 1 + k, generator=torch.Generator().manual_seed(0)) / 10
+    weight[:, 0], weight[:, 1] = 0.0, 0.4  # the first factor starts as the user's own bias
+    spread = torch.zeros(num_items, 1 + k, 1 + k)
+    of_weight, variance = torch.zeros_like(weight), torch.tensor([0.2] + [0.03] * k)
+    of_taste, noise = torch.zeros(store.num_users, k), 0.7
     for _ in range(SWEEPS):
-        bias, w = v[:, :1], v[:, 1:]
-        precision = eye[1:, 1:] + of_users.sum(_outer(w)) / noise
-        moment = (of_users.sum(w, weighted=True) - of_users.sum(bias * w)) / noise
-        spread = torch.linalg.inv(precision)  # posterior covariance of each user's factors
-        z = F.pad(einsum(spread, moment, "u k l, u l -> u k"), (1, 0), value=1.0)
-        second = _outer(z) + F.pad(spread, (1, 0, 1, 0))  # E[z z'], (u, 1 + k, 1 + k)
-        prior = F.pad(w.mean(dim=0), (1, 0))
-        gram, moment = of_items.sum(second), of_items.sum(z, weighted=True)
-        v = torch.linalg.solve(gram + ITEM_PRIOR * eye, moment + ITEM_PRIOR * prior)
-        explained = 2 * (v * moment).sum() - einsum(v, gram, v, "i k, i k l, i l ->")
+        second = _outer(weight) + spread
+        taste, covariance = _user_posterior(of_users, weight, second, of_taste, noise)
+        of_taste = of_user @ _ridge(of_user[has_rated], taste[has_rated], USER_RIDGE)
+        taste = F.pad(taste, (1, 0), value=1.0)
+        gram = of_items.sum(_outer(taste) + F.pad(covariance, (1, 0, 1, 0)))
+        moment = of_items.sum(taste, weighted=True)
+        spread = torch.linalg.inv(gram / noise + torch.diag(1 / variance))
+        weight = einsum(spread, moment / noise + of_weight / variance, "i k l, i l -> i k")
+        of_weight, variance = _item_prior(of_item, weight, spread, variance, is_rated)
+        explained = 2 * (weight * moment).sum() - ((_outer(weight) + spread) * gram).sum()
         noise = max(float((y.square().sum() - explained) / max(1, len(rows))), 1e-3)
-    return Factors(mean + v[:, 0].double().numpy(), v[:, 1:].double().numpy(), noise)
+    return Factors(mean, weight, spread, of_taste, noise)
+
+
+def _user_posterior(
+    of_users: "_Groups", weight: Tensor, second: Tensor, prior: Tensor, noise: float
+) -> tuple[Tensor, Tensor]:
+    """Mean (u, k) and covariance (u, k, k) of the tastes, given moments of the items' weights."""
+    of_loading, with_bias = second[:, 1:, 1:].contiguous(), second[:, 0, 1:].contiguous()
+    precision = torch.eye(prior.shape[1]) + of_users.sum(of_loading) / noise
+    moment = of_users.sum(weight[:, 1:].contiguous(), weighted=True) - of_users.sum(with_bias)
+    covariance = torch.linalg.inv(precision)
+    return einsum(covariance, moment / noise + prior, "u k l, u l -> u k"), covariance
+
+
+def _item_prior(
+    features: Tensor, weight: Tensor, spread: Tensor, variance: Tensor, is_rated: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Prior mean of the weights (num_items, 1 + k), linear in the features; variance around it."""
+    own = torch.diagonal(spread[is_rated], dim1=1, dim2=2)
+    trust = variance / (variance + own)  # (rated, 1 + k): items with many ratings say more
+    slope = _ridge(features[is_rated], weight[is_rated], ITEM_RIDGE, trust)
+    prior = features @ slope
+    rest = (weight - prior)[is_rated].square() + own
+    return prior, rest.sum(dim=0).div(max(1, len(rest))).clamp(min=1e-5)
+
+
+def _ridge(x: Tensor, y: Tensor, penalty: float, trust: Tensor | None = None) -> Tensor:
+    """Slopes (f, k) of the columns of y (n, k) on x (n, f), rows weighted by `trust` (n, k)."""
+    trust = torch.ones_like(y) if trust is None else trust
+    gram = einsum(x, trust, x, "n f, n k, n g -> k f g") + penalty * torch.eye(x.shape[1])
+    moment = einsum(x, trust, y, "n f, n k, n k -> k f")
+    return rearrange(torch.linalg.solve(gram, moment), "k f -> f k")
 
 
 class _Groups:
@@ -75,7 +150,7 @@ class _Groups:
         self.other, self.y, self.begin = other[order], y[order], count.cumsum(0) - count
 
     def sum(self, values: Tensor, *, weighted: bool = False) -> Tensor:
-        """Sums (groups, ...) of `values` (others, ...), times the residual stars if `weighted`."""
+        """Sums (groups, ...) of `values` (others, ...), times the centred stars if `weighted`."""
         flat = rearrange(values, "n ... -> n (...)")
         total = F.embedding_bag(self.other, flat, self.begin, mode="sum",
                                 per_sample_weights=self.y if weighted else None)
@@ -86,74 +161,106 @@ def _outer(x: Tensor) -> Tensor:
     return einsum(x, x, "n k, n l -> n k l")
 
 
-def streaming_factors(store: SequenceStore, split: Split) -> np.ndarray:
-    """Predicted stars at every position from the history it may see: (n,) float32.
-
-    The score of a train target comes from items that were fitted without its user's ratings
-    (`FOLDS` groups of users), or a model trained on it would trust it too much.
-    """
-    history = History.of(store, split)
-    score = _predict(fit_factors(store, split.train), store, history, np.arange(store.num_users))
-    is_train = np.zeros(len(store), dtype=bool)
-    is_train[split.train] = True
-    fold = np.arange(store.num_users) % FOLDS
-    for k in range(FOLDS):
-        others = split.train[fold[store.user_row[split.train]] != k]
-        mine = is_train & (fold[store.user_row] == k)
-        users = np.unique(store.user_row[mine])
-        score[mine] = _predict(fit_factors(store, others), store, history, users)[mine]
-    return score.astype(np.float32)
-
-
-def base_score(store: SequenceStore, split: Split, kind: str) -> np.ndarray:
-    """What the network corrects, by `ModelConfig.base`: (n,) float32 stars."""
-    if kind == "factors":
-        return streaming_factors(store, split)
-    if kind == "bias":
-        return streaming_bias(store, split)
-    return np.full(len(store), item_bias(store, split)[0], dtype=np.float32)
-
-
-def _predict(factors: Factors, store: SequenceStore, history: History,
-             users: np.ndarray) -> np.ndarray:
-    """Scores at the positions of `users`, the item's own score elsewhere: (n,) float64."""
-    score = factors.item_score[store.item_idx]
-    residual = store.rating - score
-    for u in users:
-        here = slice(store.offsets[u], store.offsets[u + 1])
-        seen = history.position[history.start[here].min(initial=len(history.position)):
-                                history.stop[here].max(initial=0)]
-        stop, which = np.unique(history.stop[here] - history.start[here], return_inverse=True)
-        latent = _posteriors(factors.loading[store.item_idx[seen]], residual[seen], stop,
-                             factors.noise)
-        score[here] += (factors.loading[store.item_idx[here]] * latent[which]).sum(axis=1)
-    return score
-
-
-def _posteriors(x: np.ndarray, y: np.ndarray, stop: np.ndarray, noise: float) -> np.ndarray:
-    """Posterior mean of z after the first `stop` events, for each stop: (len(stop), k).
+def read_histories(
+    factors: Factors, store: SequenceStore, history: History, targets: np.ndarray
+) -> Reading:
+    """Filter the histories of all users of `targets` side by side, an event of each at a time.
 
     Args:
-        x: loadings of a user's events, (m, k).
-        y: their residuals, (m,).
-        stop: numbers of events, ascending, in 0..m.
-        noise: variance of a residual.
+        factors: fitted items.
+        store: sequences.
+        history: what each target may see.
+        targets: positions, any order.
+
+    Returns:
+        Rows in the order of `targets`.
     """
-    k = x.shape[1]
-    gram, moment = np.zeros((k, k)), np.zeros(k)  # of all events before the block, at its start
-    latent = np.zeros((len(stop), k))
-    for begin in range(0, max(1, len(x)), BLOCK):
-        here = slice(begin, begin + BLOCK)
-        size = len(x[here])
-        grow = FORGET ** -np.arange(1, size + 1, dtype=np.float64)  # undone by `fade`
-        grams = np.cumsum(np.einsum("mk,ml,m->mkl", x[here], x[here], grow), axis=0)
-        moments = np.cumsum(x[here] * (y[here] * grow)[:, None], axis=0)
-        grams = np.concatenate([gram[None], gram + grams])
-        moments = np.concatenate([moment[None], moment + moments])
-        asked = (stop >= begin + (begin > 0)) & (stop <= begin + size)
-        after = stop[asked] - begin
-        fade = FORGET**after / noise
-        latent[asked] = np.linalg.solve(grams[after] * fade[:, None, None] + np.eye(k),
-                                        moments[after][..., None] * fade[:, None, None])[..., 0]
-        gram, moment = grams[-1] * FORGET**size, moments[-1] * FORGET**size
-    return latent
+    seen = history.stop - history.start
+    users = np.unique(store.user_row[targets])
+    begin = store.offsets[users]  # a user's positions share their history
+    length = np.zeros(len(users), dtype=np.int64)
+    np.maximum.at(length, np.searchsorted(users, store.user_row[targets]), seen[targets])
+    longest = np.argsort(-length, kind="stable")
+    slot_of_user = np.empty(store.num_users, dtype=np.int64)
+    slot_of_user[users[longest]] = np.arange(len(users))
+    first = torch.from_numpy(history.start[begin[longest]])
+    active = np.searchsorted(-length[longest], -np.arange(1, length.max(initial=0) + 1), "right")
+    by_seen = np.argsort(seen[targets], kind="stable")
+    asked = np.searchsorted(seen[targets][by_seen], np.arange(len(active) + 2))
+    slot = torch.from_numpy(slot_of_user[store.user_row[targets]][by_seen])
+    target_item = torch.from_numpy(store.item_idx[targets][by_seen]).long()
+    event = history.position
+    event_item = torch.from_numpy(store.item_idx[event]).long()
+    event_rating = torch.from_numpy(store.rating[event])
+
+    state = _Filter(factors, factors.prior[torch.from_numpy(users[longest])])
+    found = torch.empty(len(targets), 2)
+    for step in range(len(active) + 1):
+        here = slice(asked[step], asked[step + 1])
+        found[torch.from_numpy(by_seen[here])] = state.predict(slot[here], target_item[here])
+        if step < len(active):
+            row = first[: active[step]] + step
+            state.update(event_item[row], event_rating[row])
+    score, variance = found.unbind(dim=1)
+    return Reading(score.numpy(), variance.sqrt().numpy())
+
+
+class _Filter:
+    """Posterior of each user's taste: mean (u, k) and covariance (u, k, k) after the last event."""
+
+    def __init__(self, factors: Factors, prior: Tensor) -> None:
+        self.factors, self.prior, self.mean = factors, prior, prior.clone()
+        self.covariance = repeat(torch.eye(NUM_FACTORS), "k l -> u k l", u=len(prior)).contiguous()
+
+    def predict(self, slot: Tensor, item: Tensor) -> Tensor:
+        """Score and variance of the rating that the users at `slot` give next: (t, 2)."""
+        mean, covariance = self._drift(slot)
+        score, _, variance = self._rating(mean, covariance, item)
+        return torch.stack([score, variance], dim=1)
+
+    def update(self, item: Tensor, rating: Tensor) -> None:
+        """Take in the next event of the first len(item) users."""
+        here = slice(len(item))
+        mean, covariance = self._drift(here)
+        score, cross, variance = self._rating(mean, covariance, item)
+        gain = cross / variance[:, None]
+        self.mean[here] = mean + gain * (rating - score)[:, None]
+        self.covariance[here] = covariance - einsum(gain, cross, "u k, u l -> u k l")
+
+    def _drift(self, which: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The tastes one rating later: a stationary walk around the prior."""
+        prior, fresh = self.prior[which], (1 - DRIFT**2) * torch.eye(NUM_FACTORS)
+        mean = prior + DRIFT * (self.mean[which] - prior)
+        return mean, DRIFT**2 * self.covariance[which] + fresh
+
+    def _rating(
+        self, mean: Tensor, covariance: Tensor, item: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of the rating of `item`, its covariance with the taste (n, k), and its variance."""
+        weight, spread = self.factors.weight[item], self.factors.spread[item]
+        loading, taste = weight[:, 1:], F.pad(mean, (1, 0), value=1.0)
+        cross = einsum(covariance, loading, "n k l, n l -> n k")
+        of_item = einsum(taste, spread, taste, "n k, n k l, n l -> n")
+        of_both = (covariance * spread[:, 1:, 1:]).sum(dim=(1, 2))
+        variance = (loading * cross).sum(dim=1) + of_item + of_both + self.factors.noise
+        return self.factors.mean + (weight * taste).sum(dim=1), cross, variance
+
+
+def streaming_reading(
+    store: SequenceStore, split: Split, text: TextVectors | None = None
+) -> Reading:
+    """What the history says at every position of the store.
+
+    A train target is read with items that were fitted without its user's ratings (`FOLDS` groups of
+    users), or a model trained on it would trust the score too much.
+    """
+    history = History.of(store, split)
+    full = fit_factors(store, split.train, text)
+    reading = read_histories(full, store, history, np.arange(len(store)))
+    fold = store.user_row[split.train] % FOLDS
+    for k in range(FOLDS):
+        mine = split.train[fold == k]
+        others = fit_factors(store, split.train[fold != k], text)
+        part = read_histories(others, store, history, mine)
+        reading.score[mine], reading.doubt[mine] = part.score, part.doubt
+    return reading

@@ -13,12 +13,26 @@ from bst.schema import FIRST_IDX
 from bst.sequences import SequenceStore, Split
 
 ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
+STARS = (1, 2, 3, 4, 5)  # fractions of a scale that runs from the lowest to the highest rating
 DENSE = (
-    "release year", "item bias", "log train ratings of the item", "log history length",
-    "mean residual, last 5", "mean residual, last 20", "mean residual, all",
-    "mean residual, same genres", "log hours since first rating", "log hours since last rating",
-    "streaming bias", "base score",
+    "release year", "log hours since first rating", "log hours since last rating",
+    "log history length", "item bias", "log train ratings of the item",
+    *(f"share of {s}-star ratings, user" for s in STARS),
+    *(f"share of {s}-star ratings, item" for s in STARS),
+    "mean residual, last 3", "mean residual, last 20", "mean residual, all",
+    "mean residual, same genres", "mean squared residual",
+    "streaming bias", "factor score", "neighbour sum", "base score", "doubt",
 )
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the network corrects, known before each rating; n positions of a store."""
+
+    score: np.ndarray  # (n,) float32, stars
+    factors: np.ndarray  # (n,) float32, the streaming factors' share of the score, stars
+    neighbours: np.ndarray  # (n,) float32, sum over the neighbours in the history, unscaled
+    doubt: np.ndarray  # (n,) float32, standard deviation of the rating around `factors`, stars
 
 
 @dataclass(frozen=True)
@@ -79,37 +93,71 @@ def streaming_bias(
     return (item_score + running).astype(np.float32)
 
 
-def dense_features(store: SequenceStore, split: Split, base: np.ndarray) -> np.ndarray:
+def dense_features(store: SequenceStore, split: Split, base: Base) -> np.ndarray:
     """The features named in `DENSE` for every position, (n, f) float32, unscaled.
+
+    A residual is rating minus base score. Means are shrunk to the train mean, or to 0.
 
     Args:
         store: sequences.
         split: which ratings count as history.
-        base: the score that the network corrects, (n,) stars.
+        base: what the network corrects.
     """
-    mean, bias = item_bias(store, split)
-    history = History.of(store, split)
-    residual = store.rating - mean - bias[store.item_idx]
-    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    _, bias = item_bias(store, split)
+    history, item = History.of(store, split), store.item_idx
+    residual = store.rating - base.score.astype(np.float64)
+    count = np.bincount(item[split.train], minlength=store.num_items + FIRST_IDX)
     year = store.movies["year"]
     year = year.fill_null(int(year.median() or 0)).to_numpy()
+    of_user, of_item = _star_shares(store, split, history, count)
+    columns = [
+        year[item - FIRST_IDX],
+        *_log_hours(store, history),
+        np.log1p(history.stop - history.start),
+        bias[item],
+        np.log1p(count[item]),
+        *of_user,
+        *of_item,
+        *(history.running_mean(residual, last=size) for size in (3, 20, None)),
+        _same_genre_mean(store, history, residual),
+        history.running_mean(residual**2 - np.mean(residual[split.train] ** 2)),
+        streaming_bias(store, split),
+        base.factors,
+        base.neighbours,
+        base.score,
+        base.doubt,
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _log_hours(store: SequenceStore, history: History) -> list[np.ndarray]:
+    """Log hours since the first and since the last rating of the history, 0 without one."""
     seen = history.stop > history.start
     rows = history.position if len(history.position) else np.zeros(1, dtype=np.int64)
     first = store.timestamp[rows[np.minimum(history.start, len(rows) - 1)]]
     last = store.timestamp[rows[np.maximum(history.stop - 1, 0)]]
     hours = [np.where(seen, (store.timestamp - when) / 3600, 0.0) for when in (first, last)]
-    columns = [
-        year[store.item_idx - FIRST_IDX],
-        bias[store.item_idx],
-        np.log1p(count[store.item_idx]),
-        np.log1p(history.stop - history.start),
-        *(history.running_mean(residual, last=size) for size in (5, 20, None)),
-        _same_genre_mean(store, history, residual),
-        *(np.log1p(np.maximum(h, 0.0)) for h in hours),
-        streaming_bias(store, split),
-        base,
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return [np.log1p(np.maximum(h, 0.0)) for h in hours]
+
+
+def _star_shares(
+    store: SequenceStore, split: Split, history: History, count: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Share of each fifth of the rating scale in the user's history and in the item's train part.
+
+    Both are less the train share, drawn to 0 by pseudo-counts.
+    """
+    train = store.rating[split.train]
+    low, high = train.min(), train.max()
+    fifth = np.clip(np.round((store.rating - low) / max(high - low, 1e-6) * 4), 0, 4) + 1
+    of_user, of_item = [], []
+    for star in STARS:
+        over = (fifth == star) - float(np.mean(fifth[split.train] == star))
+        total = np.bincount(store.item_idx[split.train], weights=over[split.train],
+                            minlength=len(count))
+        of_user.append(history.running_mean(over))
+        of_item.append((total / (count + ITEM_SHRINK))[store.item_idx])
+    return of_user, of_item
 
 
 def genre_matrix(movies: pl.DataFrame) -> tuple[list[str], np.ndarray]:

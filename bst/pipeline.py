@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bst.base import base_scores
 from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import load_model
@@ -72,9 +73,9 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     if config.model.text:
         text = embed_texts(store.movies["overview"].to_list(), bert=config.data.bert,
                            pooling=config.data.pooling, cache_dir=config.data.cache)
-    batches = Batches(store, split, UserVocabulary.fit(store, split),
-                      base=config.model.base, history_len=config.model.history_len,
-                      shared=config.model.shares_history)
+    base = base_scores(store, split, config.model.base, text, cache_dir=config.data.cache)
+    batches = Batches(store, split, UserVocabulary.fit(store, split), base=base,
+                      history_len=config.model.history_len, shared=config.model.shares_history)
     return Prepared(config, store, split, text, batches)
 
 
@@ -131,8 +132,9 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     model.to(config.train.device)
     predictions = {"bst": predict_part(model, prepared.batches, part, device=config.train.device)}
     for name, baseline in BASELINES.items():
-        is_base = name == "streaming factors" and config.model.base == "factors"
-        predictions[name] = prepared.batches.base if is_base else baseline(store, split)
+        predictions[name] = baseline(store, split)
+    strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=config.data.cache)
+    predictions |= {"streaming factors": strong.factors, "factors + neighbours": strong.score}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash)

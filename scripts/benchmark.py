@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-
 PREP = (  # work, our measurement, reference, goal: times as fast as the reference
     ("read and validate", "our read", "bare polars read", 1 / 2),
     ("raw files -> store", "our way", "bare polars read", 1 / 3),

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
 from bst.schema import MOVIES, RATINGS, USERS, Tables
@@ -91,7 +92,7 @@ def small(store, split, text):
                                 "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
         vocabulary = UserVocabulary.fit(store, split)
         shared = config.shares_history if shared is None else shared
-        batches = Batches(store, split, vocabulary, base=config.base,
+        batches = Batches(store, split, vocabulary, base=base_scores(store, split, config.base),
                           history_len=config.history_len, shared=shared)
         model = build_model(config, batches, text, seed=3)
         torch.manual_seed(5)

@@ -1,52 +1,86 @@
-"""Streaming factors against a plain-loop posterior, and what they must not know."""
+"""Streaming factors against exact Gaussian regression. Run: pytest tests/test_factors.py."""
 
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
-from bst import factors
-from bst.factors import FOLDS, FORGET, NUM_FACTORS, fit_factors, streaming_factors
-from bst.features import streaming_bias
+from bst.factors import (
+    DRIFT,
+    FOLDS,
+    Factors,
+    fit_factors,
+    item_features,
+    read_histories,
+    streaming_reading,
+    user_features,
+)
+from bst.features import History, streaming_bias
+from bst.schema import FIRST_IDX
 from bst.sequences import split_interactions
 from tests.test_features import visible
 
 
-def posterior_score(fitted, store, seen, p):
-    """Ridge regression of the residuals of the events seen, the newest weighing FORGET ** 0."""
-    k = NUM_FACTORS
-    gram, moment = np.eye(k), np.zeros(k)
-    for age, q in enumerate(reversed(seen)):
-        x = fitted.loading[store.item_idx[q]]
-        residual = store.rating[q] - fitted.item_score[store.item_idx[q]]
-        gram += FORGET**age * np.outer(x, x) / fitted.noise
-        moment += FORGET**age * x * residual / fitted.noise
-    item = store.item_idx[p]
-    return fitted.item_score[item] + fitted.loading[item] @ np.linalg.solve(gram, moment)
+def exact(factors, store, seen, p):
+    """Mean and deviation of the rating at p given those at `seen`: no filter, one big Gaussian."""
+    rows = [*seen, p]
+    weight = factors.weight[store.item_idx[rows]].double().numpy()
+    prior = factors.prior[store.user_row[p]].double().numpy()
+    expected = factors.mean + weight[:, 0] + weight[:, 1:] @ prior
+    age = np.arange(len(rows))
+    together = weight[:, 1:] @ weight[:, 1:].T * DRIFT ** np.abs(age[:, None] - age)
+    noisy = together + factors.noise * np.eye(len(rows))
+    gain = np.linalg.solve(noisy[:-1, :-1], noisy[:-1, -1])
+    score = expected[-1] + gain @ (store.rating[seen] - expected[:-1])
+    return score, np.sqrt(noisy[-1, -1] - gain @ noisy[:-1, -1])
 
 
-@pytest.mark.parametrize(("protocol", "block"),
-                         [("temporal", 4), ("temporal", 1024), ("random", 4)])
-def test_scores_are_the_posterior_of_a_plain_loop(store, monkeypatch, protocol, block):
-    monkeypatch.setattr(factors, "BLOCK", block)
+@pytest.mark.parametrize("protocol", ["temporal", "random"])
+def test_the_filter_gives_the_posterior_of_one_big_gaussian(store, protocol):
     split = split_interactions(store, protocol=protocol)
-    found = streaming_factors(store, split)
+    fitted = fit_factors(store, split.train)
+    certain = replace(fitted, spread=torch.zeros_like(fitted.spread))
+    targets = np.random.default_rng(0).permutation(len(store))[:60]
+    found = read_histories(certain, store, History.of(store, split), targets)
+    for k, p in enumerate(targets):
+        score, doubt = exact(certain, store, visible(store, split, p), p)
+        assert found.score[k] == pytest.approx(score, abs=1e-4)
+        assert found.doubt[k] == pytest.approx(doubt, abs=1e-4)
+
+
+def test_an_uncertain_item_moves_the_taste_less_and_is_itself_in_more_doubt(store, split):
+    fitted = fit_factors(store, split.train)
+    wide = replace(fitted, spread=10 * fitted.spread)
+    history = History.of(store, split)
+    targets = np.array([p for p in split.test if history.stop[p] - history.start[p] > 10])
+    prior = fitted.prior[store.user_row[targets]]
+    weight = fitted.weight[store.item_idx[targets]]
+    start = (fitted.mean + weight[:, 0] + (weight[:, 1:] * prior).sum(1)).numpy()
+    sharp, blurred = (read_histories(f, store, history, targets) for f in (fitted, wide))
+    assert np.abs(blurred.score - start).mean() < 0.8 * np.abs(sharp.score - start).mean()
+    assert (blurred.doubt > sharp.doubt).all()
+
+
+def test_train_targets_are_read_with_items_fitted_without_their_users(store, split):
+    found, history = streaming_reading(store, split), History.of(store, split)
+    for fold in (0, 3):
+        is_mine = store.user_row[split.train] % FOLDS == fold
+        fitted = fit_factors(store, split.train[~is_mine])
+        mine = split.train[is_mine]
+        expected = read_histories(fitted, store, history, mine)
+        np.testing.assert_array_equal(found.score[mine], expected.score)
     full = fit_factors(store, split.train)
-    for p in [*split.valid[:10], *split.test[:10]]:
-        expected = posterior_score(full, store, visible(store, split, p), p)
-        assert found[p] == pytest.approx(expected, abs=1e-5)
-    for p in split.train[::17]:
-        other = store.user_row[split.train] % FOLDS != store.user_row[p] % FOLDS
-        fitted = fit_factors(store, split.train[other])
-        expected = posterior_score(fitted, store, visible(store, split, p), p)
-        assert found[p] == pytest.approx(expected, abs=1e-5)
+    expected = read_histories(full, store, history, split.test)
+    np.testing.assert_allclose(found.score[split.test], expected.score, atol=1e-5)
 
 
 def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, split):
     p = split.train[len(split.train) // 2]
     late = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
     changed = replace(store, rating=np.where(late, 6 - store.rating, store.rating))
-    before, after = streaming_factors(store, split), streaming_factors(changed, split)
+    before, after = (streaming_reading(s, split).score for s in (store, changed))
     assert after[p] == pytest.approx(before[p], abs=1e-6)
     assert not np.allclose(after[split.train], before[split.train])
 
@@ -57,7 +91,8 @@ def test_held_out_ratings_do_not_change_the_items(store, split):
     rating[held_out] = 6 - rating[held_out]
     before = fit_factors(store, split.train)
     after = fit_factors(replace(store, rating=rating), split.train)
-    np.testing.assert_array_equal(before.loading, after.loading)
+    assert torch.equal(before.weight, after.weight)
+    assert torch.equal(before.prior, after.prior)
 
 
 def test_factors_find_tastes_that_a_bias_cannot(store, split):
@@ -70,4 +105,43 @@ def test_factors_find_tastes_that_a_bias_cannot(store, split):
     def error(score):
         return np.abs(score - rating)[split.test].mean()
 
-    assert error(streaming_factors(taste, split)) < 0.8 * error(streaming_bias(taste, split))
+    assert error(streaming_reading(taste, split).score) < 0.8 * error(streaming_bias(taste, split))
+
+
+def test_a_film_that_nobody_rated_is_placed_by_its_text(store, split, text):
+    """Liked films have one overview, disliked ones another; so it is with the unrated ones."""
+    sign = np.where(np.arange(store.num_items) % 2, 1.0, -1.0)
+    vectors = np.outer(sign, np.ones(11)).astype(np.float32)
+    told = replace(text, vectors=vectors, has_text=np.ones(store.num_items, dtype=bool))
+    rating = (3 + sign[store.item_idx - FIRST_IDX]).astype(np.float32)
+    world = replace(store, rating=rating)
+    bias = fit_factors(world, split.train, told).weight[FIRST_IDX:, 0].numpy()
+    unrated = np.setdiff1d(np.arange(store.num_items), store.item_idx[split.train] - FIRST_IDX)
+    assert len(unrated) >= 3
+    assert (np.sign(bias[unrated]) == sign[unrated]).all()
+
+
+def test_a_user_without_history_is_placed_by_sex(store, split):
+    is_woman = (store.users["sex"] == "F").to_numpy()
+    rating = (3 + np.where(is_woman, 1, -1)[store.user_row]).astype(np.float32)
+    fitted = fit_factors(replace(store, rating=rating), split.train)
+    liking = (fitted.prior @ fitted.weight[FIRST_IDX:, 1:].mean(0)).numpy()
+    assert liking[is_woman].mean() > liking[~is_woman].mean() + 0.5
+
+
+def test_features_have_a_column_a_value_and_a_missing_value_has_none(store, text):
+    users = store.users.with_columns(pl.lit(None, dtype=pl.String).alias("zip_region"))
+    found = user_features(replace(store, users=users))
+    assert found.sum(dim=1).tolist() == [3.0] * store.num_users  # sex, age, occupation
+    films = item_features(store, text)
+    assert films.shape[0] == store.num_items + FIRST_IDX
+    assert not films[:FIRST_IDX].any()
+    text_part = films[FIRST_IDX:, -11:]
+    assert not text_part[torch.from_numpy(~text.has_text)].any()
+    assert text_part[torch.from_numpy(text.has_text)].any(dim=1).all()
+
+
+def test_a_world_of_one_rating_can_be_fitted(store):
+    found = fit_factors(store, np.array([0]))
+    assert isinstance(found, Factors)
+    assert torch.isfinite(found.weight).all() and torch.isfinite(found.prior).all()

@@ -5,8 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bst.factors import streaming_factors
-from bst.features import DENSE, ITEM_SHRINK, History, dense_features, item_bias, streaming_bias
+from bst.base import base_scores
+from bst.features import (
+    DENSE,
+    ITEM_SHRINK,
+    Base,
+    History,
+    dense_features,
+    item_bias,
+    streaming_bias,
+)
 from bst.schema import FIRST_IDX
 from bst.sequences import split_interactions
 
@@ -52,20 +60,26 @@ def test_nothing_fitted_sees_a_held_out_rating(store, split):
 
 
 def test_dense_features_know_nothing_of_the_targets_rating(store, split):
-    before = dense_features(store, split, streaming_factors(store, split))
+    before = dense_features(store, split, base_scores(store, split, "neighbours"))
     for p in split.test[:5]:
         changed = store.rating.copy()
         tied = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
         changed[tied] = 6 - changed[tied]
         other = replace(store, rating=changed)
-        after = dense_features(other, split, streaming_factors(other, split))[p]
+        after = dense_features(other, split, base_scores(other, split, "neighbours"))[p]
         np.testing.assert_allclose(after, before[p], atol=1e-6)
 
 
 def test_dense_features_are_what_their_names_say(store, split):
-    found = dict(zip(DENSE, dense_features(store, split, np.zeros(len(store))).T, strict=True))
-    mean, bias = item_bias(store, split)
-    residual = store.rating - mean - bias[store.item_idx]
+    score, *others = np.random.default_rng(1).uniform(1, 5, (4, len(store))).astype(np.float32)
+    base = Base(score, *others)
+    found = dict(zip(DENSE, dense_features(store, split, base).T, strict=True))
+    for name, values in zip(("factor score", "neighbour sum", "doubt"), others, strict=True):
+        np.testing.assert_array_equal(found[name], values)
+    np.testing.assert_array_equal(found["base score"], score)
+    residual = store.rating - score
+    train = store.rating[split.train]
+    mse = np.square(residual[split.train]).mean()
     genres = [set(g) for g in store.movies["genres"]]
     for p in range(0, len(store), 5):
         seen, item = visible(store, split, p), store.item_idx[p]
@@ -78,9 +92,19 @@ def test_dense_features_are_what_their_names_say(store, split):
         first, last = np.log1p(hours[0]), np.log1p(hours[-1])
         assert found["log hours since first rating"][p] == pytest.approx(first, rel=1e-5)
         assert found["log hours since last rating"][p] == pytest.approx(last, rel=1e-5)
-        last = residual[seen[-5:]]
-        assert found["mean residual, last 5"][p] == pytest.approx(
+        last = residual[seen[-3:]]
+        assert found["mean residual, last 3"][p] == pytest.approx(
             last.sum() / (len(last) + 3), abs=1e-5)
+        assert found["mean squared residual"][p] == pytest.approx(
+            (residual[seen] ** 2 - mse).sum() / (len(seen) + 3), abs=1e-5)
+        for star in (1, 4):
+            usual = (train == star).mean()
+            of_user = (store.rating[seen] == star) - usual
+            assert found[f"share of {star}-star ratings, user"][p] == pytest.approx(
+                of_user.sum() / (len(seen) + 3), abs=1e-5)
+            of_item = (train[store.item_idx[split.train] == item] == star) - usual
+            assert found[f"share of {star}-star ratings, item"][p] == pytest.approx(
+                of_item.sum() / (len(of_item) + ITEM_SHRINK), abs=1e-5)
 
 
 def test_history_of_a_protocol_that_hides_ratings_is_a_slice_of_what_is_left(store):

@@ -8,8 +8,10 @@ import torch
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
+from bst.features import DENSE
 from bst.model import EncoderBlock, log_bucket
 from bst.schema import OOV
 from bst.sequences import split_interactions
@@ -100,7 +102,8 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
     changed[late] = 6 - changed[late]
     other = replace(store, rating=changed)
     vocabulary = UserVocabulary.fit(store, batches.split)
-    perturbed = Batches(other, batches.split, vocabulary, base=model.config.base,
+    base = base_scores(other, batches.split, model.config.base)
+    perturbed = Batches(other, batches.split, vocabulary, base=base,
                         history_len=model.config.history_len, shared=model.config.shares_history)
     after = predict(model, perturbed, all_rows(perturbed))
     assert after[target] == pytest.approx(before[target], abs=1e-12)
@@ -142,7 +145,7 @@ def test_each_model_field_has_an_effect(small, changes):
 
 
 def test_buckets_and_dropouts_have_an_effect(small):
-    assert small(dense="bucket", buckets=3)[0].dense.num_embeddings == 3 * 12
+    assert small(dense="bucket", buckets=3)[0].dense.num_embeddings == 3 * len(DENSE)
     for changes in (dict(dropout=0.0, item_dropout=0.9), dict(dropout=0.9, item_dropout=0.0)):
         model, batches = small(**changes)
         model.train()
@@ -171,7 +174,8 @@ def test_one_batch_is_learned_by_heart(store, split, text):
     config = ModelConfig(width=16, heads=2, dropout=0.0, item_dropout=0.0, history_len=20,
                          user_id=True)
     vocabulary = UserVocabulary.fit(store, split)
-    batches = Batches(store, split, vocabulary, base="factors", history_len=20, shared=True)
+    batches = Batches(store, split, vocabulary, base=base_scores(store, split, "factors"),
+                      history_len=20, shared=True)
     model = build_model(config, batches, text, seed=0)
     batch = batches.gather(batches.epoch("train", batch_targets=64, seed=0)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "schema", "movielens", "synthetic", "text", "sequences", "features",
-         "factors", "batches", "model", "metrics", "baselines", "evaluation", "checkpoint",
-         "training", "pipeline"]
+         "factors", "neighbours", "base", "batches", "model", "metrics", "baselines", "evaluation",
+         "checkpoint", "training", "pipeline"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 

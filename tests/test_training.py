@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import load_model, load_resume
 from bst.config import ModelConfig, RunConfig, TrainConfig
@@ -27,7 +28,8 @@ def job(store, split, text):
 
     def start(out, stop_after=None, run=RUN):
         out.mkdir(exist_ok=True)
-        batches = Batches(store, split, vocabulary, base="bias", history_len=13, shared=True)
+        batches = Batches(store, split, vocabulary, base=base_scores(store, split, "bias"),
+                          history_len=13, shared=True)
         model = build_model(run.model, batches, text, seed=run.train.seed)
         asked = iter(range(10**6))
         stop = (lambda: next(asked) + 1 == stop_after) if stop_after else (lambda: False)
@@ -80,7 +82,8 @@ def test_patience_ends_the_run_and_the_best_epoch_is_kept(job, tmp_path, store, 
     best = int(np.argmin(valid))
     assert len(valid) == best + 3 < 40
     model, vocabulary, info = load_model(tmp_path)
-    batches = Batches(store, split, vocabulary, base="bias", history_len=13, shared=True)
+    batches = Batches(store, split, vocabulary, base=base_scores(store, split, "bias"),
+                      history_len=13, shared=True)
     score = predict_part(model, batches, "valid")[split.valid].astype(np.float64)
     assert np.abs(score - store.rating[split.valid]).mean() == pytest.approx(valid[best], abs=1e-9)
     assert info["step"] == rows(tmp_path)[best]["step"]
