@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows"]
+Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows", "cold-items"]
 Ties = Literal["strict", "stable"]
 
 
@@ -40,6 +40,10 @@ class DataConfig:
     )
     pooling: Literal["mean-last-two", "last", "second-to-last"] = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)"
+    )
+    text_source: Literal["overview", "title", "shuffled", "random"] = option(
+        "overview", "what BERT reads; shuffled: another film's overview, random: vectors of noise "
+        "(controls)"
     )
     cache: Path = option(Path("data/cache"), "folder of cached overview vectors and base scores")
 
@@ -76,6 +80,10 @@ class ModelConfig:
     base: Literal["neighbours", "factors", "bias", "mean"] = option(
         "neighbours", "what the network corrects: streaming factors with item neighbours, the "
         "factors alone, the streaming bias, or the train mean"
+    )
+    loss: Literal["mse", "huber", "ordinal"] = option(
+        "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
+        "cumulative link with a learned spread per target"
     )
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
     dropout: float = option(0.1, "probability of zeroing, in [0, 1)")

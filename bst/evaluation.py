@@ -16,7 +16,7 @@ RARE = 10  # train ratings under which an item counts as rare
 
 def evaluate(
     predictions: np.ndarray, store: SequenceStore, split: Split, part: str, *, scorer: str,
-    seed: int, config_hash: str,
+    seed: int, config_hash: str, stars: np.ndarray | None = None,
 ) -> dict:
     """One row of `results.json`.
 
@@ -28,10 +28,11 @@ def evaluate(
         scorer: "bst" or the name of a baseline.
         seed: of the run, and of the bootstrap.
         config_hash: of the run.
+        stars: (n,) whole stars of a model that has a distribution; None: the nearest ones.
 
     Returns:
-        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the nearest whole
-        star, the 95 % user-bootstrap interval of `mae`, and the same by slice.
+        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the whole stars, the
+        95 % user-bootstrap interval of `mae`, and the same by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
@@ -42,7 +43,8 @@ def evaluate(
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
         "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
-        "mae_star": mae(to_stars(score, scale), label), "mae_low": low, "mae_high": high,
+        "mae_star": mae(to_stars(score, scale) if stars is None else stars[target], label),
+        "mae_low": low, "mae_high": high,
         "user_macro_mae": macro_mae(score, label, user), "seed": seed, "config_hash": config_hash,
         "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
@@ -115,8 +117,7 @@ def format_table(rows: list[dict]) -> str:
         interval = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
         lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {interval:<16}{row['rmse']:>8.4f}"
                      f"{row['user_macro_mae']:>10.4f}{row['mae_star']:>8.4f}{leaky}")
-    lines.append("MAE, RMSE of the expected stars; MAE* of the nearest whole star; user MAE: mean "
-                 "over users")
+    lines.append("MAE, RMSE of the expected stars; MAE* of whole stars; user MAE: mean over users")
     if "paired" in head:
         p = head["paired"]
         lines.append(f"bst minus {p['against']}, same rows: MAE {p['mae']:+.4f} "

@@ -2,7 +2,7 @@
 
 Letters in comments and einops patterns: b rows, i targets of a row, j history events of a row,
 s = tokens, d width, h heads, e = d / h, k items, g genres, t width of the overview vector,
-f dense features. A mask is True at what is real.
+f dense features, c levels of the rating scale. A mask is True at what is real.
 """
 
 from dataclasses import asdict, dataclass
@@ -32,6 +32,7 @@ class Sizes:
     text: int  # width of an overview vector
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
     dense: int  # dense features
+    levels: int = 5  # distinct ratings of the scale
 
 
 class EncoderBlock(nn.Module):
@@ -133,7 +134,7 @@ class BST(nn.Module):
         self.register_buffer("item_year", torch.zeros(n, dtype=torch.long))
         self.register_buffer("item_text", torch.zeros(n, sizes.text))
         self.register_buffer("item_has_text", torch.zeros(n, dtype=torch.bool))
-        self.register_buffer("rating_scale", torch.tensor([1.0, 5.0]))
+        self.register_buffer("levels", torch.linspace(1.0, 5.0, sizes.levels))  # of the scale
         self.register_buffer("dense_mean", torch.zeros(sizes.dense))
         self.register_buffer("dense_scale", torch.ones(sizes.dense))
         self.register_buffer("dense_edges", torch.zeros(sizes.dense, config.buckets - 1))
@@ -166,14 +167,63 @@ class BST(nn.Module):
         layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1 + (config.loss == "ordinal")))
+        if config.loss == "ordinal":
+            self.threshold = nn.Parameter(torch.zeros(sizes.levels - 1))  # from the midpoints
         self.apply(_init)
         if config.text:  # as small as the other parts of a movie, or it would drown the ids
             nn.init.constant_(self.text[1].weight, 0.1)
         nn.init.zeros_(self.head[-1].weight)  # starts as the base score
 
     def forward(self, batch: Batch) -> Tensor:
-        """Predicted stars of every target, (b, i); not clamped; meaningless where padded."""
+        """Expected stars of every target, (b, i); not clamped; meaningless where padded."""
+        return self._expected(*self._score(batch))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss over the real targets: squared error, Huber, or negative log-likelihood."""
+        score, spread = self._score(batch)
+        if self.config.loss == "ordinal":
+            level = (batch.label[..., None] > self._midpoints()).sum(-1, keepdim=True)
+            prob = self._star_probs(score, spread).gather(-1, level)
+            loss = -rearrange(prob, "b i 1 -> b i").log()
+        elif self.config.loss == "huber":
+            loss = F.huber_loss(score, batch.label, reduction="none")
+        else:
+            loss = (score - batch.label).square()
+        return (loss * batch.is_target).sum() / batch.is_target.sum()
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Expected stars on the scale of the data, and the whole star to name: each (b, i).
+
+        The whole star is the median of an ordinal model, else the level nearest to the expectation.
+        """
+        self.eval()
+        score, spread = self._score(batch)
+        edges = self._midpoints() if spread is None else self._midpoints() + self.threshold
+        star = self.levels[(score[..., None] > edges).sum(-1)]
+        return self._expected(score, spread).clamp(self.levels[0], self.levels[-1]), star
+
+    def _expected(self, score: Tensor, spread: Tensor | None) -> Tensor:
+        if spread is None:
+            return score
+        return einsum(self._star_probs(score, spread), self.levels, "b i c, c -> b i")
+
+    def _midpoints(self) -> Tensor:
+        return (self.levels[1:] + self.levels[:-1]) / 2  # (c - 1,)
+
+    def _star_probs(self, score: Tensor, spread: Tensor) -> Tensor:
+        """Probability of each level (b, i, c): P(stars <= c) = sigmoid((edge_c - score) / spread).
+
+        Source: McCullagh 1980, "Regression Models for Ordinal Data".
+        """
+        edges = self._midpoints() + self.threshold
+        below = ((edges - score[..., None]) / spread[..., None]).sigmoid()
+        below = F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0)
+        return below.diff(dim=-1).clamp(min=1e-6)
+
+    def _score(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Score in stars (b, i), and an ordinal model's spread around it in stars (b, i)."""
         items = torch.cat([batch.event_item, batch.target_item], dim=1)
         tokens, text = self._embed_items(items)
         j = batch.event_item.shape[1]
@@ -183,14 +233,9 @@ class BST(nn.Module):
         if text is not None:
             parts.append(text[:, j:])
         parts += self._user_parts(batch) + self._dense_parts(batch.dense)
-        score = rearrange(self.head(torch.cat(parts, dim=-1)), "b i 1 -> b i")
-        return score + batch.base
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        """Predicted stars on the scale of the data, (b, i), without dropout."""
-        self.eval()
-        return self(batch).clamp(self.rating_scale[0], self.rating_scale[1])
+        correction, *spread = self.head(torch.cat(parts, dim=-1)).unbind(dim=-1)
+        spread = 0.5 * spread[0].clamp(-3, 3).exp() if spread else None  # logistic, as base errors
+        return batch.base + correction, spread
 
     def _embed_items(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """Movie embeddings (b, s, d) and overview vectors for the MLP (b, s, text_dim)."""

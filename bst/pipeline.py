@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bst.base import base_scores
@@ -25,7 +26,7 @@ from bst.sequences import (
     split_interactions,
 )
 from bst.synthetic import write_synthetic
-from bst.text import TextVectors, embed_texts
+from bst.text import TextVectors, embed_texts, noise_like
 from bst.training import build_model, fit, predict_part
 
 BUILTIN = Path("data/builtin")
@@ -71,12 +72,27 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         print(f"audit: {line}")
     text = None
     if config.model.text:
-        text = embed_texts(store.movies["overview"].to_list(), bert=config.data.bert,
+        text = embed_texts(_texts(store, config.data), bert=config.data.bert,
                            pooling=config.data.pooling, cache_dir=config.data.cache)
+        if config.data.text_source == "random":
+            text = noise_like(text, seed=config.data.split_seed)
     base = base_scores(store, split, config.model.base, text, cache_dir=config.data.cache)
     batches = Batches(store, split, UserVocabulary.fit(store, split), base=base,
                       history_len=config.model.history_len, shared=config.model.shares_history)
     return Prepared(config, store, split, text, batches)
+
+
+def _texts(store: SequenceStore, config: DataConfig) -> list[str | None]:
+    """What BERT reads for each film, by `DataConfig.text_source`."""
+    overviews = store.movies["overview"].to_list()
+    if config.text_source == "title":
+        return store.movies["title"].to_list()
+    if config.text_source == "shuffled":
+        with_text = [k for k, overview in enumerate(overviews) if overview]
+        order = np.random.default_rng([config.split_seed, 91]).permutation(with_text)
+        for k, other in zip(with_text, [overviews[j] for j in order], strict=True):
+            overviews[k] = other
+    return overviews
 
 
 def use_device(config: RunConfig) -> None:
@@ -130,14 +146,15 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)
     model.to(config.train.device)
-    predictions = {"bst": predict_part(model, prepared.batches, part, device=config.train.device)}
+    ours, stars = predict_part(model, prepared.batches, part, device=config.train.device)
+    predictions = {"bst": ours}
     for name, baseline in BASELINES.items():
         predictions[name] = baseline(store, split)
     strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=config.data.cache)
     predictions |= {"streaming factors": strong.factors, "factors + neighbours": strong.score}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
-                 config_hash=config.hash)
+                 config_hash=config.hash, stars=stars if name == "bst" else None)
         for name, values in predictions.items()
     ]
     rival = best_baseline(rows)["scorer"]

@@ -184,7 +184,9 @@ def split_interactions(
         protocol: `temporal` cuts all ratings at the 0.8 and 0.9 quantiles of time;
             `leave-last-one` tests on each user's last rating and validates on the one before;
             `random` tests on 10 % of the ratings and validates on 5 %, and only train ratings
-            make history; `keras-windows` draws 15 % of windows of 4 with step 2 (leaky).
+            make history; `keras-windows` draws 15 % of windows of 4 with step 2 (leaky);
+            `cold-items` is temporal with a tenth of the movies for test and a tenth for valid:
+            no rating of them is in train or in a history.
         ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
         seed: of the protocols that draw at random.
 
@@ -210,6 +212,9 @@ def split_interactions(
         draw = rng.permutation(len(store)) / len(store)
         parts = _parts(2 * (draw >= 0.9) + ((draw >= 0.85) & (draw < 0.9)))
         is_history[parts[1]] = is_history[parts[2]] = False
+    elif protocol == "cold-items":
+        parts, is_cold = _cold_items(store, rng)
+        is_history &= ~is_cold
     else:
         targets = _keras_window_ends(store, length=4, step=2)
         draw = rng.random(len(targets))
@@ -224,6 +229,20 @@ def split_interactions(
 
 def _parts(code: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.flatnonzero(code == part) for part in (0, 1, 2))
+
+
+def _cold_items(
+    store: SequenceStore, rng: np.random.Generator
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Positions of train, valid and test, and which interactions are of a held-out movie, (n,)."""
+    draw = np.empty(store.num_items + FIRST_IDX)
+    draw[FIRST_IDX:] = rng.permutation(store.num_items) / store.num_items
+    of_test = draw[store.item_idx] >= 0.9
+    of_valid = ~of_test & (draw[store.item_idx] >= 0.8)
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    early, late = store.timestamp <= low, store.timestamp > high
+    parts = (early & ~of_test & ~of_valid, of_valid & ~early & ~late, of_test & late)
+    return tuple(np.flatnonzero(part) for part in parts), of_test | of_valid
 
 
 def _keras_window_ends(store: SequenceStore, *, length: int, step: int) -> np.ndarray:
@@ -257,10 +276,19 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
         lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
         return lines
     seen = np.bincount(np.concatenate([split.train, split.valid, split.test]), minlength=len(store))
-    _refuse(np.flatnonzero(seen != 1), "an interaction is target of no part or of two")
-    lines.append(f"every interaction is target of one part: {len(split.train):,} train, "
-                 f"{len(split.valid):,} valid, {len(split.test):,} test")
-    if split.protocol == "temporal":
+    sizes = (f"{len(split.train):,} train, {len(split.valid):,} valid, {len(split.test):,} test")
+    if split.protocol == "cold-items":
+        _refuse(np.flatnonzero(seen > 1), "an interaction is target of two parts")
+        lines.append(f"no interaction is target of two parts: {sizes}")
+        held_out = np.concatenate([split.valid, split.test])
+        cold = np.isin(store.item_idx, store.item_idx[held_out])
+        _refuse(np.flatnonzero(cold & split.is_history), "a held-out movie stands in a history")
+        _refuse(np.flatnonzero(cold[split.train]), "a held-out movie is a train target")
+        lines.append("no held-out movie is a train target or stands in a history")
+    else:
+        _refuse(np.flatnonzero(seen != 1), "an interaction is target of no part or of two")
+        lines.append(f"every interaction is target of one part: {sizes}")
+    if split.protocol in ("temporal", "cold-items"):
         ends = [(when[p].min(), when[p].max()) for p in (split.train, split.valid, split.test)]
         if not ends[0][1] < ends[1][0] <= ends[1][1] < ends[2][0]:
             raise DataError("leak: the parts overlap in time, expected train < valid < test")

@@ -63,6 +63,13 @@ def embed_texts(
     return TextVectors(np.stack(rows), np.array([bool(t) for t in cleaned]))
 
 
+def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
+    """Normal vectors with the spread of those of `text`: a control that says nothing."""
+    rng = np.random.default_rng([seed, 92])
+    noise = rng.normal(size=text.vectors.shape).astype(np.float32) * text.vectors.std()
+    return TextVectors(noise * text.has_text[:, None], text.has_text)
+
+
 def pool(hidden_states, is_real, pooling: str):
     """One vector a text from the hidden states of an encoder.
 

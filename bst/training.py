@@ -35,10 +35,11 @@ def build_model(
     store, split = batches.store, batches.split
     genres, hot = genre_matrix(store.movies)
     train_items = np.unique(store.item_idx[split.train])
+    levels = np.unique(store.rating[split.train])
     sizes = Sizes(
         items=store.num_items, known_items=len(train_items), genres=len(genres),
         text=0 if text is None else text.vectors.shape[1], users=tuple(batches.vocabulary.sizes),
-        dense=len(DENSE),
+        dense=len(DENSE), levels=len(levels),
     )
     torch.manual_seed(seed)
     model = BST(config, sizes)
@@ -50,8 +51,7 @@ def build_model(
     model.item_year[FIRST_IDX:] = torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
     if text is not None:
         _set_text(model, text, train_items)
-    stars = store.rating[split.train]
-    model.rating_scale.copy_(torch.tensor([stars.min(), stars.max()]))
+    model.levels.copy_(torch.from_numpy(levels))
     dense = batches.dense[split.train]
     model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
     model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
@@ -69,14 +69,13 @@ def _set_text(model: BST, text: TextVectors, train_items: np.ndarray) -> None:
 
 
 def train_step(model: BST, batch: Batch, optimizer: Optimizer, *, clip: float) -> float:
-    """One update on the mean squared error; returns the loss before it.
+    """One update; returns the loss before it.
 
     Raises:
         FloatingPointError: the loss is not finite; the weights are left as they were.
     """
     model.train()
-    real = batch.is_target
-    loss = ((model(batch) - batch.label).square() * real).sum() / real.sum()
+    loss = model.loss(batch)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad(set_to_none=True)
@@ -94,14 +93,16 @@ def learning_rate(progress: float, config: TrainConfig) -> float:
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
-    """Predicted stars of the targets of `part`, NaN at every other position: (n,) float32."""
-    predictions = np.full(len(batches.store), np.nan, dtype=np.float32)
+def predict_part(
+    model: BST, batches: Batches, part: str, *, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32."""
+    predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
     for batch in batches.iterate(part, batch_targets=EVAL_TARGETS):
         real = batch.is_target.numpy()
-        scores = model.predict(batch.to(device)).cpu().numpy()
-        predictions[batch.position.numpy()[real]] = scores[real]
-    return predictions
+        for row, stars in zip(predictions, model.predict(batch.to(device)), strict=True):
+            row[batch.position.numpy()[real]] = stars.cpu().numpy()[real]
+    return predictions[0], predictions[1]
 
 
 def fit(
@@ -178,9 +179,9 @@ def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> Non
     """Validate, keep the best model, log, and move the counters to the next epoch."""
     valid = batches.split.valid
     label = batches.store.rating[valid]
-    score = predict_part(model, batches, "valid", device=config.device)[valid]
+    score = predict_part(model, batches, "valid", device=config.device)[0][valid]
     row = {"step": state["step"], "epoch": state["epoch"] + 1,
-           "train_mse": state["loss_sum"] / state["batch"],
+           "train_loss": state["loss_sum"] / state["batch"],
            "valid_mae": mae(score, label), "valid_rmse": rmse(score, label),
            "seconds": round(seconds, 1)}
     better = row["valid_mae"] < state["best"]
@@ -190,7 +191,7 @@ def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> Non
     if better:
         save_model(out, model, batches.vocabulary, {**info, "step": state["step"]})
     log.append(row)
-    print(f"epoch {row['epoch']}: train mse {row['train_mse']:.4f}, valid mae "
+    print(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}, valid mae "
           f"{row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, {seconds:.0f} s"
           f"{' (best)' if better else ''}", flush=True)
 

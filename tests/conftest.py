@@ -83,8 +83,22 @@ def text(store):
     return TextVectors(vectors, has)
 
 
+@pytest.fixture(scope="session")
+def base_of(store):
+    """(split, kind) -> base of the session's store, computed once: fitting takes a second."""
+    known = {}
+
+    def base(split, kind):
+        key = split.protocol, split.ties, kind
+        if key not in known:
+            known[key] = base_scores(store, split, kind)
+        return known[key]
+
+    return base
+
+
 @pytest.fixture
-def small(store, split, text):
+def small(store, split, text, base_of):
     """(config changes) -> (model in fp64 with random weights, batches)."""
 
     def build(*, split=split, shared=None, **changes):
@@ -92,7 +106,7 @@ def small(store, split, text):
                                 "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
         vocabulary = UserVocabulary.fit(store, split)
         shared = config.shares_history if shared is None else shared
-        batches = Batches(store, split, vocabulary, base=base_scores(store, split, config.base),
+        batches = Batches(store, split, vocabulary, base=base_of(split, config.base),
                           history_len=config.history_len, shared=shared)
         model = build_model(config, batches, text, seed=3)
         torch.manual_seed(5)

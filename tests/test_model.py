@@ -20,7 +20,7 @@ from bst.training import build_model, train_step
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
          dict(rating_input="embedding"),
-         dict(dense="bucket", user_id=True, base="mean")]
+         dict(dense="bucket", user_id=True, base="mean"), dict(loss="ordinal")]
 
 
 def predict(model, batches, rows):
@@ -136,6 +136,7 @@ def test_empty_history_new_user_and_new_movie_are_scored(small, store, form):
     dict(rating_input="residual"), dict(position="none"), dict(genres=False), dict(year=False),
     dict(text=False), dict(text_dim=4), dict(user_id=True), dict(user_features=False),
     dict(feature_dim=2), dict(dense="bucket"), dict(base="mean"), dict(hidden=(17, 7, 4)),
+    dict(loss="ordinal"),
 ], ids=lambda c: next(iter(c)))
 def test_each_model_field_has_an_effect(small, changes):
     (model, batches), (other, theirs) = small(), small(**changes)
@@ -154,7 +155,7 @@ def test_buckets_and_dropouts_have_an_effect(small):
     tested = {"buckets", "dropout", "item_dropout"} | {
         "width", "heads", "layers", "history_len", "readout", "rating_input", "position", "genres",
         "year", "text", "text_dim", "user_id", "user_features", "feature_dim", "dense", "base",
-        "hidden"}
+        "hidden", "loss"}
     assert tested == {f.name for f in fields(ModelConfig)}
 
 
@@ -170,17 +171,56 @@ def test_a_missing_overview_is_learned_and_not_a_zero_vector(small):
     assert textless[[p for p in before if p in set(moved)]].any() and len(moved) < len(before)
 
 
-def test_one_batch_is_learned_by_heart(store, split, text):
+def test_one_batch_is_learned_by_heart(store, split, text, base_of):
     config = ModelConfig(width=16, heads=2, dropout=0.0, item_dropout=0.0, history_len=20,
                          user_id=True)
     vocabulary = UserVocabulary.fit(store, split)
-    batches = Batches(store, split, vocabulary, base=base_scores(store, split, "factors"),
+    batches = Batches(store, split, vocabulary, base=base_of(split, "factors"),
                       history_len=20, shared=True)
     model = build_model(config, batches, text, seed=0)
     batch = batches.gather(batches.epoch("train", batch_targets=64, seed=0)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = [train_step(model, batch, optimizer, clip=1.0) for _ in range(300)]
     assert losses[0] > 1.0 and losses[-1] < 0.01
+
+
+def test_the_losses_are_those_of_plain_formulas(small):
+    models = {}
+    for kind in ("mse", "huber", "ordinal"):
+        model, batches = small(loss=kind, dropout=0.0, item_dropout=0.0)
+        models[kind] = model
+        batch = batches.gather(batches.epoch("train", batch_targets=500)[0])
+        batch = batch.to("cpu", torch.float64)
+    real, label = batch.is_target, batch.label[batch.is_target]
+    assert not real.all()
+    error = (models["mse"](batch)[real] - label).abs()
+    assert models["mse"].loss(batch).item() == pytest.approx((error**2).mean().item())
+    error = (models["huber"](batch)[real] - label).abs()
+    expected = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
+    assert models["huber"].loss(batch).item() == pytest.approx(expected.item())
+    model = models["ordinal"]
+    score, spread = (t[real].tolist() for t in model._score(batch))
+    shift = model.threshold.tolist()
+    edges = [e + d for e, d in zip((1.5, 2.5, 3.5, 4.5), shift, strict=True)]
+    expected, means, medians = 0.0, [], []
+    for s, w, stars in zip(score, spread, label.tolist(), strict=True):
+        below = [0.0, *(1 / (1 + np.exp((s - e) / w)) for e in edges), 1.0]
+        probs = np.maximum(np.diff(below), 1e-6)
+        expected -= np.log(probs[int(stars) - 1]) / len(label)
+        means.append(probs @ np.arange(1, 6))
+        medians.append(1 + sum(b < 0.5 for b in below[1:5]))
+    assert model.loss(batch).item() == pytest.approx(expected)
+    found_mean, found_star = model.predict(batch)
+    np.testing.assert_allclose(found_mean[real].tolist(), np.clip(means, 1, 5), atol=1e-6)
+    assert found_star[real].tolist() == medians
+
+
+def test_the_whole_star_of_a_point_prediction_is_the_nearest_one(small):
+    model, batches = small()
+    batch = batches.gather(all_rows(batches)).to("cpu", torch.float64)
+    mean, star = model.predict(batch)
+    assert star.unique().tolist() == sorted(set(star.flatten().tolist())) and len(star.unique()) > 2
+    assert torch.equal(star, mean.round().clamp(1, 5))
 
 
 def test_log_bucket_counts_half_octaves():

@@ -79,6 +79,23 @@ def test_leave_last_one_holds_out_the_last_two_of_each_user(store):
     np.testing.assert_array_equal(split.valid, ends - 2)
 
 
+def test_cold_items_are_in_no_train_target_and_no_history(store):
+    split = split_interactions(store, protocol="cold-items")
+    valid, test = (set(store.item_idx[part]) for part in (split.valid, split.test))
+    known = set(store.item_idx[split.train]) | set(store.item_idx[split.is_history])
+    assert len(valid) >= 3 and len(test) >= 3
+    assert not known & valid and not known & test and not valid & test
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    assert store.timestamp[split.train].max() <= low < store.timestamp[split.valid].min()
+    assert store.timestamp[split.valid].max() <= high < store.timestamp[split.test].min()
+    warm = (store.timestamp <= low) & np.isin(store.item_idx, list(known))
+    assert set(np.flatnonzero(warm)) == set(split.train)
+    assert any("no held-out movie" in line for line in audit_split(store, split))
+    split.is_history[split.test[0]] = True
+    with pytest.raises(DataError, match="a held-out movie stands in a history"):
+        audit_split(store, split)
+
+
 def test_keras_windows_end_where_the_keras_loop_ends_them(store):
     """The loop of keras.io's `create_sequences`, its doubled tails included."""
     expected = []
