@@ -51,6 +51,12 @@ class Batch:
         """(b, i) bool, True at a real target."""
         return self.target_item != PAD
 
+    @property
+    def is_visible(self) -> Tensor:
+        """(b, i, j) bool, True where the target may see the event."""
+        slot = torch.arange(self.event_item.shape[1], device=self.stop.device, dtype=torch.int32)
+        return (slot >= self.first[..., None]) & (slot < self.stop[..., None])
+
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
         moved = {}

@@ -56,8 +56,9 @@ class ModelConfig:
     heads: int = option(4, "attention heads; divides width")
     layers: int = option(1, "transformer layers, 0 to 4")
     history_len: int = option(200, "interactions of the history that a target sees, at most")
-    readout: Literal["target", "flatten"] = option(
-        "target", "what the MLP reads: the target's output, or every position's (the paper)"
+    readout: Literal["target", "flatten", "mean"] = option(
+        "target", "what the MLP reads: the target's output, every position's (the paper), or the "
+        "mean of the history's tokens beside the target's, without attention (needs layers 0)"
     )
     rating_input: Literal["both", "embedding", "residual", "multiply"] = option(
         "embedding", "how stars enter a history token: embedded, as the residual of the base "
@@ -73,10 +74,11 @@ class ModelConfig:
     user_id: bool = option(False, "embed the user's id (most test users are new under 'temporal')")
     user_features: bool = option(True, "embed sex, age group, occupation and zip region")
     feature_dim: int = option(8, "width of each user feature's embedding")
-    dense: Literal["concat", "bucket", "none"] = option(
-        "concat", "dense features: scaled into the MLP, or bucketized and embedded"
+    dense: Literal["concat", "bucket", "piecewise", "none"] = option(
+        "concat", "dense features: scaled into the MLP, bucketized and embedded, or scaled with a "
+        "piecewise linear encoding"
     )
-    buckets: int = option(16, "quantile buckets of a dense feature, with dense=bucket")
+    buckets: int = option(16, "quantile buckets of a dense feature, with bucket and piecewise")
     base: Literal["neighbours", "factors", "bias", "mean"] = option(
         "neighbours", "what the network corrects: streaming factors with item neighbours, the "
         "factors alone, the streaming bias, or the train mean"
@@ -102,6 +104,9 @@ class ModelConfig:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.layers == 0 and self.readout == "flatten":
             raise ValueError("readout 'flatten' needs a transformer layer, got layers 0")
+        if self.layers > 0 and self.readout == "mean":
+            raise ValueError(f"readout 'mean' has no attention, got layers {self.layers}, expected "
+                             "layers 0")
 
     @property
     def shares_history(self) -> bool:
@@ -109,7 +114,7 @@ class ModelConfig:
 
         With one layer and target readout, no history token depends on the target.
         """
-        return self.readout == "target" and self.layers <= 1
+        return self.readout != "flatten" and self.layers <= 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,17 +271,18 @@ class BST(nn.Module):
         return self.norm_token(x if self.rating is None else x + self.rating.weight[0])
 
     def _read(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """What the MLP reads of the transformer: (b, i, d), or (b, 1, s * d) with flatten."""
+        """What the MLP reads of the tokens: (b, i, d); (b, 1, s * d) flat, (b, i, 2 * d) mean."""
+        if self.config.readout == "mean":
+            return self._mean(events, targets, batch)
         if not self.blocks:
             return targets
         null = repeat(self.null, "1 1 d -> b 1 d", b=len(events))
         if self.config.shares_history:
             slot = torch.arange(events.shape[1], device=events.device, dtype=torch.int32)
-            stop, first = batch.stop[..., None], batch.first[..., None]  # (b, i, 1)
-            is_visible = (slot >= first) & (slot < stop)  # (b, i, j)
             gap = batch.target_time[..., None] - batch.event_time[:, None]
-            bias = self.position(gap.clamp(min=0), (stop - slot).clamp(min=0))
-            bias = bias.masked_fill(~is_visible[:, None], -torch.inf)
+            rank = batch.stop[..., None] - slot
+            bias = self.position(gap.clamp(min=0), rank.clamp(min=0))
+            bias = bias.masked_fill(~batch.is_visible[:, None], -torch.inf)
             bias = F.pad(bias, (1, 0))  # the null token is always visible
             return self.blocks[0](targets, bias, torch.cat([null, events], dim=1))
         tokens = torch.cat([null, events, targets], dim=1)  # (b, s, d)
@@ -289,6 +290,13 @@ class BST(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, bias)
         return tokens[:, -1:] if self.config.readout == "target" else self._flatten(tokens, batch)
+
+    def _mean(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Mean of the visible events' tokens beside the target's, (b, i, 2 * d)."""
+        weight = batch.is_visible.to(events.dtype)
+        total = einsum(weight, events, "b i j, b j d -> b i d")
+        mean = total / weight.sum(dim=-1, keepdim=True).clamp(min=1)
+        return torch.cat([mean, targets], dim=-1)
 
     def _window_bias(self, batch: Batch) -> Tensor:
         """Bias between all tokens [null, events, target] of rows with one target, (b, h, s, s)."""
@@ -317,12 +325,18 @@ class BST(nn.Module):
         ]
 
     def _dense_parts(self, dense: Tensor) -> list[Tensor]:
-        """Dense features (b, i, f), scaled or bucketized.
+        """Dense features (b, i, f), scaled, bucketized or encoded piecewise linearly.
 
-        Source: concat is Wide & Deep, Fig. 4 (arXiv 1606.07792).
+        Source: concat is Wide & Deep, Fig. 4 (arXiv 1606.07792); piecewise is Gorishniy et al.
+        2022, "On Embeddings for Numerical Features" (arXiv 2203.05556), beside the scaled ones.
         """
+        scaled = ((dense - self.dense_mean) / self.dense_scale).clamp(-5, 5)
         if self.config.dense == "concat":
-            return [((dense - self.dense_mean) / self.dense_scale).clamp(-5, 5)]
+            return [scaled]
+        if self.config.dense == "piecewise":
+            low, high = self.dense_edges[:, :-1], self.dense_edges[:, 1:]
+            share = (dense[..., None] - low) / (high - low).clamp(min=1e-6)  # (b, i, f, n)
+            return [scaled, rearrange(share.clamp(0, 1), "b i f n -> b i (f n)")]
         if self.config.dense == "bucket":
             bucket = (dense[..., None] >= self.dense_edges).sum(-1)  # (b, i, f)
             start = torch.arange(self.sizes.dense, device=dense.device) * self.config.buckets
@@ -331,10 +345,11 @@ class BST(nn.Module):
 
     def _readout_dim(self) -> int:
         c = self.config
-        width = c.width * (c.history_len + 1 if c.readout == "flatten" else 1)
+        width = c.width * {"target": 1, "mean": 2, "flatten": c.history_len + 1}[c.readout]
         width += c.text_dim if c.text else 0
         width += c.feature_dim * len(self.user_columns)
-        per_dense = {"concat": 1, "bucket": c.feature_dim, "none": 0}[c.dense]
+        per_dense = {"concat": 1, "bucket": c.feature_dim, "piecewise": c.buckets - 1, "none": 0}
+        per_dense = per_dense[c.dense]
         return width + per_dense * self.sizes.dense
 
     def to_json(self) -> dict:

@@ -15,6 +15,7 @@ from bst.checkpoint import load_model
 from bst.config import DataConfig, RunConfig, keras_example
 from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
 from bst.files import write_atomic
+from bst.metrics import mae, rmse
 from bst.movielens import read_movielens, source_hashes
 from bst.schema import DataError
 from bst.sequences import (
@@ -134,6 +135,29 @@ def train_run(
                stop_requested=stop_requested)
 
 
+def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Expected and whole stars of the best model in `out`, NaN outside `part`: each (n,).
+
+    Raises:
+        DataError: the model in `out` is of another config or of other data.
+    """
+    model, _, info = load_model(out)
+    _check_identity(out, info["identity"], prepared)
+    device = prepared.config.train.device
+    return predict_part(model.to(device), prepared.batches, part, device=device)
+
+
+def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
+    """Errors on valid, and what is needed for any comparison on test; see `ablation.run_one`."""
+    store, split = prepared.store, prepared.split
+    valid = predict_run(prepared, out, "valid")[0][split.valid]
+    score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))
+    known = store.rating[split.valid]
+    return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
+            "label": store.rating[split.test], "user": store.user_row[split.test],
+            "score": score, "star": star}
+
+
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     """Rows of the best model in `out` and of every baseline on `part`.
 
@@ -143,10 +167,7 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
         DataError: the model in `out` is of another config or of other data.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
-    model, _, info = load_model(out)
-    _check_identity(out, info["identity"], prepared)
-    model.to(config.train.device)
-    ours, stars = predict_part(model, prepared.batches, part, device=config.train.device)
+    ours, stars = predict_run(prepared, out, part)
     predictions = {"bst": ours}
     for name, baseline in BASELINES.items():
         predictions[name] = baseline(store, split)

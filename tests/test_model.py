@@ -20,7 +20,8 @@ from bst.training import build_model, train_step
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
          dict(rating_input="embedding"),
-         dict(dense="bucket", user_id=True, base="mean"), dict(loss="ordinal")]
+         dict(dense="bucket", user_id=True, base="mean"), dict(loss="ordinal"),
+         dict(layers=0, readout="mean"), dict(dense="piecewise")]
 
 
 def predict(model, batches, rows):
@@ -77,7 +78,8 @@ def test_more_padding_changes_nothing(small, form):
 
 
 @pytest.mark.parametrize("form", [dict(), dict(position="gap"), dict(rating_input="residual"),
-                                  dict(history_len=3), dict(history_len=0)])
+                                  dict(history_len=3), dict(history_len=0),
+                                  dict(layers=0, readout="mean")])
 @pytest.mark.parametrize("protocol", ["temporal", "random"])
 def test_shared_history_is_the_window_form(small, store, form, protocol):
     split = split_interactions(store, protocol=protocol)
@@ -146,6 +148,8 @@ def test_each_model_field_has_an_effect(small, changes):
 
 
 def test_buckets_and_dropouts_have_an_effect(small):
+    assert small(dense="piecewise", buckets=4)[0].head[0].in_features == (
+        small(dense="none")[0].head[0].in_features + 3 * len(DENSE))
     assert small(dense="bucket", buckets=3)[0].dense.num_embeddings == 3 * len(DENSE)
     for changes in (dict(dropout=0.0, item_dropout=0.9), dict(dropout=0.9, item_dropout=0.0)):
         model, batches = small(**changes)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "schema", "movielens", "synthetic", "text", "sequences", "features",
          "factors", "neighbours", "base", "batches", "model", "metrics", "baselines", "evaluation",
-         "checkpoint", "training", "pipeline"]
+         "checkpoint", "training", "pipeline", "ablation"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 

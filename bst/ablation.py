@@ -1,0 +1,203 @@
+"""Compare variants of a run over seeds: each trained once, resumable, paired with the first."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.files import write_atomic
+from bst.metrics import user_bootstrap
+
+Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
+
+
+@dataclass(frozen=True)
+class AblationArgs:
+    """Train every variant with every seed, then print, save and draw the comparison."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    seeds: int = 5
+    """runs of each variant, seeds 0, 1, ..."""
+    jobs: int = 1
+    """runs at a time; each gets its share of the cores"""
+    quick: bool = False
+    """2 seeds, 1 epoch: with the built-in data it takes 3 minutes"""
+    only: tuple[str, ...] = ()
+    """names of variants to run besides the first; none: all"""
+    runs: Path = Path("runs")
+    """folder of the runs; what is finished there is not run again"""
+    json: Path | None = None
+    """also write the table to this file"""
+    figure: Path | None = None
+    """also draw the differences to this PNG"""
+
+
+def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants]) -> None:
+    """The whole study: what an `ablate_*.py` script does.
+
+    Raises:
+        ValueError: `--only` names a variant that is not there.
+    """
+    train = replace(args.train, threads=args.train.threads or max(1, _cores() // args.jobs))
+    if args.quick:
+        train = replace(train, epochs=1)
+    variants = variants_of(RunConfig(data=args.data, model=args.model, train=train))
+    first = next(iter(variants))
+    unknown = sorted(set(args.only) - set(variants))
+    if unknown:
+        raise ValueError(f"--only names {unknown}, expected some of {sorted(variants)}")
+    if args.only:
+        variants = {name: variants[name] for name in variants if name in (first, *args.only)}
+    seeds = range(2 if args.quick else args.seeds)
+    done = train_all(variants, seeds, args.runs, jobs=args.jobs)
+    rows = [compare_variant(n, variants[n], done[n], done[first]) for n in variants]
+    print(format_study(rows, first))
+    if args.json is not None:
+        write_atomic(args.json, (json.dumps(rows, indent=1) + "\n").encode())
+    if args.figure is not None:
+        draw_study(rows, first, args.figure)
+
+
+def train_all(
+    variants: Variants, seeds: range, runs: Path, *, jobs: int
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What `run_one` gives for each variant and seed; `jobs` processes work side by side."""
+    by_hash = {c.hash: c for seed in seeds for c in _with_seed(variants, seed).values()}
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        todo = [c for c in by_hash.values() if not _saved(c, runs).exists()]
+        bases = {(c.data, c.model.base, c.model.text): c for c in todo}
+        list(pool.map(_fill_caches, bases.values()))  # or each process would compute the same
+        done = dict(zip(by_hash, pool.map(run_one, by_hash.values(), [runs] * len(by_hash)),
+                        strict=True))
+    return {name: [done[_with_seed(variants, seed)[name].hash] for seed in seeds]
+            for name in variants}
+
+
+def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
+    """Train one run, or go on with it, and score it.
+
+    Returns:
+        `valid_mae` and `valid_rmse`; for the m test targets `label`, `score` (expected stars),
+        `star` (whole stars) and `user` (row), each (m,).
+    """
+    from bst.pipeline import prepare, score_run, train_run, use_device
+
+    saved = _saved(config, runs)
+    if not saved.exists():
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        with open(saved.parent / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+            use_device(config)
+            prepared = prepare(config, report_dir=saved.parent)
+            train_run(prepared, saved.parent)
+            scored = score_run(prepared, saved.parent)
+        content = io.BytesIO()
+        np.savez(content, **scored)
+        write_atomic(saved, content.getvalue())
+        print(f"{saved.parent}: seed {config.train.seed}, "
+              f"valid MAE {scored['valid_mae']:.4f}", flush=True)
+    with np.load(saved, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def compare_variant(
+    name: str, config: RunConfig, runs: list[dict[str, np.ndarray]],
+    reference: list[dict[str, np.ndarray]],
+) -> dict:
+    """One row of the table: means over seeds, their spread, and the difference to `reference`.
+
+    The difference is that of the absolute errors on the same test rows, averaged over seeds; its
+    interval is the user bootstrap's, and `spread` is the standard deviation between seeds.
+    """
+    label, user = runs[0]["label"], runs[0]["user"]
+    mae = np.array([np.abs(r["score"] - label).mean() for r in runs])
+    rmse = np.array([np.sqrt(np.square(r["score"] - label).mean()) for r in runs])
+    star = np.array([np.abs(r["star"] - label).mean() for r in runs])
+    ours, theirs = (np.mean([np.abs(r["score"] - label) for r in group], axis=0)
+                    for group in (runs, reference))
+    low, high = user_bootstrap(ours - theirs, user, seed=0)
+    return {
+        "variant": name, "protocol": config.data.protocol, "ties": config.data.ties,
+        "part": "test", "n": len(label), "seeds": len(runs), "config": config.to_dict(),
+        "config_hash": config.hash, "valid_mae": float(np.mean([r["valid_mae"] for r in runs])),
+        "valid_mae_spread": float(np.std([r["valid_mae"] for r in runs])),
+        "mae": float(mae.mean()), "mae_spread": float(mae.std()), "rmse": float(rmse.mean()),
+        "mae_star": float(star.mean()), "mae_by_seed": mae.tolist(), "rmse_by_seed": rmse.tolist(),
+        "difference": float((ours - theirs).mean()), "low": low, "high": high,
+    }
+
+
+def format_study(rows: list[dict], first: str) -> str:
+    """The table in Markdown."""
+    head = rows[0]
+    lines = [
+        f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
+        f"{head['seeds']} seeds; +- is the standard deviation between seeds",
+        "",
+        f"| variant | valid MAE | MAE | RMSE | MAE* | MAE minus {first} [95 %] |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        paired = (f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+                  if row["variant"] != first else "")
+        lines.append(f"| {row['variant']} | {row['valid_mae']:.4f} +- {row['valid_mae_spread']:.4f}"
+                     f" | {row['mae']:.4f} +- {row['mae_spread']:.4f} | {row['rmse']:.4f} | "
+                     f"{row['mae_star']:.4f} | {paired} |")
+    return "\n".join(lines)
+
+
+def draw_study(rows: list[dict], first: str, path: Path) -> None:
+    """Differences of MAE to the first variant with their intervals, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    others = [row for row in rows if row["variant"] != first]
+    figure, axes = plt.subplots(figsize=(7, 1.1 + 0.45 * len(others)))
+    for y, row in enumerate(reversed(others)):
+        color = "#c0392b" if row["low"] > 0 else "#1e8449" if row["high"] < 0 else "#7f8c8d"
+        axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2.5)
+        axes.plot(row["difference"], y, "o", color=color)
+    axes.axvline(0, color="#22303c", linewidth=1)
+    axes.set(yticks=range(len(others)), yticklabels=[r["variant"] for r in reversed(others)],
+             ylim=(-0.6, len(others) - 0.4),
+             xlabel=f"test MAE minus '{first}', stars (right is worse)",
+             title=f"{rows[0]['protocol']}, {rows[0]['seeds']} seeds, 95 % user bootstrap")
+    axes.grid(axis="x", alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+
+def _with_seed(variants: Variants, seed: int) -> Variants:
+    return {n: replace(c, train=replace(c.train, seed=seed)) for n, c in variants.items()}
+
+
+def _saved(config: RunConfig, runs: Path) -> Path:
+    """The file of a finished run's predictions."""
+    return runs / f"{config.data.protocol}-{config.hash}" / "predictions.npz"
+
+
+def _fill_caches(config: RunConfig) -> None:
+    """Compute what runs of the same data share: overview vectors and base scores."""
+    from bst.pipeline import prepare, use_device
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        use_device(config)
+        prepare(config)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
