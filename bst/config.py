@@ -88,8 +88,8 @@ class ModelConfig:
         "cumulative link with a learned spread per target"
     )
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
-    dropout: float = option(0.1, "probability of zeroing, in [0, 1)")
-    item_dropout: float = option(0.05, "probability that an item's id is replaced by OOV")
+    dropout: float = option(0.2, "probability of zeroing, in [0, 1)")
+    item_dropout: float = option(0.2, "probability that an item's id is replaced by OOV")
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
@@ -121,7 +121,7 @@ class ModelConfig:
 class TrainConfig:
     """How the weights are fitted."""
 
-    epochs: int = option(5, "passes over the train targets, at most")
+    epochs: int = option(2, "passes over the train targets, at most")
     batch_targets: int = option(1024, "targets per optimizer step, at most")
     lr: float = option(1e-3, "peak learning rate of AdamW")
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay")
