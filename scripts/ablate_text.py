@@ -1,4 +1,4 @@
-"""What the overview buys for films that nobody has rated: protocol cold-items unless told otherwise."""
+"""What the overview buys for films that nobody has rated, in protocol cold-items."""
 
 import sys
 from dataclasses import replace
