@@ -16,6 +16,7 @@ from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.files import write_atomic
 from bst.metrics import user_bootstrap
 
+PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
 
 
@@ -72,16 +73,17 @@ def train_all(
     variants: Variants, seeds: range, runs: Path, *, jobs: int
 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """What `run_one` gives for each variant and seed; `jobs` processes work side by side."""
-    by_hash = {c.hash: c for seed in seeds for c in _with_seed(variants, seed).values()}
+    seeded = [c.with_seed(seed) for seed in seeds for c in variants.values()]
+    by_hash = {c.hash: c for c in seeded}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        todo = [c for c in by_hash.values() if not _saved(c, runs).exists()]
+        todo = [c for c in by_hash.values() if not (runs / c.name / PREDICTIONS).exists()]
         bases = {(c.data, c.model.base, c.model.text): c for c in todo}
         list(pool.map(_fill_caches, bases.values()))  # or each process would compute the same
         done = dict(zip(by_hash, pool.map(run_one, by_hash.values(), [runs] * len(by_hash)),
                         strict=True))
-    return {name: [done[_with_seed(variants, seed)[name].hash] for seed in seeds]
-            for name in variants}
+    return {name: [done[config.with_seed(seed).hash] for seed in seeds]
+            for name, config in variants.items()}
 
 
 def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
@@ -93,18 +95,19 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
     """
     from bst.pipeline import prepare, score_run, train_run, use_device
 
-    saved = _saved(config, runs)
+    out = runs / config.name
+    saved = out / PREDICTIONS
     if not saved.exists():
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        with open(saved.parent / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / "log.txt", "a") as log, contextlib.redirect_stdout(log):
             use_device(config)
-            prepared = prepare(config, report_dir=saved.parent)
-            train_run(prepared, saved.parent)
-            scored = score_run(prepared, saved.parent)
+            prepared = prepare(config, report_dir=out)
+            train_run(prepared, out)
+            scored = score_run(prepared, out)
         content = io.BytesIO()
         np.savez(content, **scored)
         write_atomic(saved, content.getvalue())
-        print(f"{saved.parent}: seed {config.train.seed}, "
+        print(f"{out}: seed {config.train.seed}, "
               f"valid MAE {scored['valid_mae']:.4f}", flush=True)
     with np.load(saved, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
@@ -179,15 +182,6 @@ def draw_study(rows: list[dict], first: str, path: Path) -> None:
         axes.spines[side].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-
-
-def _with_seed(variants: Variants, seed: int) -> Variants:
-    return {n: replace(c, train=replace(c.train, seed=seed)) for n, c in variants.items()}
-
-
-def _saved(config: RunConfig, runs: Path) -> Path:
-    """The file of a finished run's predictions."""
-    return runs / f"{config.data.protocol}-{config.hash}" / "predictions.npz"
 
 
 def _fill_caches(config: RunConfig) -> None:

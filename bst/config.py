@@ -167,6 +167,15 @@ class RunConfig:
             fixed["train"].pop(name)
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
 
+    @property
+    def name(self) -> str:
+        """Name of the run's folder, unless told otherwise."""
+        return f"{self.data.protocol}-{self.hash}"
+
+    def with_seed(self, seed: int) -> "RunConfig":
+        """The same run with another seed of training."""
+        return replace(self, train=replace(self.train, seed=seed))
+
 
 def from_dict(cls, values: dict):
     """The config of class `cls` that `to_dict` wrote.

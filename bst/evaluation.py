@@ -7,7 +7,7 @@ import numpy as np
 
 from bst.features import History
 from bst.files import write_atomic
-from bst.metrics import macro_mae, mae, rmse, to_stars, user_bootstrap
+from bst.metrics import calibration, macro_mae, mae, rmse, to_stars, user_bootstrap
 from bst.schema import FIRST_IDX
 from bst.sequences import SequenceStore, Split
 
@@ -32,7 +32,7 @@ def evaluate(
 
     Returns:
         `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the whole stars, the
-        95 % user-bootstrap interval of `mae`, and the same by slice.
+        95 % user-bootstrap interval of `mae`, `calibration` in equal groups, and the same by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
@@ -46,6 +46,7 @@ def evaluate(
         "mae_star": mae(to_stars(score, scale) if stars is None else stars[target], label),
         "mae_low": low, "mae_high": high,
         "user_macro_mae": macro_mae(score, label, user), "seed": seed, "config_hash": config_hash,
+        "calibration": calibration(score, label),
         "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
                    "rmse": rmse(score[rows], label[rows])}
@@ -65,6 +66,8 @@ def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, 
     named = {
         "history 0": length == 0, "history 1-5": (length >= 1) & (length <= 5),
         "history 6-20": (length >= 6) & (length <= 20), "history 21+": length > 20,
+        "history 21-100": (length > 20) & (length <= 100),
+        "history 101-300": (length > 100) & (length <= 300), "history 301+": length > 300,
         "warm user": is_warm, "cold user": ~is_warm,
         f"rare item (1-{RARE - 1} train ratings)": (rated > 0) & (rated < RARE),
         "unseen item": rated == 0, "with overview": has_overview, "no overview": ~has_overview,

@@ -44,6 +44,18 @@ def to_stars(score: np.ndarray, scale: tuple[float, float] = (1, 5)) -> np.ndarr
     return np.clip(np.round(score), *scale)
 
 
+def calibration(score: np.ndarray, label: np.ndarray, *, groups: int = 20) -> list[list[float]]:
+    """[mean score, mean label] of equal groups of rows, in order of score.
+
+    Example:
+        >>> calibration(np.array([4.0, 1.0, 2.0, 3.0]), np.array([5.0, 1.0, 1.0, 3.0]), groups=2)
+        [[1.5, 1.0], [3.5, 4.0]]
+    """
+    parts = np.array_split(np.argsort(score, kind="stable"), min(groups, len(score)))
+    return [[float(score[p].mean(dtype=np.float64)), float(label[p].mean(dtype=np.float64))]
+            for p in parts]
+
+
 def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sum and count of `values` of each user that occurs, in user order, float64.
 

@@ -147,6 +147,14 @@ def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, n
     return predict_part(model.to(device), prepared.batches, part, device=device)
 
 
+def predict_baselines(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Stars at every position by each baseline, (n,): the strong ones are the base of BST."""
+    store, split, cache = prepared.store, prepared.split, prepared.config.data.cache
+    predictions = {name: baseline(store, split) for name, baseline in BASELINES.items()}
+    strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=cache)
+    return predictions | {"streaming factors": strong.factors, "factors + neighbours": strong.score}
+
+
 def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
     """Errors on valid, and what is needed for any comparison on test; see `ablation.run_one`."""
     store, split = prepared.store, prepared.split
@@ -168,11 +176,7 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     """
     config, store, split = prepared.config, prepared.store, prepared.split
     ours, stars = predict_run(prepared, out, part)
-    predictions = {"bst": ours}
-    for name, baseline in BASELINES.items():
-        predictions[name] = baseline(store, split)
-    strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=config.data.cache)
-    predictions |= {"streaming factors": strong.factors, "factors + neighbours": strong.score}
+    predictions = {"bst": ours, **predict_baselines(prepared)}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash, stars=stars if name == "bst" else None)

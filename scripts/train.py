@@ -53,7 +53,7 @@ def main(args: Args) -> int:
 
     stop = StopRequest()
     config = RunConfig(data=args.data, model=args.model, train=args.train)
-    out = args.out or Path("runs") / f"{config.data.protocol}-{config.hash}"
+    out = args.out or Path("runs") / config.name
     use_device(config)
     prepared = prepare(config, report_dir=out)
     print(f"run folder: {out}")

@@ -1,0 +1,107 @@
+"""The main table: BST over seeds beside every baseline, on the same rows in the same run."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import tyro
+
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.schema import DataError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train what is missing, then print and save."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    seeds: int = 5
+    """runs, seeds 0, 1, ..."""
+    jobs: int = 1
+    """runs at a time"""
+    runs: Path = Path("runs")
+    """folder of the runs"""
+    json: Path | None = None
+    """also write the rows to this file, which draw_results.py draws"""
+
+
+def table(prepared, done: list[dict]) -> list[dict]:
+    """Rows of each seed, of the seeds' mean prediction, and of the baselines; paired with bst."""
+    from bst.evaluation import evaluate, paired_difference
+    from bst.pipeline import predict_baselines
+
+    store, split, config = prepared.store, prepared.split, prepared.config
+
+    def row(score, name, seed=0, stars=None):
+        return evaluate(score, store, split, "test", scorer=name, seed=seed,
+                        config_hash=config.hash, stars=stars)
+
+    def spread(values):
+        full = np.full(len(store), np.nan, dtype=np.float32)
+        full[split.test] = values
+        return full
+
+    rows = [row(spread(d["score"]), "bst", k, spread(d["star"])) for k, d in enumerate(done)]
+    ensemble = spread(np.mean([d["score"] for d in done], axis=0))
+    rows.append(row(ensemble, f"bst, {len(done)} seeds averaged"))
+    for name, score in predict_baselines(prepared).items():
+        differences = [paired_difference(spread(d["score"]), score, store, split, "test", seed=0)
+                       for d in done]
+        mean = {key: float(np.mean([d[key] for d in differences])) for key in differences[0]}
+        rows.append(row(score, name) | {"bst_minus_this": mean})
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """The rows in Markdown; the seeds of bst as mean and standard deviation."""
+    ours = [r for r in rows if r["scorer"] == "bst"]
+    head = rows[0]
+    print(f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
+          f"{len(ours)} seeds\n")
+    print("| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] |")
+    print("|---|---|---|---|---|---|")
+    cells = [np.array([r[k] for r in ours]) for k in ("mae", "rmse", "user_macro_mae", "mae_star")]
+    print("| **bst** | " + " | ".join(f"**{c.mean():.4f}** +- {c.std():.4f}" for c in cells)
+          + " | |")
+    for r in rows[len(ours):]:
+        p = r.get("bst_minus_this")
+        paired = f"{p['mae']:+.4f} [{p['mae_low']:+.4f}, {p['mae_high']:+.4f}]" if p else ""
+        print(f"| {r['scorer']} | {r['mae']:.4f} | {r['rmse']:.4f} | {r['user_macro_mae']:.4f} | "
+              f"{r['mae_star']:.4f} | {paired} |")
+
+
+def learning_curve(run: Path) -> list[float]:
+    """Valid MAE after each epoch of a run."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["valid_mae"] for line in lines]
+
+
+def main(args: Args) -> None:
+    """Train, compare, print."""
+    from bst.ablation import train_all
+    from bst.evaluation import write_results
+    from bst.pipeline import prepare
+
+    config = RunConfig(data=args.data, model=args.model, train=args.train)
+    done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
+    rows = table(prepare(config), done)
+    for seed in range(args.seeds):
+        run = config.with_seed(seed)
+        rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)
+        rows[seed]["config_hash"] = run.hash
+    print_table(rows)
+    if args.json is not None:
+        write_results(rows, args.json)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+    except (DataError, ValueError) as error:
+        sys.exit(f"error: {error}")
