@@ -131,7 +131,7 @@ def compare_variant(
     low, high = user_bootstrap(ours - theirs, user, seed=0)
     return {
         "variant": name, "protocol": config.data.protocol, "ties": config.data.ties,
-        "part": "test", "n": len(label), "seeds": len(runs), "config": config.to_dict(),
+        "part": "test", "n": len(label), "seeds": len(runs), "config": config.essentials(),
         "config_hash": config.hash, "valid_mae": float(np.mean([r["valid_mae"] for r in runs])),
         "valid_mae_spread": float(np.std([r["valid_mae"] for r in runs])),
         "mae": float(mae.mean()), "mae_spread": float(mae.std()), "rmse": float(rmse.mean()),

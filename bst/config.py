@@ -157,14 +157,19 @@ class RunConfig:
         """JSON-ready nested dict; paths become strings, tuples lists."""
         return json.loads(json.dumps(asdict(self), default=str))
 
-    @property
-    def hash(self) -> str:
-        """Eight hex digits that change with any field that can change a result."""
+    def essentials(self) -> dict:
+        """The fields that can change a result: `to_dict` without places and intervals."""
         fixed = self.to_dict()
         for name in ("cache", "data", "metadata"):  # places, not content: the store has its hash
             fixed["data"].pop(name)
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)
+        return fixed
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits that change with any field that can change a result."""
+        fixed = self.essentials()
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
 
     @property

@@ -1,0 +1,55 @@
+"""Every number and figure of the README, one command after the other; finished runs are kept."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+
+PROTOCOLS = ("leave-last-one", "random", "keras-windows")
+
+
+def commands(files: str, jobs: int) -> list[str]:
+    """The commands, in the order of the README; `files` are the flags of the data."""
+    study = f"{files} --jobs {jobs} --threads 1"
+    named = {"dense": "", "loss": "",
+             "text": "--only 'no text' 'shuffled overviews' 'random vectors'",
+             "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
+                         "'no position (order shuffled)' 'history of 20'"}
+    return [
+        f"scripts/report.py {study} --json pics/results.json",
+        "scripts/draw_results.py",
+        *(f"scripts/ablate_{name}.py {study} {flags} --json pics/ablate_{name}.json "
+          f"--figure pics/ablate_{name}.png" for name, flags in named.items()),
+        f"scripts/compare_lightgbm.py {files} --json pics/lightgbm.json",
+        *(f"scripts/train.py {files} --threads 1 --protocol {protocol} --out runs/{protocol}"
+          for protocol in PROTOCOLS),
+        f"scripts/benchmark.py prep {files.split(' --metadata')[0]} --json pics/benchmark.json",
+        "scripts/draw_architecture.py",
+    ]
+
+
+def main(
+    data: Path = Path("data/ml-1m"), metadata: Path = Path("data/movies_metadata.csv"),
+    jobs: int = 2, dry: bool = False,
+) -> None:
+    """Run the commands; the first that fails ends it.
+
+    Args:
+        data: folder of MovieLens-1M.
+        metadata: Kaggle's movies_metadata.csv.
+        jobs: runs at a time.
+        dry: print the commands only.
+    """
+    files = f"--data {shlex.quote(str(data))} --metadata {shlex.quote(str(metadata))}"
+    for command in commands(files, jobs):
+        print(f"$ python {command}", flush=True)
+        if not dry and subprocess.run([sys.executable, *shlex.split(command)]).returncode:
+            sys.exit(f"error: this command failed: python {command}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
