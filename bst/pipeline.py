@@ -73,7 +73,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         print(f"audit: {line}")
     text = None
     if config.model.text:
-        text = embed_texts(_texts(store, config.data), bert=config.data.bert,
+        text = embed_texts(texts_of(store, config.data), bert=config.data.bert,
                            pooling=config.data.pooling, cache_dir=config.data.cache)
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
@@ -83,7 +83,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     return Prepared(config, store, split, text, batches)
 
 
-def _texts(store: SequenceStore, config: DataConfig) -> list[str | None]:
+def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
     """What BERT reads for each film, by `DataConfig.text_source`."""
     overviews = store.movies["overview"].to_list()
     if config.text_source == "title":

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from bst.config import DataConfig
+from bst.pipeline import texts_of
 from bst.synthetic import write_synthetic
+from bst.text import noise_like
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--epochs", "2", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
@@ -86,6 +90,27 @@ def test_keras_windows_trains_and_says_leaky_beside_the_number(raw, tmp_path):
                 "--cache", raw / "cache", "--epochs", "1", "--threads", "1").stdout
     line = next(line for line in said.splitlines() if line.startswith("bst  "))
     assert line.endswith("LEAKY")
+
+
+def test_what_bert_reads_is_the_overview_the_title_or_another_films_overview(store):
+    overviews = store.movies["overview"].to_list()
+    assert texts_of(store, DataConfig()) == overviews
+    assert texts_of(store, DataConfig(text_source="title")) == store.movies["title"].to_list()
+    shuffled = texts_of(store, DataConfig(text_source="shuffled"))
+    assert shuffled == texts_of(store, DataConfig(text_source="shuffled"))
+    assert [o is None for o in shuffled] == [o is None for o in overviews]
+    assert sorted(filter(None, shuffled)) == sorted(filter(None, overviews))
+    moved = sum(a != b for a, b in zip(shuffled, overviews, strict=True) if a)
+    assert moved > 0.8 * sum(o is not None for o in overviews)
+
+
+def test_a_random_text_vector_knows_nothing_but_the_spread(text):
+    noise = noise_like(text, seed=0)
+    assert not noise.vectors[~text.has_text].any()
+    known, real = noise.vectors[text.has_text], text.vectors[text.has_text]
+    assert known.std() == pytest.approx(text.vectors.std(), rel=0.1)
+    assert abs(np.corrcoef(known.ravel(), real.ravel())[0, 1]) < 0.15
+    np.testing.assert_array_equal(noise.vectors, noise_like(text, seed=0).vectors)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
