@@ -30,6 +30,7 @@ NUM_FACTORS, SWEEPS, FOLDS = 16, 40, 5
 DRIFT = 0.9985  # correlation of a taste with itself one rating later
 TEXT_PARTS = 32  # principal components of the overviews
 ITEM_RIDGE, USER_RIDGE = 2.0, 10.0  # pseudo-items and pseudo-users of the priors
+NOISE_SHRINK = 50.0  # pseudo-ratings of an item's own noise
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Factors:
     weight: Tensor  # (num_items + 2, 1 + k) posterior mean
     spread: Tensor  # (num_items + 2, 1 + k, 1 + k) posterior covariance
     prior: Tensor  # (num_users, k) expected taste of each user before the first rating
-    noise: float  # variance of a rating given everything, stars squared
+    noise: Tensor  # (num_items + 2,) variance of a rating given everything, stars squared
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,23 @@ class Reading:
     doubt: np.ndarray  # (n,) float32, standard deviation of the rating around the score, stars
 
 
-def item_features(store: SequenceStore, text: TextVectors | None) -> Tensor:
-    """What is known of items without ratings: (num_items + 2, 1 + genres + 2 + text parts)."""
+def item_features(store: SequenceStore, rows: np.ndarray, text: TextVectors | None) -> Tensor:
+    """What is known of items without ratings: (num_items + 2, 1 + genres + 2 + text parts).
+
+    The principal components of the overviews are those of the items rated at positions `rows`.
+    """
     _, genres = genre_matrix(store.movies)
     year = store.movies["year"].fill_null(store.movies["year"].median()).fill_null(0).to_numpy()
     decades = (year - 1985) / 15
     share = 3 * genres / np.maximum(1, genres.sum(axis=1, keepdims=True))
     columns = [np.ones((store.num_items, 1)), share, np.stack([decades, decades**2], axis=1)]
-    if text is not None and text.has_text.any():
-        centred = (text.vectors - text.vectors[text.has_text].mean(axis=0)) * text.has_text[:, None]
-        _, _, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    fitted = np.zeros(store.num_items, dtype=bool)
+    fitted[store.item_idx[rows] - FIRST_IDX] = True
+    if text is not None and (fitted := fitted & text.has_text).any():
+        centred = (text.vectors - text.vectors[fitted].mean(axis=0)) * text.has_text[:, None]
+        _, _, axes = np.linalg.svd(centred[fitted].astype(np.float64), full_matrices=False)
         parts = centred @ axes[:TEXT_PARTS].T
-        columns.append(parts / max(parts.std(), 1e-6))
+        columns.append(parts / max(parts[fitted].std(), 1e-6))
     features = np.concatenate(columns, axis=1).astype(np.float32)
     return F.pad(torch.from_numpy(features), (0, 0, FIRST_IDX, 0))
 
@@ -81,20 +87,22 @@ def fit_factors(
     store: SequenceStore, rows: np.ndarray, text: TextVectors | None = None
 ) -> Factors:
     """Fit the items on the ratings at positions `rows`."""
-    of_item, of_user = item_features(store, text), user_features(store)
+    of_item, of_user = item_features(store, rows, text), user_features(store)
     k, num_items = NUM_FACTORS, store.num_items + FIRST_IDX
     mean = float(store.rating[rows].mean(dtype=np.float64)) if len(rows) else 0.0
     y = torch.from_numpy(store.rating[rows] - np.float32(mean))
     user = torch.from_numpy(store.user_row[rows]).long()
     item = torch.from_numpy(store.item_idx[rows]).long()
     of_users, of_items = _Groups(user, item, y, store.num_users), _Groups(item, user, y, num_items)
-    is_rated = torch.bincount(item, minlength=num_items) > 0
+    num_ratings = torch.bincount(item, minlength=num_items)
+    is_rated = num_ratings > 0
+    squares = torch.zeros(num_items).index_add_(0, item, y.square())
     has_rated = torch.bincount(user, minlength=store.num_users) > 0
     weight = torch.randn(num_items, 1 + k, generator=torch.Generator().manual_seed(0)) / 10
     weight[:, 0], weight[:, 1] = 0.0, 0.4  # the first factor starts as the user's own bias
     spread = torch.zeros(num_items, 1 + k, 1 + k)
     of_weight, variance = torch.zeros_like(weight), torch.tensor([0.2] + [0.03] * k)
-    of_taste, noise = torch.zeros(store.num_users, k), 0.7
+    of_taste, noise = torch.zeros(store.num_users, k), torch.full((num_items,), 0.7)
     for _ in range(SWEEPS):
         second = _outer(weight) + spread
         taste, covariance = _user_posterior(of_users, weight, second, of_taste, noise)
@@ -102,23 +110,27 @@ def fit_factors(
         taste = F.pad(taste, (1, 0), value=1.0)
         gram = of_items.sum(_outer(taste) + F.pad(covariance, (1, 0, 1, 0)))
         moment = of_items.sum(taste, weighted=True)
-        spread = torch.linalg.inv(gram / noise + torch.diag(1 / variance))
-        weight = einsum(spread, moment / noise + of_weight / variance, "i k l, i l -> i k")
+        spread = torch.linalg.inv(gram / noise[:, None, None] + torch.diag(1 / variance))
+        pull = moment / noise[:, None] + of_weight / variance
+        weight = einsum(spread, pull, "i k l, i l -> i k")
         of_weight, variance = _item_prior(of_item, weight, spread, variance, is_rated)
-        explained = 2 * (weight * moment).sum() - ((_outer(weight) + spread) * gram).sum()
-        noise = max(float((y.square().sum() - explained) / max(1, len(rows))), 1e-3)
+        explained = 2 * (weight * moment).sum(1) - ((_outer(weight) + spread) * gram).sum((1, 2))
+        rest = squares - explained
+        usual = rest.sum() / max(1, len(rows))
+        noise = ((rest + NOISE_SHRINK * usual) / (num_ratings + NOISE_SHRINK)).clamp(min=1e-3)
     return Factors(mean, weight, spread, of_taste, noise)
 
 
 def _user_posterior(
-    of_users: "_Groups", weight: Tensor, second: Tensor, prior: Tensor, noise: float
+    of_users: "_Groups", weight: Tensor, second: Tensor, prior: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean (u, k) and covariance (u, k, k) of the tastes, given moments of the items' weights."""
+    loading, second = weight[:, 1:] / noise[:, None], second / noise[:, None, None]
     of_loading, with_bias = second[:, 1:, 1:].contiguous(), second[:, 0, 1:].contiguous()
-    precision = torch.eye(prior.shape[1]) + of_users.sum(of_loading) / noise
-    moment = of_users.sum(weight[:, 1:].contiguous(), weighted=True) - of_users.sum(with_bias)
+    precision = torch.eye(prior.shape[1]) + of_users.sum(of_loading)
+    moment = of_users.sum(loading, weighted=True) - of_users.sum(with_bias)
     covariance = torch.linalg.inv(precision)
-    return einsum(covariance, moment / noise + prior, "u k l, u l -> u k"), covariance
+    return einsum(covariance, moment + prior, "u k l, u l -> u k"), covariance
 
 
 def _item_prior(
@@ -242,7 +254,7 @@ class _Filter:
         cross = einsum(covariance, loading, "n k l, n l -> n k")
         of_item = einsum(taste, spread, taste, "n k, n k l, n l -> n")
         of_both = (covariance * spread[:, 1:, 1:]).sum(dim=(1, 2))
-        variance = (loading * cross).sum(dim=1) + of_item + of_both + self.factors.noise
+        variance = (loading * cross).sum(dim=1) + of_item + of_both + self.factors.noise[item]
         return self.factors.mean + (weight * taste).sum(dim=1), cross, variance
 
 

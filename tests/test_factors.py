@@ -31,7 +31,7 @@ def exact(factors, store, seen, p):
     expected = factors.mean + weight[:, 0] + weight[:, 1:] @ prior
     age = np.arange(len(rows))
     together = weight[:, 1:] @ weight[:, 1:].T * DRIFT ** np.abs(age[:, None] - age)
-    noisy = together + factors.noise * np.eye(len(rows))
+    noisy = together + np.diag(factors.noise[store.item_idx[rows]].double().numpy())
     gain = np.linalg.solve(noisy[:-1, :-1], noisy[:-1, -1])
     score = expected[-1] + gain @ (store.rating[seen] - expected[:-1])
     return score, np.sqrt(noisy[-1, -1] - gain @ noisy[:-1, -1])
@@ -121,6 +121,25 @@ def test_a_film_that_nobody_rated_is_placed_by_its_text(store, split, text):
     assert (np.sign(bias[unrated]) == sign[unrated]).all()
 
 
+def test_the_text_parts_are_fitted_on_the_items_of_the_rows_alone(store, split, text):
+    rated = np.isin(np.arange(store.num_items), store.item_idx[split.train] - FIRST_IDX)
+    assert not rated.all()
+    told = replace(text, has_text=np.ones(store.num_items, dtype=bool))
+    wild = replace(told, vectors=np.where(rated[:, None], text.vectors, 100 * text.vectors + 50))
+    before, after = (item_features(store, split.train, t)[FIRST_IDX:] for t in (told, wild))
+    assert torch.equal(before[torch.from_numpy(rated)], after[torch.from_numpy(rated)])
+
+
+def test_a_film_on_which_people_disagree_has_more_noise(store, split):
+    """Half of the films get stars by the toss of a coin, the others always 3."""
+    coin = np.random.default_rng(6).choice([1, 5], len(store))
+    is_noisy = store.item_idx % 2 == 0
+    rating = np.where(is_noisy, coin, 3).astype(np.float32)
+    noise = fit_factors(replace(store, rating=rating), split.train).noise.numpy()
+    rated = np.unique(store.item_idx[split.train])
+    assert noise[rated[rated % 2 == 0]].min() > noise[rated[rated % 2 == 1]].max()
+
+
 def test_a_user_without_history_is_placed_by_sex(store, split):
     is_woman = (store.users["sex"] == "F").to_numpy()
     rating = (3 + np.where(is_woman, 1, -1)[store.user_row]).astype(np.float32)
@@ -129,11 +148,11 @@ def test_a_user_without_history_is_placed_by_sex(store, split):
     assert liking[is_woman].mean() > liking[~is_woman].mean() + 0.5
 
 
-def test_features_have_a_column_a_value_and_a_missing_value_has_none(store, text):
+def test_features_have_a_column_a_value_and_a_missing_value_has_none(store, split, text):
     users = store.users.with_columns(pl.lit(None, dtype=pl.String).alias("zip_region"))
     found = user_features(replace(store, users=users))
     assert found.sum(dim=1).tolist() == [3.0] * store.num_users  # sex, age, occupation
-    films = item_features(store, text)
+    films = item_features(store, split.train, text)
     assert films.shape[0] == store.num_items + FIRST_IDX
     assert not films[:FIRST_IDX].any()
     text_part = films[FIRST_IDX:, -11:]
