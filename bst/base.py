@@ -64,6 +64,7 @@ def _cached_parts(
 
 
 def _parts(store: SequenceStore, split: Split, text: TextVectors | None) -> np.ndarray:
+    print("computing base scores: factors, then neighbours", file=sys.stderr)
     reading = streaming_reading(store, split, text)
     sums = neighbour_sum(store, split, reading.score, folds=FOLDS)
     return np.stack([reading.score, reading.doubt, sums])

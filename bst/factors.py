@@ -187,32 +187,26 @@ def read_histories(
     Returns:
         Rows in the order of `targets`.
     """
-    seen = history.stop - history.start
-    users = np.unique(store.user_row[targets])
-    begin = store.offsets[users]  # a user's positions share their history
-    length = np.zeros(len(users), dtype=np.int64)
-    np.maximum.at(length, np.searchsorted(users, store.user_row[targets]), seen[targets])
-    longest = np.argsort(-length, kind="stable")
-    slot_of_user = np.empty(store.num_users, dtype=np.int64)
-    slot_of_user[users[longest]] = np.arange(len(users))
-    first = torch.from_numpy(history.start[begin[longest]])
-    active = np.searchsorted(-length[longest], -np.arange(1, length.max(initial=0) + 1), "right")
-    by_seen = np.argsort(seen[targets], kind="stable")
-    asked = np.searchsorted(seen[targets][by_seen], np.arange(len(active) + 2))
-    slot = torch.from_numpy(slot_of_user[store.user_row[targets]][by_seen])
-    target_item = torch.from_numpy(store.item_idx[targets][by_seen]).long()
-    event = history.position
-    event_item = torch.from_numpy(store.item_idx[event]).long()
-    event_rating = torch.from_numpy(store.rating[event])
+    seen = (history.stop - history.start)[targets]  # events before each target
+    users, user = np.unique(store.user_row[targets], return_inverse=True)
+    needed = np.zeros(len(users), dtype=np.int64)
+    np.maximum.at(needed, user, seen)
+    longest = np.argsort(-needed, kind="stable")  # who has a next event is then a prefix of all
+    slot = np.argsort(longest)[user]
+    steps = np.arange(needed.max(initial=0))
+    num_active = np.searchsorted(-needed[longest], -steps, "left")  # users with more events
+    begin = history.start[store.offsets[users[longest]]]  # a user's positions share their history
+    by_seen = np.argsort(seen, kind="stable")
+    asked = np.split(by_seen, np.searchsorted(seen[by_seen], steps + 1))  # targets after each step
 
+    item, rating = torch.tensor(store.item_idx, dtype=torch.long), torch.tensor(store.rating)
     state = _Filter(factors, factors.prior[torch.from_numpy(users[longest])])
     found = torch.empty(len(targets), 2)
-    for step in range(len(active) + 1):
-        here = slice(asked[step], asked[step + 1])
-        found[torch.from_numpy(by_seen[here])] = state.predict(slot[here], target_item[here])
-        if step < len(active):
-            row = first[: active[step]] + step
-            state.update(event_item[row], event_rating[row])
+    for step, here in enumerate(asked):
+        found[here] = state.predict(torch.from_numpy(slot[here]), item[targets[here]])
+        if step < len(steps):
+            event = history.position[begin[: num_active[step]] + step]
+            state.update(item[event], rating[event])
     score, variance = found.unbind(dim=1)
     return Reading(score.numpy(), variance.sqrt().numpy())
 

@@ -58,22 +58,25 @@ def table(prepared, done: list[dict]) -> list[dict]:
     return rows
 
 
-def print_table(rows: list[dict]) -> None:
+def format_report(rows: list[dict]) -> str:
     """The rows in Markdown; the seeds of bst as mean and standard deviation."""
     ours = [r for r in rows if r["scorer"] == "bst"]
-    head = rows[0]
-    print(f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
-          f"{len(ours)} seeds\n")
-    print("| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] |")
-    print("|---|---|---|---|---|---|")
-    cells = [np.array([r[k] for r in ours]) for k in ("mae", "rmse", "user_macro_mae", "mae_star")]
-    print("| **bst** | " + " | ".join(f"**{c.mean():.4f}** +- {c.std():.4f}" for c in cells)
-          + " | |")
+    keys, head = ("mae", "rmse", "user_macro_mae", "mae_star"), rows[0]
+    cells = [np.array([r[key] for r in ours]) for key in keys]
+    lines = [
+        f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
+        f"{len(ours)} seeds",
+        "",
+        "| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] |",
+        "|---|---|---|---|---|---|",
+        "| **bst** | " + " | ".join(f"**{c.mean():.4f}** +- {c.std():.4f}" for c in cells) + " | |",
+    ]
     for r in rows[len(ours):]:
         p = r.get("bst_minus_this")
         paired = f"{p['mae']:+.4f} [{p['mae_low']:+.4f}, {p['mae_high']:+.4f}]" if p else ""
-        print(f"| {r['scorer']} | {r['mae']:.4f} | {r['rmse']:.4f} | {r['user_macro_mae']:.4f} | "
-              f"{r['mae_star']:.4f} | {paired} |")
+        values = " | ".join(f"{r[key]:.4f}" for key in keys)
+        lines.append(f"| {r['scorer']} | {values} | {paired} |")
+    return "\n".join(lines)
 
 
 def learning_curve(run: Path) -> list[float]:
@@ -86,16 +89,17 @@ def main(args: Args) -> None:
     """Train, compare, print."""
     from bst.ablation import train_all
     from bst.evaluation import write_results
-    from bst.pipeline import prepare
+    from bst.pipeline import prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
+    use_device(config)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     rows = table(prepare(config), done)
     for seed in range(args.seeds):
         run = config.with_seed(seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)
         rows[seed]["config_hash"] = run.hash
-    print_table(rows)
+    print(format_report(rows))
     if args.json is not None:
         write_results(rows, args.json)
 

@@ -80,7 +80,8 @@ def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tm
                 "--window-length", "5", "--window-step", "2")
     assert "audit: every history ends before" in made.stdout
     assert pl.read_parquet(tmp_path / "w.parquet")["history"].list.len().unique().to_list() == [4]
-    call("train.py", "--data", tmp_path / "store", "--out", tmp_path / "run", *flags[6:])
+    done = call("train.py", "--data", tmp_path / "store", "--out", tmp_path / "run", *flags[6:])
+    assert "Warning" not in done.stderr
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
         out / "model.safetensors").read_bytes()
 

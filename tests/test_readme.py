@@ -1,0 +1,47 @@
+"""The README says what the committed results say. Run: pytest tests/test_readme.py."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bst.ablation import format_study
+from scripts.report import format_report
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+STUDIES = sorted(path.name for path in (ROOT / "pics").glob("ablate_*.json"))
+
+
+def rows(name: str) -> list[dict]:
+    return json.loads((ROOT / "pics" / name).read_text())
+
+
+def table_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_the_main_table_is_the_one_of_the_results_file():
+    for line in table_lines(format_report(rows("results.json"))):
+        assert line in README
+    assert len({row["seed"] for row in rows("results.json") if row["scorer"] == "bst"}) >= 5
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_is_the_one_of_its_file(name):
+    found = rows(name)
+    for line in table_lines(format_study(found, found[0]["variant"])):
+        assert line in README
+    assert all(row["seeds"] >= 5 and row["config_hash"] for row in found)
+
+
+def test_every_figure_and_script_that_is_named_is_there():
+    named = re.findall(r"(?:pics|scripts|data|tests|bst)/[a-z_0-9]+\.(?:py|png|json|md)", README)
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert not missing
+
+
+def test_no_result_names_a_place_on_a_machine():
+    for path in (ROOT / "pics").glob("*.json"):
+        assert not re.search(r"/(work|root|tmp|home)/", path.read_text()), path
