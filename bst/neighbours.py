@@ -86,10 +86,9 @@ def _co_ratings(
 
 
 def _similarity(sums: np.ndarray) -> np.ndarray:
-    """Value of s |s| for each pair of items, 0 of an item with itself: (items, items)."""
+    """Value of s |s| for each pair of items, 0 for those without neighbours: (items, items)."""
     together, own = sums
     s = together / np.sqrt((own + SHRINK) * (own.T + SHRINK))
-    np.fill_diagonal(s, 0.0)
     s[-1], s[:, -1] = 0.0, 0.0
     return s * np.abs(s)
 

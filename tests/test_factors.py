@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from bst import factors
 from bst.factors import (
     DRIFT,
     FOLDS,
@@ -106,6 +107,21 @@ def test_factors_find_tastes_that_a_bias_cannot(store, split):
         return np.abs(score - rating)[split.test].mean()
 
     assert error(streaming_reading(taste, split).score) < 0.8 * error(streaming_bias(taste, split))
+
+
+def test_fewer_ratings_leave_a_taste_nearer_to_its_prior():
+    """Closed form for one factor: (prior + loading * y / noise) / (1 + loading^2 / noise)."""
+    loading, noise, y = 0.8, 0.5, 1.5
+    weight = torch.tensor([[0.0, loading]])
+    for ratings in (0, 1, 3):
+        user = torch.zeros(ratings, dtype=torch.long)
+        groups = factors._Groups(user, user, torch.full((ratings,), y), size=1)
+        mean, covariance = factors._user_posterior(
+            groups, weight, factors._outer(weight), torch.tensor([[2.0]]), torch.tensor([noise]))
+        precision = 1 + ratings * loading**2 / noise
+        expected = (2.0 + ratings * loading * y / noise) / precision
+        assert mean.item() == pytest.approx(expected, abs=1e-5)
+        assert covariance.item() == pytest.approx(1 / precision, abs=1e-6)
 
 
 def test_a_film_that_nobody_rated_is_placed_by_its_text(store, split, text):
