@@ -16,9 +16,10 @@ def commands(files: str, jobs: int) -> list[str]:
     """The commands, in the order of the README; `files` are the flags of the data."""
     study = f"{files} --jobs {jobs} --threads 1"
     named = {"dense": "", "loss": "",
-             "text": "--only 'no text' 'shuffled overviews' 'random vectors'",
+             "text": "--only 'no text' 'shuffled overviews'",
              "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
-                         "'no position (order shuffled)' 'history of 20'"}
+                         "'no position (order shuffled)'",
+             "base": "--only 'mean, transformer' 'mean, no sequence'"}
     return [
         f"scripts/report.py {study} --json pics/results.json",
         "scripts/draw_results.py",
