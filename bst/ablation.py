@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -41,6 +42,17 @@ class AblationArgs:
     """also write the table to this file"""
     figure: Path | None = None
     """also draw the differences to this PNG"""
+
+
+def main(description: str, variants_of: Callable[[RunConfig], Variants]) -> None:
+    """The command line of an `ablate_*.py` script."""
+    import tyro
+
+    try:
+        run_ablation(tyro.cli(AblationArgs, description=description,
+                              config=(tyro.conf.OmitArgPrefixes,)), variants_of)
+    except ValueError as error:  # DataError is one
+        sys.exit(f"error: {error}")
 
 
 def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants]) -> None:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
-from bst.ablation import AblationArgs, Variants, run_ablation
+from bst.ablation import Variants, main
 from bst.config import RunConfig
-from bst.schema import DataError
 
 
 def variants(base: RunConfig) -> Variants:
@@ -34,8 +31,4 @@ def variants(base: RunConfig) -> Variants:
 
 
 if __name__ == "__main__":
-    try:
-        args = tyro.cli(AblationArgs, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-        run_ablation(args, variants)
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    main(__doc__, variants)
