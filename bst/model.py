@@ -102,6 +102,7 @@ class PositionBias(nn.Module):
         rank_bias = self.rank if self.kind in ("both", "rank") else torch.zeros_like(self.rank)
         table = rearrange(gap_bias[:, :, None] + rank_bias[:, None, :], "h m n -> h (m n)")
         index = log_bucket(gap) * RANK_BUCKETS + log_bucket(rank)  # one gather for both
+        index = index.long()  # torch adds up gradients six times slower by int32
         b, i, j = index.shape
         bias = table.index_select(1, rearrange(index, "b i j -> (b i j)"))
         return rearrange(bias, "h (b i j) -> b h i j", b=b, i=i, j=j)

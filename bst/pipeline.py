@@ -105,6 +105,7 @@ def use_device(config: RunConfig) -> None:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(config.train.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, filling costs
     try:
         torch.zeros(1, device=config.train.device)
     except (RuntimeError, AssertionError) as error:
