@@ -9,16 +9,20 @@ import io
 import re
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
 
-from bst.schema import MOVIES, RATINGS, USERS, DataError, Tables
+from bst.schema import MOVIES, RATINGS, USERS, DataError, RowIndex, Tables
 
+FILES = ("users.dat", "movies.dat", "ratings.dat")
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
 AGES = {"1", "18", "25", "35", "45", "50", "56"}
@@ -39,6 +43,107 @@ class BadRow:
     raw: str
 
 
+class BadRows:
+    """Rows that break the format: all are counted, with `stop` only the first ones kept."""
+
+    def __init__(self, on_bad: str) -> None:
+        self.on_bad, self.count, self.rows = on_bad, 0, []
+
+    def add(self, *row) -> None:
+        """Note the row of these fields of `BadRow`."""
+        self.count += 1
+        if self.on_bad == "quarantine" or len(self.rows) < SHOWN:
+            self.rows.append(BadRow(*row))
+
+    def report(self, folder: Path) -> None:
+        """Raise if there are any and `on_bad` is `stop`; else list them in bad_rows.csv."""
+        if not self.count:
+            return
+        rows = sorted(self.rows, key=lambda row: (FILES.index(row.file), row.line))
+        listed = "; ".join(f"{b.file}:{b.line}: {b.reason}" for b in rows[:SHOWN])
+        if self.on_bad == "stop":
+            raise DataError(f"{self.count} bad rows, expected none: {listed}"
+                            f"{'; ...' if self.count > SHOWN else ''}; correct them, or leave them "
+                            "out with --on-bad quarantine")
+        folder.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame([vars(b) for b in rows]).write_csv(folder / "bad_rows.csv")
+        print(f"left out {self.count} bad rows, listed in {folder / 'bad_rows.csv'}: {listed}")
+
+
+class RawFiles:
+    """The files of a folder or zip, without BOM and carriage returns, hashed while they are read.
+
+    `sha256` holds the hash of each file that was read to its end.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.source, self.sha256 = source, {}
+
+    def size(self, name: str) -> int:
+        """Bytes of the file, unpacked."""
+        with self._opened(name) as (_, size):
+            return size
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        return b"".join(self.chunks(name, self.size(name) + 1))
+
+    def chunks(self, name: str, chunk_bytes: int) -> Iterator[bytes]:
+        """The file in blocks of whole lines, each of about `chunk_bytes`.
+
+        Raises:
+            DataError: the file is missing, damaged or empty, or a line is longer than a block.
+        """
+        digest, is_blank = hashlib.sha256(), True
+        with self._opened(name) as (file, _):
+            for number, lines in enumerate(_whole_lines(file, name, chunk_bytes)):
+                if number == 0:
+                    lines = lines.removeprefix(b"\xef\xbb\xbf")
+                if b"\r" in lines:
+                    lines = lines.replace(b"\r\n", b"\n")
+                digest.update(lines)
+                is_blank = is_blank and (not lines or lines.isspace())
+                yield lines
+        if is_blank:
+            raise DataError(f"{self.source}: {name} is empty, expected rows separated by '::'")
+        self.sha256[name] = digest.hexdigest()
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
+        """The open file and its size."""
+        try:
+            if self.source.is_dir():
+                with open(self.source / name, "rb") as file:
+                    yield file, (self.source / name).stat().st_size
+                return
+            with zipfile.ZipFile(self.source) as archive:
+                member = next((m for m in archive.infolist() if m.filename.split("/")[-1] == name),
+                              None)
+                if member is None:
+                    raise DataError(f"{self.source}: no {name} in the zip, expected MovieLens-1M")
+                with archive.open(member) as file:
+                    yield file, member.file_size
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"{self.source}: cannot read {name} ({error}); expected a folder or zip with "
+                "users.dat, movies.dat and ratings.dat, see data/README.md") from error
+
+
+def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes]:
+    rest = b""
+    while block := file.read(chunk_bytes):
+        end = block.rfind(b"\n") + 1
+        if not end and len(rest) > chunk_bytes:
+            raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected rows "
+                            "separated by '::'")
+        if end:
+            yield rest + block[:end]
+            rest = b""
+        rest += block[end:]
+    if rest:
+        yield rest
+
+
 def read_movielens(
     source: Path, *, metadata: Path | None = None, on_bad: str = "stop",
     report_dir: Path | None = None,
@@ -56,53 +161,26 @@ def read_movielens(
     Raises:
         DataError: a file is missing or empty, or has bad rows and `on_bad` is `stop`.
     """
-    files = {name: _read_file(source, name) for name in ("users.dat", "movies.dat", "ratings.dat")}
-    bad: list[BadRow] = []
-    users = _table(files["users.dat"], "users.dat", _parse_user, USERS, bad)
-    movies = _table(files["movies.dat"], "movies.dat", _parse_movie,
-                    {**MOVIES, "genres": pl.String}, bad)
-    names = pl.col("genres").str.split("|")  # in one expression: 4 k Python lists are slow
-    movies = movies.with_columns(names.list.eval(pl.element().filter(pl.element() != "")))
-    ratings = _read_ratings(files["ratings.dat"], users, movies, bad)
-    if bad:
-        _report_bad(bad, on_bad, Path(report_dir or "."))
+    files, bad = RawFiles(source), BadRows(on_bad)
+    users, movies = read_users(files, bad), read_movies(files, bad)
+    known = Known.of(users, movies)
+    content = files.read("ratings.dat")
+    ratings = check_ratings(content, 1, known, bad)
+    repeats = repeated(*known.rows(ratings))
+    if repeats.any():
+        pairs = ratings.filter(repeats).select("user_id", "item_id")
+        list_repeats([content], set(pairs.iter_rows()), bad)
+        ratings = ratings.filter(~repeats)
+    bad.report(Path(report_dir or "."))
     if metadata is not None:
         movies = merge_overviews(movies, metadata, report_dir=report_dir)
-    return Tables(users, movies, ratings)
+        files.sha256["movies_metadata.csv"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
+    return Tables(users, movies, ratings, files.sha256)
 
 
-def source_hashes(source: Path, metadata: Path | None) -> dict[str, str]:
-    """sha256 of every raw file, by name."""
-    files = {n: _read_file(source, n) for n in ("users.dat", "movies.dat", "ratings.dat")}
-    if metadata is not None:
-        files["movies_metadata.csv"] = metadata.read_bytes()
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-
-
-def _read_file(source: Path, name: str) -> bytes:
-    """Content of one file of a folder or zip, without BOM and carriage returns."""
-    try:
-        if source.is_dir():
-            content = (source / name).read_bytes()
-        else:
-            with zipfile.ZipFile(source) as archive:
-                member = next((m for m in archive.namelist() if m.split("/")[-1] == name), None)
-                if member is None:
-                    raise DataError(f"{source}: no {name} in the zip, expected MovieLens-1M")
-                content = archive.read(member)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{source}: cannot read {name} ({error}); expected a folder or zip with "
-                        "users.dat, movies.dat and ratings.dat, see data/README.md") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n")
-    if not content or content.isspace():
-        raise DataError(f"{source}: {name} is empty, expected rows separated by '::'")
-    return content
-
-
-def _lines(content: bytes) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(content.decode("latin-1").split("\n"), start=1):
+def _lines(content: bytes, first: int = 1) -> Iterator[tuple[int, str]]:
+    """Line number and text of each line that is not empty."""
+    for number, line in enumerate(content.decode("latin-1").split("\n"), start=first):
         if line:
             yield number, line
 
@@ -148,9 +226,24 @@ def _parse_rating(line: str) -> tuple:
             _whole(timestamp, "timestamp", EARLIEST, LATEST))
 
 
+def read_users(files: RawFiles, bad: BadRows) -> pl.DataFrame:
+    """Good rows of users.dat, one an id; bad ones go to `bad`."""
+    content = files.read("users.dat")
+    users = _fast_users(content)
+    return users if users is not None else _table(content, "users.dat", _parse_user, USERS, bad)
+
+
+def read_movies(files: RawFiles, bad: BadRows) -> pl.DataFrame:
+    """Good rows of movies.dat, one an id, no overviews yet; bad ones go to `bad`."""
+    movies = _table(files.read("movies.dat"), "movies.dat", _parse_movie,
+                    {**MOVIES, "genres": pl.String}, bad)
+    names = pl.col("genres").str.split("|")  # in one expression: 4 k Python lists are slow
+    return movies.with_columns(names.list.eval(pl.element().filter(pl.element() != "")))
+
+
 def _table(content: bytes, name: str, parse: Callable[[str], tuple], schema: dict,
-           bad: list[BadRow]) -> pl.DataFrame:
-    """Good rows of a file with one row per id; bad ones are appended to `bad`."""
+           bad: BadRows) -> pl.DataFrame:
+    """Good rows of a file with one row per id; bad ones are added to `bad`."""
     rows: dict[int, tuple] = {}
     for number, line in _lines(content):
         try:
@@ -159,90 +252,186 @@ def _table(content: bytes, name: str, parse: Callable[[str], tuple], schema: dic
                 raise ValueError(f"id {row[0]} stands on an earlier line too")
             rows[row[0]] = row
         except ValueError as error:
-            bad.append(BadRow(name, number, str(error), line))
+            bad.add(name, number, str(error), line)
     columns = zip(*rows.values(), strict=True) if rows else [()] * len(schema)
     return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
 
 
-def _read_ratings(content: bytes, users: pl.DataFrame, movies: pl.DataFrame,
-                  bad: list[BadRow]) -> pl.DataFrame:
-    """One typed read and vectorised checks; line by line only if something is odd."""
+def _fast_users(content: bytes) -> pl.DataFrame | None:
+    """The users by one typed read and vectorised checks, or None unless every row is good."""
+    rows = content.count(b"\n") + (not content.endswith(b"\n"))
+    if not content.isascii() or b"\r" in content or b"\0" in content:
+        return None
+    table = _read_fields(content, dict.fromkeys(USERS, pl.String))
+    if table is None or len(table) != rows:
+        return None
+    between = [name for name in table.columns if name not in USERS]
+    is_whole = pl.col("user_id", "occupation").str.contains("^[0-9]{1,12}$")
+    is_good = pl.all_horizontal(is_whole, pl.col("sex").is_in(["F", "M"]),
+                                pl.col("age").is_in(list(AGES)), pl.col(between).is_null())
+    if not table.select(is_good.fill_null(False).all()).item():
+        return None
+    user, work = (table[name].cast(pl.Int64) for name in ("user_id", "occupation"))
+    if user.min() < 1 or user.max() >= 2**31 or work.max() > 20 or user.n_unique() < rows:
+        return None
+    table = table.with_columns(user, work, pl.col("zip_region").str.slice(0, 1))
+    return table.select(list(USERS)).cast(USERS).rechunk()
+
+
+@dataclass(frozen=True)
+class Known:
+    """The users and movies that a rating may name."""
+
+    users: RowIndex
+    movies: RowIndex
+
+    @classmethod
+    def of(cls, users: pl.DataFrame, movies: pl.DataFrame) -> "Known":
+        """Those of the two tables."""
+        return cls(RowIndex(users["user_id"].to_numpy()), RowIndex(movies["item_id"].to_numpy()))
+
+    def rows(self, ratings: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Row of the user and of the movie of each rating, (n,) int32; -1 where unknown."""
+        return (self.users.rows(ratings["user_id"].to_numpy()),
+                self.movies.rows(ratings["item_id"].to_numpy()))
+
+
+def check_ratings(content: bytes, first: int, known: Known, bad: BadRows) -> pl.DataFrame:
+    """Good rows of whole lines of ratings.dat; bad ones go to `bad`. Repeats are not looked for.
+
+    One typed read and vectorised checks; line by line only if something is odd.
+
+    Args:
+        content: the lines.
+        first: number of the first line.
+        known: users and movies that a rating may name.
+        bad: collects the bad rows.
+
+    Returns:
+        Columns of `schema.RATINGS`, in file order.
+    """
     ratings = _fast_ratings(content)
-    if ratings is not None and _are_good(ratings, users, movies):
+    if ratings is not None and _are_good(ratings, known):
         return ratings.with_columns(pl.col("rating").cast(pl.Float32))
-    known = set(users["user_id"]), set(movies["item_id"])
-    rows: dict[tuple, tuple] = {}
-    for number, line in _lines(content):
+    rows, origin, found = [], [], []
+    for number, line in _lines(content, first):
         try:
-            row = _parse_rating(line)
-            for value, ids, name in zip(row, known, ("user", "movie"), strict=False):
-                if value not in ids:
-                    raise ValueError(f"{name} {value} is not in {name}s.dat")
-            if row[:2] in rows:
-                raise ValueError(f"user {row[0]} rated movie {row[1]} on an earlier line too")
-            rows[row[:2]] = row
+            rows.append(_parse_rating(line))
+            origin.append((number, line))
         except ValueError as error:
-            bad.append(BadRow("ratings.dat", number, str(error), line))
-    return pl.DataFrame(list(rows.values()), schema=RATINGS, orient="row")
+            found.append((number, str(error), line))
+    ratings = pl.DataFrame(rows, schema=RATINGS, orient="row")
+    user, item = known.rows(ratings)
+    for k in np.flatnonzero((user < 0) | (item < 0)):
+        number, line = origin[k]
+        what = f"user {rows[k][0]} is not in users.dat" if user[k] < 0 else \
+            f"movie {rows[k][1]} is not in movies.dat"
+        found.append((number, what, line))
+    for number, reason, line in sorted(found):
+        bad.add("ratings.dat", number, reason, line)
+    return ratings.filter((user >= 0) & (item >= 0))
+
+
+def repeated(user_row: np.ndarray, item_row: np.ndarray) -> np.ndarray:
+    """True where an earlier rating has the same user and movie, (n,) bool."""
+    again = np.zeros(len(user_row), dtype=bool)
+    if not len(user_row):
+        return again
+    low, width = user_row.min(), int(item_row.max()) + 1
+    cells = (int(user_row.max()) - int(low) + 1) * width
+    pair = (user_row - low).astype(np.int64) * width + item_row
+    if cells <= max(10**6, 32 * len(pair)):  # a cell a pair: faster than a sort
+        rated = np.zeros(cells, dtype=bool)
+        rated[pair] = True
+        if np.count_nonzero(rated) == len(pair):
+            return again
+    else:
+        ordered = np.sort(pair)
+        if (ordered[1:] != ordered[:-1]).all():
+            return again
+    again[:] = True
+    again[np.unique(pair, return_index=True)[1]] = False
+    return again
+
+
+def list_repeats(chunks: Iterable[bytes], pairs: set[tuple[int, int]], bad: BadRows) -> None:
+    """Add to `bad` every line but the first of each of the (user_id, item_id) `pairs`.
+
+    Args:
+        chunks: the lines of ratings.dat, in order.
+        pairs: known users and movies; a line with a defect of its own is no line of a pair.
+        bad: collects the rows.
+    """
+    first, seen = 1, set()
+    for content in chunks:
+        for number, line in _lines(content, first):
+            try:
+                pair = _parse_rating(line)[:2]
+            except ValueError:
+                continue
+            if pair in seen:
+                bad.add("ratings.dat", number, f"user {pair[0]} rated movie {pair[1]} on an "
+                        "earlier line too", line)
+            elif pair in pairs:
+                seen.add(pair)
+        first += content.count(b"\n")
 
 
 def _fast_ratings(content: bytes) -> pl.DataFrame | None:
-    """The ratings by one typed read, or None where they are not plain `a::b::c::d` rows."""
-    if b"\0" in content or b"\n\n" in content:
+    """The ratings by one typed read, or None unless all rows are `a::b::c::d`, whole numbers.
+
+    The first, third, fifth and seventh field between single colons are read and none is empty, so
+    a row has 6 colons or more and at most 3 pairs of neighbours; the totals show that it has 6
+    and 3, and nothing else stands there but digits.
+    """
+    rows, others, colons, pairs = _count_bytes(np.frombuffer(content, np.uint8))
+    rows += not content.endswith(b"\n")
+    if others or colons != 6 * rows or pairs != 3 * rows:
         return None
-    ints = {"user_id": pl.Int32, "item_id": pl.Int32, "rating": pl.Int32, "timestamp": pl.Int64}
-    schema: dict = {}
-    for k, (name, dtype) in enumerate(ints.items()):
-        schema[name] = dtype
-        if k < 3:
-            schema[f"between_{k}"] = pl.String  # `::` is an empty field between single colons
+    whole = {"user_id": pl.Int32, "item_id": pl.Int32, "rating": pl.Int32, "timestamp": pl.Int64}
+    table = _read_fields(content, whole, columns=[0, 2, 4, 6])
+    return table if table is not None and len(table) == rows else None
+
+
+def _count_bytes(content: np.ndarray) -> tuple[int, int, int, int]:
+    """How many line ends, bytes that are no digit, colon or line end, colons, neighbour colons."""
+    counts = np.zeros(4, dtype=np.int64)
+    for low in range(0, len(content), 2**17):  # blocks that stay in the cache of a core
+        block = content[low:low + 2**17 + 1]  # one more, for a pair across the border
+        is_colon = block == ord(":")
+        pairs = np.count_nonzero(is_colon[1:] & is_colon[:-1])
+        block, is_colon = block[:2**17], is_colon[:2**17]
+        ends = np.count_nonzero(block == ord("\n"))
+        others = np.count_nonzero(block - np.uint8(ord("0")) > 10) - ends  # ":" follows "9"
+        counts += ends, others, np.count_nonzero(is_colon), pairs
+    return tuple(counts.tolist())
+
+
+def _read_fields(content: bytes, dtypes: dict, columns: list[int] | None = None
+                 ) -> pl.DataFrame | None:
+    """Fields between `::`, or None where one has another type.
+
+    The separator is a single colon: the empty fields between are the columns `between_k`.
+    """
+    schema = {}
+    for name, dtype in dtypes.items():
+        schema |= {name: dtype, f"between_{name}": pl.String}
+    schema.popitem()
     try:
-        table = pl.read_csv(content, separator=":", has_header=False, schema=schema,
-                            quote_char=None)
+        return pl.read_csv(content, separator=":", has_header=False, schema=schema,
+                           columns=columns, quote_char=None)
     except pl.exceptions.PolarsError:
         return None
-    empty = all(table[f"between_{k}"].null_count() == len(table) for k in range(3))
-    return table.select(list(ints)) if empty else None
 
 
-def _are_good(ratings: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) -> bool:
-    """True when every rating is in range, unique, and of a known user and movie."""
+def _are_good(ratings: pl.DataFrame, known: Known) -> bool:
+    """True when every rating is there, in range, and of a known user and movie."""
     if sum(ratings.null_count().row(0)):
         return False
     stars, when = ratings["rating"], ratings["timestamp"]
     if stars.min() < 1 or stars.max() > 5 or when.min() < EARLIEST or when.max() > LATEST:
         return False
-    user = _rows_of(ratings["user_id"].to_numpy(), users["user_id"].to_numpy())
-    item = _rows_of(ratings["item_id"].to_numpy(), movies["item_id"].to_numpy())
-    if user is None or item is None:
-        return False
-    if len(users) * len(movies) > 10**8:
-        return not ratings.select(pl.struct("user_id", "item_id").is_duplicated().any()).item()
-    rated = np.zeros(len(users) * len(movies), dtype=bool)  # a cell a pair: faster than a sort
-    rated[user * len(movies) + item] = True
-    return int(np.count_nonzero(rated)) == len(ratings)
-
-
-def _rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray | None:
-    """Row of each id in `known`, or None if one is missing."""
-    if not len(known) or ids.min() < 0 or ids.max() > known.max() or known.max() > 10**8:
-        return None
-    rows = np.full(int(known.max()) + 1, -1, dtype=np.int64)
-    rows[known] = np.arange(len(known))
-    found = rows[ids]
-    return None if found.min() < 0 else found
-
-
-def _report_bad(bad: list[BadRow], on_bad: str, report_dir: Path) -> None:
-    listed = "; ".join(f"{b.file}:{b.line}: {b.reason}" for b in bad[:SHOWN])
-    if on_bad == "stop":
-        raise DataError(f"{len(bad)} bad rows, expected none: {listed}"
-                        f"{'; ...' if len(bad) > SHOWN else ''}; correct them, or leave them out "
-                        "with --on-bad quarantine")
-    report_dir.mkdir(parents=True, exist_ok=True)
-    table = pl.DataFrame([vars(b) for b in bad])
-    table.write_csv(report_dir / "bad_rows.csv")
-    print(f"left out {len(bad)} bad rows, listed in {report_dir / 'bad_rows.csv'}: {listed}")
+    return all(rows.min() >= 0 for rows in known.rows(ratings))
 
 
 def merge_overviews(

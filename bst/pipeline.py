@@ -16,7 +16,7 @@ from bst.config import DataConfig, RunConfig, keras_example
 from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
-from bst.movielens import read_movielens, source_hashes
+from bst.movielens import read_movielens
 from bst.schema import DataError
 from bst.sequences import (
     SequenceStore,
@@ -57,7 +57,7 @@ def open_store(config: DataConfig, *, report_dir: Path | None = None) -> Sequenc
         return load_store(config.data)
     tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
                             report_dir=report_dir)
-    return build_sequences(tables, source=source_hashes(config.data, config.metadata))
+    return build_sequences(tables)
 
 
 def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:

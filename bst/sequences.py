@@ -5,7 +5,10 @@ timestamp with the user's previous one, so (user, timestamp) alone is not reprod
 """
 
 import hashlib
+import io
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +17,12 @@ import numpy as np
 import polars as pl
 
 from bst.files import write_atomic
-from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, Tables, check_table
+from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Tables, check_table
 
 STORE_VERSION = 1
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
+HEADER = 128  # bytes before the values of a column's .npy
+BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class SequenceStore:
         digest = hashlib.sha256()
         for name in COLUMNS:
             digest.update(np.ascontiguousarray(getattr(self, name)))
-        for table in (self.users, self.movies):
-            digest.update(table.write_json().encode())
+        for text in _json_of(self.users, self.movies):
+            digest.update(text)
         return digest.hexdigest()
 
 
@@ -82,67 +87,143 @@ class Split:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
 
-def build_sequences(tables: Tables, *, source: dict | None = None) -> SequenceStore:
+def build_sequences(tables: Tables) -> SequenceStore:
     """Sort the ratings into per-user sequences.
 
     Args:
         tables: typed tables; rows of `ratings` in file order, which breaks ties of time.
-        source: sha256 of each raw file, kept in the manifest.
 
     Returns:
         A store whose user row r and item index r + 2 are the rows of `tables.users`, `.movies`.
+
+    Raises:
+        DataError: a rating names a user or movie that the tables lack.
     """
-    users = tables.users.select("user_id", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_row"))
-    items = tables.movies.select(
-        "item_id", pl.int_range(FIRST_IDX, pl.len() + FIRST_IDX, dtype=pl.Int32).alias("item_idx")
-    )
-    since = pl.col("timestamp") - pl.col("timestamp").min()
-    key = pl.col("user_row").cast(pl.Int64) * 2**32 + since  # one key sorts twice as fast as two
-    flat = (
-        tables.ratings.lazy()
-        .join(users.lazy(), on="user_id", how="left", maintain_order="left")
-        .join(items.lazy(), on="item_id", how="left", maintain_order="left")
-        .sort(key, maintain_order=True)
-        .select("user_row", "item_idx", "rating", "timestamp")
-        .collect()
-    )
-    strays = flat.filter(pl.any_horizontal(pl.col("user_row", "item_idx").is_null()))
-    if len(strays):
+    ids = {name: column.to_numpy() for name, column in tables.ratings.to_dict().items()}
+    user = RowIndex(tables.users["user_id"].to_numpy()).rows(ids["user_id"])
+    item = RowIndex(tables.movies["item_id"].to_numpy()).rows(ids["item_id"])
+    strays = np.count_nonzero((user < 0) | (item < 0))
+    if strays:
         raise DataError(
-            f"{len(strays)} ratings name a user or movie that the tables lack, "
+            f"{strays} ratings name a user or movie that the tables lack, "
             "expected none; check that the three files belong together"
         )
-    counts = np.bincount(flat["user_row"].to_numpy(), minlength=len(users))
+    order = time_order(user, ids["timestamp"])
+    counts = np.bincount(user, minlength=len(tables.users))
     return SequenceStore(
-        item_idx=flat["item_idx"].to_numpy(),
-        rating=flat["rating"].to_numpy(),
-        timestamp=flat["timestamp"].to_numpy(),
+        item_idx=item[order] + np.int32(FIRST_IDX),
+        rating=ids["rating"][order],
+        timestamp=ids["timestamp"][order],
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         users=tables.users,
         movies=tables.movies,
-        manifest={"source": source or {}},
+        manifest={"source": tables.source},
     )
+
+
+def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Order by (user, timestamp, position), (n,) int64."""
+    since = timestamp - timestamp.min(initial=2**62)
+    if since.max(initial=0) >= 2**32:
+        return np.lexsort((timestamp, user_row))
+    # one key sorts twice as fast as two
+    return np.argsort(user_row.astype(np.int64) * 2**32 + since, kind="stable")
+
+
+def _json_of(*tables: pl.DataFrame) -> Iterator[bytes]:
+    """`write_json` of each table, a block of rows at a time."""
+    for table in tables:
+        texts = (rows.write_json()[1:-1].encode() for rows in table.iter_slices(2**14))
+        yield b"["
+        for number, text in enumerate(texts):
+            yield b"," + text if number else text
+        yield b"]"
+
+
+class StoreWriter:
+    """Writes a store whose columns come in pieces, users in order, oldest rating first.
+
+    A folder with a manifest is complete: the columns stand in temporary files until `finish`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
+        self.sha256 = {name: hashlib.sha256() for name in COLUMNS}
+        self.files = {name: open(self._temporary(name), "wb") for name in COLUMNS}
+        for file in self.files.values():
+            file.write(bytes(HEADER))  # written at the end, when the length is known
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, file in self.files.items():
+            file.close()
+            self._temporary(name).unlink(missing_ok=True)
+
+    def append(self, **columns: np.ndarray) -> None:
+        """Add values to the end of the named columns."""
+        for name, values in columns.items():
+            values = np.ascontiguousarray(values, dtype=COLUMNS[name])
+            self.files[name].write(values)
+            self.sha256[name].update(values)
+            self.count[name] += len(values)
+
+    def finish(self, users: pl.DataFrame, movies: pl.DataFrame, extra: dict) -> None:
+        """Put the files in place, the manifest last; `extra` goes into the manifest."""
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        described = {}
+        for name, dtype in COLUMNS.items():
+            shape = (self.count[name],)
+            self.files[name].seek(0)
+            self.files[name].write(_header(dtype, shape))
+            self.files[name].close()
+            os.replace(self._temporary(name), self.folder / f"{name}.npy")
+            described[name] = {"dtype": str(np.dtype(dtype)), "shape": list(shape),
+                               "sha256": self.sha256[name].hexdigest()}
+        users.write_parquet(self.folder / "users.parquet")
+        movies.write_parquet(self.folder / "movies.parquet")
+        manifest = {
+            "version": STORE_VERSION, "columns": described,
+            "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
+            "num_items": len(movies), "num_interactions": self.count["item_idx"],
+            "digest": self._digest(users, movies), **extra,
+        }
+        write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+
+    def _digest(self, users: pl.DataFrame, movies: pl.DataFrame) -> str:
+        """`SequenceStore.digest` of what stands in the folder."""
+        first, *others = COLUMNS
+        digest = self.sha256[first].copy()
+        for name in others:
+            with open(self.folder / f"{name}.npy", "rb") as file:
+                file.seek(HEADER)
+                while block := file.read(BLOCK):
+                    digest.update(block)
+        for text in _json_of(users, movies):
+            digest.update(text)
+        return digest.hexdigest()
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f"{name}.npy.tmp"
+
+
+def _header(dtype: type, shape: tuple[int]) -> bytes:
+    """What `np.save` writes before the values."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    if file.tell() != HEADER:
+        raise RuntimeError(f"a .npy header of {file.tell()} bytes, expected {HEADER}")
+    return file.getvalue()
 
 
 def save_store(store: SequenceStore, folder: Path) -> None:
     """Write the store; the manifest comes last, so a folder with a manifest is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)
-    described = {}
-    for name in COLUMNS:
-        values = np.ascontiguousarray(getattr(store, name))
-        np.save(folder / f"{name}.npy", values)
-        described[name] = {"dtype": str(values.dtype), "shape": list(values.shape),
-                           "sha256": hashlib.sha256(values).hexdigest()}
-    store.users.write_parquet(folder / "users.parquet")
-    store.movies.write_parquet(folder / "movies.parquet")
-    manifest = {
-        "version": STORE_VERSION, "columns": described,
-        "sort_key": ["user", "timestamp", "source line"],
-        "num_users": store.num_users, "num_items": store.num_items, "num_interactions": len(store),
-        "digest": store.digest, **store.manifest,
-    }
-    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+    with StoreWriter(folder) as writer:
+        writer.append(**{name: getattr(store, name) for name in COLUMNS})
+        writer.finish(store.users, store.movies, store.manifest)
 
 
 def load_store(folder: Path) -> SequenceStore:
@@ -165,13 +246,20 @@ def load_store(folder: Path) -> SequenceStore:
             columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}/{name}.npy: {error}; make the store again") from error
-        if hashlib.sha256(columns[name]).hexdigest() != manifest["columns"][name]["sha256"]:
+        if _sha256_of(folder / f"{name}.npy") != manifest["columns"][name]["sha256"]:
             raise DataError(f"{folder}/{name}.npy: its sha256 is not the manifest's; "
                             "the store is damaged or mixed, make it again")
     users, movies = (pl.read_parquet(folder / f"{t}.parquet") for t in ("users", "movies"))
     check_table(users, USERS, "users")
     check_table(movies, MOVIES, "movies")
     return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
+
+
+def _sha256_of(column: Path) -> str:
+    """sha256 of the values of a .npy; read, not mapped, so that memory stays flat."""
+    with open(column, "rb") as file:
+        file.seek(HEADER)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split_interactions(
