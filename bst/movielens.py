@@ -159,7 +159,7 @@ def read_movielens(
             the current folder, unmatched_movies.csv is not written.
 
     Raises:
-        DataError: a file is missing or empty, or has bad rows and `on_bad` is `stop`.
+        DataError: a file is missing or empty, has bad rows and `on_bad` is `stop`, or no good one.
     """
     files, bad = RawFiles(source), BadRows(on_bad)
     users, movies = read_users(files, bad), read_movies(files, bad)
@@ -169,9 +169,10 @@ def read_movielens(
     repeats = repeated(*known.rows(ratings))
     if repeats.any():
         pairs = ratings.filter(repeats).select("user_id", "item_id")
-        list_repeats([content], set(pairs.iter_rows()), bad)
+        list_repeats([content], bad, set(pairs.iter_rows()))
         ratings = ratings.filter(~repeats)
     bad.report(Path(report_dir or "."))
+    refuse_nothing_left(len(ratings))
     if metadata is not None:
         movies = merge_overviews(movies, metadata, report_dir=report_dir)
         files.sha256["movies_metadata.csv"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
@@ -354,15 +355,15 @@ def repeated(user_row: np.ndarray, item_row: np.ndarray) -> np.ndarray:
     return again
 
 
-def list_repeats(chunks: Iterable[bytes], pairs: set[tuple[int, int]], bad: BadRows) -> None:
+def list_repeats(chunks: Iterable[bytes], bad: BadRows, pairs: set[tuple[int, int]]) -> None:
     """Add to `bad` every line but the first of each of the (user_id, item_id) `pairs`.
 
     Args:
         chunks: the lines of ratings.dat, in order.
-        pairs: known users and movies; a line with a defect of its own is no line of a pair.
         bad: collects the rows.
+        pairs: of known users and movies; a line with a defect of its own is no line of a pair.
     """
-    first, seen = 1, set()
+    repeats, first, seen = BadRows(bad.on_bad), 1, set()
     for content in chunks:
         for number, line in _lines(content, first):
             try:
@@ -370,11 +371,20 @@ def list_repeats(chunks: Iterable[bytes], pairs: set[tuple[int, int]], bad: BadR
             except ValueError:
                 continue
             if pair in seen:
-                bad.add("ratings.dat", number, f"user {pair[0]} rated movie {pair[1]} on an "
-                        "earlier line too", line)
+                repeats.add("ratings.dat", number, f"user {pair[0]} rated movie {pair[1]} on an "
+                            "earlier line too", line)
             elif pair in pairs:
                 seen.add(pair)
         first += content.count(b"\n")
+    bad.count += repeats.count
+    bad.rows += repeats.rows  # each the first ones of their kind; `report` sorts them by line
+
+
+def refuse_nothing_left(num_ratings: int) -> None:
+    """Raise a DataError if there is no good rating."""
+    if not num_ratings:
+        raise DataError("ratings.dat: every row is bad, expected user::movie::rating::timestamp; "
+                        "see bad_rows.csv")
 
 
 def _fast_ratings(content: bytes) -> pl.DataFrame | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,11 @@ from bst.config import DataConfig, RunConfig, keras_example
 from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
-from bst.movielens import read_movielens
+from bst.preparation import open_store
 from bst.schema import DataError
-from bst.sequences import (
-    SequenceStore,
-    Split,
-    audit_split,
-    build_sequences,
-    load_store,
-    split_interactions,
-)
-from bst.synthetic import write_synthetic
+from bst.sequences import SequenceStore, Split, audit_split, split_interactions
 from bst.text import TextVectors, embed_texts, noise_like
 from bst.training import build_model, fit, predict_part
-
-BUILTIN = Path("data/builtin")
 
 
 @dataclass(frozen=True)
@@ -42,22 +32,6 @@ class Prepared:
     split: Split
     text: TextVectors | None
     batches: Batches
-
-
-def open_store(config: DataConfig, *, report_dir: Path | None = None) -> SequenceStore:
-    """The sequences of raw files, of a store folder, or of the built-in data."""
-    if config.data is None:
-        if config.metadata is not None:
-            raise DataError(f"--metadata {config.metadata} without --data: give the folder of "
-                            "ratings.dat, movies.dat and users.dat with --data")
-        print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
-        folder = write_synthetic(BUILTIN)
-        config = replace(config, data=folder, metadata=folder / "movies_metadata.csv")
-    if (config.data / "manifest.json").exists():
-        return load_store(config.data)
-    tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
-                            report_dir=report_dir)
-    return build_sequences(tables)
 
 
 def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:

@@ -1,6 +1,8 @@
 """Turn raw MovieLens files into a sequence store, and fixed windows if wanted.
 
-With no flags it uses the built-in synthetic data.
+With no flags it uses the built-in synthetic data. A ratings.dat of 32 MB or more is sorted in
+parts, so that memory does not grow with it; the split of more than 4 M ratings is audited by
+train.py alone.
 """
 
 import sys
@@ -14,6 +16,8 @@ import tyro
 
 from bst.config import DataConfig
 from bst.schema import DataError
+
+AUDITED = 4_000_000  # ratings: the arrays of the audit take some 100 bytes each
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,21 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Read, check, sort, audit, write."""
-    from bst.pipeline import open_store
-    from bst.sequences import audit_split, make_windows, save_store, split_interactions
+    """Read, check, sort, write, audit."""
+    from bst.preparation import make_store
+    from bst.sequences import audit_split, make_windows, split_interactions
 
     started = time.perf_counter()
-    args.out.mkdir(parents=True, exist_ok=True)
-    store = open_store(args.data, report_dir=args.out)
-    split = split_interactions(store, protocol=args.data.protocol, ties=args.data.ties,
-                               seed=args.data.split_seed)
-    for line in audit_split(store, split):
-        print(f"audit: {line}")
-    save_store(store, args.out)
+    store = make_store(args.data, args.out)
     print(f"{len(store):,} ratings of {store.num_users:,} users and {store.num_items:,} movies "
           f"-> {args.out} in {time.perf_counter() - started:.1f} s")
+    if len(store) <= AUDITED:
+        split = split_interactions(store, protocol=args.data.protocol, ties=args.data.ties,
+                                   seed=args.data.split_seed)
+        for line in audit_split(store, split):
+            print(f"audit: {line}")
+    else:
+        print(f"audit: left to train.py, which holds the split of {len(store):,} ratings in memory")
     if args.windows is not None:
         table = make_windows(store, length=args.window_length, step=args.window_step)
         args.windows.parent.mkdir(parents=True, exist_ok=True)
@@ -58,3 +63,6 @@ if __name__ == "__main__":
         main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
     except (DataError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: cannot write the store ({error.strerror}); free space or choose another "
+                 "--out, what was there is as it was")

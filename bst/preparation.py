@@ -1,0 +1,175 @@
+"""Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
+
+A big ratings.dat is read twice over: its rows go, checked, to temporary files by ranges of users;
+then one range after the other is sorted and appended to the store. The folder is byte for byte the
+one that `build_sequences` and `save_store` make.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.config import DataConfig
+from bst.movielens import (
+    BadRows,
+    Known,
+    RawFiles,
+    check_ratings,
+    list_repeats,
+    merge_overviews,
+    read_movielens,
+    read_movies,
+    read_users,
+    refuse_nothing_left,
+    repeated,
+)
+from bst.schema import FIRST_IDX, DataError
+from bst.sequences import (
+    SequenceStore,
+    StoreWriter,
+    build_sequences,
+    load_store,
+    save_store,
+    time_order,
+)
+from bst.synthetic import write_synthetic
+
+BUILTIN = Path("data/builtin")
+STREAMED = 2**25  # bytes of ratings.dat from which a store is built in parts
+CHUNK = 2**24  # bytes of ratings.dat that are checked at a time
+PART = 2**24  # bytes of ratings.dat, on average, that are sorted at a time
+ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
+                ("timestamp", np.int64)])
+
+
+def open_store(config: DataConfig, *, report_dir: Path | None = None) -> SequenceStore:
+    """The sequences of raw files, of a store folder, or of the built-in data."""
+    config = _with_files(config)
+    if (config.data / "manifest.json").exists():
+        return load_store(config.data)
+    tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
+                            report_dir=report_dir)
+    return build_sequences(tables)
+
+
+def make_store(config: DataConfig, folder: Path) -> SequenceStore:
+    """The same sequences, written to `folder`: in memory if ratings.dat is small, else in parts."""
+    config = _with_files(config)
+    is_raw = not (config.data / "manifest.json").exists()
+    if is_raw and RawFiles(config.data).size("ratings.dat") >= STREAMED:
+        stream_store(config.data, folder, metadata=config.metadata, on_bad=config.on_bad)
+        return load_store(folder)
+    store = open_store(config, report_dir=folder)
+    save_store(store, folder)
+    return store
+
+
+def _with_files(config: DataConfig) -> DataConfig:
+    """`config` with the folder of the built-in data where it names none."""
+    if config.data is not None:
+        return config
+    if config.metadata is not None:
+        raise DataError(f"--metadata {config.metadata} without --data: give the folder of "
+                        "ratings.dat, movies.dat and users.dat with --data")
+    print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
+    folder = write_synthetic(BUILTIN)
+    return replace(config, data=folder, metadata=folder / "movies_metadata.csv")
+
+
+def stream_store(
+    source: Path, folder: Path, *, metadata: Path | None = None, on_bad: str = "stop",
+    chunk_bytes: int = CHUNK, part_bytes: int = PART,
+) -> None:
+    """Raw files -> store on disk; memory does not grow with the ratings.
+
+    It grows with users, movies, the ratings of the busiest range of users, and with bad rows if
+    `on_bad` is `quarantine`. Takes about as much disk beside the store as the store itself, in
+    `folder`, until it is done.
+
+    Args:
+        source: as for `read_movielens`.
+        folder: of the store and of bad_rows.csv and unmatched_movies.csv.
+        metadata: as for `read_movielens`.
+        on_bad: as for `read_movielens`.
+        chunk_bytes: of ratings.dat that are checked at a time.
+        part_bytes: of ratings.dat that are sorted at a time, on average.
+
+    Raises:
+        DataError: as `read_movielens`, in the same words; a store in `folder` stays as it was.
+    """
+    files, bad = RawFiles(source), BadRows(on_bad)
+    users, movies = read_users(files, bad), read_movies(files, bad)
+    known = Known.of(users, movies)
+    parts = _Parts(folder / "parts.tmp", num_users=len(users),
+                   count=max(1, -(-files.size("ratings.dat") // part_bytes)))
+    with parts, StoreWriter(folder) as writer:
+        first = 1
+        for lines in files.chunks("ratings.dat", chunk_bytes):
+            parts.add(check_ratings(lines, first, known, bad), known)
+            first += lines.count(b"\n")
+        counts, pairs = np.zeros(len(users), dtype=np.int64), []
+        for rows in parts:
+            again = repeated(rows["user_row"], rows["item_row"])
+            if again.any():
+                pairs.append(np.unique(rows[["user_row", "item_row"]][again]))
+                rows = rows[~again]
+            rows = rows[time_order(rows["user_row"], rows["timestamp"])]
+            counts += np.bincount(rows["user_row"], minlength=len(users))
+            writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
+                          timestamp=rows["timestamp"])
+        if pairs:
+            rows = np.concatenate(pairs)
+            list_repeats(
+                RawFiles(source).chunks("ratings.dat", chunk_bytes), bad,
+                set(zip(users["user_id"].gather(rows["user_row"]),
+                        movies["item_id"].gather(rows["item_row"]), strict=True)))
+        bad.report(folder)
+        refuse_nothing_left(int(counts.sum()))
+        if metadata is not None:
+            movies = merge_overviews(movies, metadata, report_dir=folder)
+            files.sha256["movies_metadata.csv"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
+        writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
+        writer.finish(users, movies, {"source": files.sha256})
+
+
+class _Parts:
+    """Rows in temporary files, one a range of users, in file order; gone when the block is left."""
+
+    def __init__(self, folder: Path, *, num_users: int, count: int) -> None:
+        self.folder, self.num_users, self.count = folder, num_users, count
+
+    def __enter__(self) -> "_Parts":
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, ratings: pl.DataFrame, known: Known) -> None:
+        """Append each rating to the file of its user's range."""
+        rows = np.empty(len(ratings), dtype=ROW)
+        rows["user_row"], rows["item_row"] = known.rows(ratings)
+        for name in ("rating", "timestamp"):
+            rows[name] = ratings[name].to_numpy()
+        part = rows["user_row"].astype(np.int64) * self.count // max(self.num_users, 1)
+        if (np.diff(part) < 0).any():  # most files have a user's ratings together
+            order = np.argsort(part, kind="stable")
+            rows, part = rows[order], part[order]
+        names, begin = np.unique(part, return_index=True)
+        for name, piece in zip(names, np.split(rows, begin[1:]), strict=True):
+            with open(self.folder / str(name), "ab") as file:
+                file.write(piece)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The rows of each range, users ascending; a file is removed once it is read."""
+        for name in range(self.count):
+            path = self.folder / str(name)
+            if path.exists():
+                yield np.fromfile(path, dtype=ROW)
+                path.unlink()
