@@ -264,7 +264,7 @@ def _fast_users(content: bytes) -> pl.DataFrame | None:
     if not content.isascii() or b"\r" in content or b"\0" in content:
         return None
     table = _read_fields(content, dict.fromkeys(USERS, pl.String))
-    if table is None or len(table) != rows:
+    if table is None or len(table) != rows or content.count(b":") != 8 * rows:
         return None
     between = [name for name in table.columns if name not in USERS]
     is_whole = pl.col("user_id", "occupation").str.contains("^[0-9]{1,12}$")
@@ -400,7 +400,9 @@ def _fast_ratings(content: bytes) -> pl.DataFrame | None:
         return None
     whole = {"user_id": pl.Int32, "item_id": pl.Int32, "rating": pl.Int32, "timestamp": pl.Int64}
     table = _read_fields(content, whole, columns=[0, 2, 4, 6])
-    return table if table is not None and len(table) == rows else None
+    if table is None or len(table) != rows or sum(table.null_count().row(0)):
+        return None
+    return table
 
 
 def _count_bytes(content: np.ndarray) -> tuple[int, int, int, int]:
@@ -435,9 +437,7 @@ def _read_fields(content: bytes, dtypes: dict, columns: list[int] | None = None
 
 
 def _are_good(ratings: pl.DataFrame, known: Known) -> bool:
-    """True when every rating is there, in range, and of a known user and movie."""
-    if sum(ratings.null_count().row(0)):
-        return False
+    """True when every rating is in range, and of a known user and movie."""
     stars, when = ratings["rating"], ratings["timestamp"]
     if stars.min() < 1 or stars.max() > 5 or when.min() < EARLIEST or when.max() > LATEST:
         return False

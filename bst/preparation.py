@@ -153,11 +153,13 @@ class _Parts:
 
     def add(self, ratings: pl.DataFrame, known: Known) -> None:
         """Append each rating to the file of its user's range."""
+        if not len(ratings):
+            return
         rows = np.empty(len(ratings), dtype=ROW)
         rows["user_row"], rows["item_row"] = known.rows(ratings)
         for name in ("rating", "timestamp"):
             rows[name] = ratings[name].to_numpy()
-        part = rows["user_row"].astype(np.int64) * self.count // max(self.num_users, 1)
+        part = rows["user_row"].astype(np.int64) * self.count // self.num_users
         if (np.diff(part) < 0).any():  # most files have a user's ratings together
             order = np.argsort(part, kind="stable")
             rows, part = rows[order], part[order]

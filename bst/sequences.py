@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +160,8 @@ class StoreWriter:
 
     def __exit__(self, *_) -> None:
         for name, file in self.files.items():
-            file.close()
+            with suppress(OSError):  # a full disk refuses what is still in the buffer
+                file.close()
             self._temporary(name).unlink(missing_ok=True)
 
     def append(self, **columns: np.ndarray) -> None:
