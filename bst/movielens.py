@@ -113,7 +113,7 @@ class RawFiles:
         """The open file and its size."""
         try:
             if self.source.is_dir():
-                with open(self.source / name, "rb") as file:
+                with open(self.source / name, "rb", buffering=0) as file:
                     yield file, (self.source / name).stat().st_size
                 return
             with zipfile.ZipFile(self.source) as archive:
@@ -336,23 +336,29 @@ def check_ratings(content: bytes, first: int, known: Known, bad: BadRows) -> pl.
 def repeated(user_row: np.ndarray, item_row: np.ndarray) -> np.ndarray:
     """True where an earlier rating has the same user and movie, (n,) bool."""
     again = np.zeros(len(user_row), dtype=bool)
-    if not len(user_row):
-        return again
-    low, width = user_row.min(), int(item_row.max()) + 1
-    cells = (int(user_row.max()) - int(low) + 1) * width
-    pair = (user_row - low).astype(np.int64) * width + item_row
-    if cells <= max(10**6, 32 * len(pair)):  # a cell a pair: faster than a sort
-        rated = np.zeros(cells, dtype=bool)
-        rated[pair] = True
-        if np.count_nonzero(rated) == len(pair):
-            return again
-    else:
-        ordered = np.sort(pair)
-        if (ordered[1:] != ordered[:-1]).all():
-            return again
-    again[:] = True
-    again[np.unique(pair, return_index=True)[1]] = False
+    if len(user_row) and not _all_differ(user_row, item_row):
+        pair = user_row.astype(np.int64) << 32 | item_row
+        again[:] = True
+        again[np.unique(pair, return_index=True)[1]] = False
     return again
+
+
+def _all_differ(user_row: np.ndarray, item_row: np.ndarray, cells: int = 2**21) -> bool:
+    """True if no (user, movie) comes twice; n > 0."""
+    width = int(item_row.max()) + 1
+    users = cells // width  # of a block; a table of cells that fits the cache beats a sort
+    if users < 2 or (np.diff(user_row) < 0).any():
+        pair = np.sort(user_row.astype(np.int64) << 32 | item_row)
+        return bool((pair[1:] != pair[:-1]).all())
+    borders = np.append(np.arange(user_row[0], user_row[-1] + 1, users), user_row[-1] + 1)
+    ends = np.searchsorted(user_row, borders)
+    rated = np.empty(users * width, dtype=bool)
+    for first, low, high in zip(borders, ends, ends[1:], strict=False):
+        rated[:] = False
+        rated[(user_row[low:high] - first).astype(np.int64) * width + item_row[low:high]] = True
+        if np.count_nonzero(rated) != high - low:
+            return False
+    return True
 
 
 def list_repeats(chunks: Iterable[bytes], bad: BadRows, pairs: set[tuple[int, int]]) -> None:

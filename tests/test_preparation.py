@@ -24,6 +24,7 @@ from bst.movielens import (
     BadRows,
     Known,
     RawFiles,
+    _all_differ,
     _fast_ratings,
     _fast_users,
     _parse_user,
@@ -293,16 +294,19 @@ def test_the_fast_read_of_users_is_used():
     assert len(_fast_users(b"1::F::1::10::48067\n2::M::56::16::V0072\n")) == 2
 
 
-@given(pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12),
-       spread=st.sampled_from([1, 10**6]))
-def test_repeated_marks_every_later_one_of_a_pair(pairs, spread):
-    """`spread` leads to the sort instead of the table of cells."""
+@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12),
+       in_order=st.booleans(), cells=st.integers(1, 20))
+def test_repeated_marks_every_later_one_of_a_pair(pairs, in_order, cells):
+    """In blocks of users where they come in order, by a sort elsewhere and for wide tables."""
+    pairs = sorted(pairs) if in_order else pairs
     seen, expected = set(), []
     for pair in pairs:
         expected.append(pair in seen)
         seen.add(pair)
-    user, item = (np.array([p[k] for p in pairs], dtype=np.int32) * spread for k in (0, 1))
+    user, item = (np.array([p[k] for p in pairs], dtype=np.int32) for k in (0, 1))
     assert repeated(user, item).tolist() == expected
+    if pairs:
+        assert _all_differ(user, item, cells) == (not any(expected))
 
 
 @pytest.mark.parametrize("step", [1, 10**6])

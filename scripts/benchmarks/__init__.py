@@ -1,0 +1,1 @@
+"""One module a work of `scripts/benchmark.py`: `Args` and `run(args) -> rows`."""
