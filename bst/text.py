@@ -44,7 +44,7 @@ def embed_texts(
     Raises:
         DataError: the encoder is missing, damaged or has no safetensors.
     """
-    folder = _encoder_folder(bert)
+    folder = encoder_folder(bert)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
@@ -92,7 +92,7 @@ def pool(hidden_states, is_real, pooling: str):
     return total / reduce(weight, "b s 1 -> b 1", "sum")
 
 
-def _encoder_folder(bert: str | None) -> Path:
+def encoder_folder(bert: str | None) -> Path:
     """The local folder of the encoder's files."""
     if bert is None:
         spec = importlib.util.find_spec(PACKAGED)  # finds the folder without importing it
@@ -119,9 +119,7 @@ def _encoder_folder(bert: str | None) -> Path:
 
 def _embed_missing(missing: dict[str, str], folder: Path, pooling: str, cache: Path) -> None:
     """Embed texts, longest first, and write a file of the cache every `CHUNK` texts."""
-    import torch
-
-    tokenizer, model = _load_encoder(folder)
+    tokenizer, model = load_encoder(folder)
     order = sorted(missing, key=lambda key: (-len(missing[key]), key))
     bar = tqdm(total=len(order), desc="overviews", unit="text", disable=None)
     if bar.disable:
@@ -130,17 +128,24 @@ def _embed_missing(missing: dict[str, str], folder: Path, pooling: str, cache: P
         chunk, vectors = order[start:start + CHUNK], []
         for low in range(0, len(chunk), BATCH):
             texts = [missing[key] for key in chunk[low:low + BATCH]]
-            tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS,
-                               return_tensors="pt")
-            with torch.inference_mode():
-                states = model(**tokens, output_hidden_states=True).hidden_states
-                vectors.append(pool(states, tokens["attention_mask"], pooling).numpy())
+            vectors.append(embed_batch(texts, tokenizer, model, pooling))
             bar.update(len(texts))
         _write_cache(cache, chunk, np.concatenate(vectors))
     bar.close()
 
 
-def _load_encoder(folder: Path):
+def embed_batch(texts: list[str], tokenizer, model, pooling: str) -> np.ndarray:
+    """Vectors of texts that are padded to the longest of them, (n, t) float32."""
+    import torch
+
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS,
+                       return_tensors="pt")
+    with torch.inference_mode():
+        states = model(**tokens, output_hidden_states=True).hidden_states
+        return pool(states, tokens["attention_mask"], pooling).float().numpy()
+
+
+def load_encoder(folder: Path):
     """Tokenizer and model in evaluation mode, from local safetensors only."""
     import transformers
     from transformers import AutoModel, AutoTokenizer

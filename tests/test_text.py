@@ -37,7 +37,7 @@ def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_p
     together = embed_texts(TEXTS, cache_dir=tmp_path / "a").vectors[0]
     alone = embed_texts(TEXTS[:1], cache_dir=tmp_path / "b").vectors[0]
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    folder = bst.text._encoder_folder(None)
+    folder = bst.text.encoder_folder(None)
     model = AutoModel.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_p
 
 def test_the_cache_gives_the_same_bytes_without_loading_the_model(tmp_path, monkeypatch):
     first = embed_texts(TEXTS, cache_dir=tmp_path)
-    monkeypatch.setattr(bst.text, "_load_encoder", lambda folder: pytest.fail("loaded again"))
+    monkeypatch.setattr(bst.text, "load_encoder", lambda folder: pytest.fail("loaded again"))
     assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
 
 
