@@ -14,6 +14,7 @@ PROTOCOLS = ("leave-last-one", "random", "keras-windows")
 
 def commands(files: str, jobs: int) -> list[str]:
     """The commands, in the order of the README; `files` are the flags of the data."""
+    data, metadata = files.split(" --metadata ")
     study = f"{files} --jobs {jobs} --threads 1"
     named = {"dense": "", "loss": "",
              "text": "--only 'no text' 'shuffled overviews'",
@@ -28,7 +29,9 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/compare_lightgbm.py {files} --json pics/lightgbm.json",
         *(f"scripts/train.py {files} --threads 1 --protocol {protocol} --out runs/{protocol}"
           for protocol in PROTOCOLS),
-        f"scripts/benchmark.py prep {files.split(' --metadata')[0]} --json pics/benchmark.json",
+        f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
+        f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
+        "scripts/benchmark.py scale --json pics/benchmark_scale.json",
         "scripts/draw_architecture.py",
     ]
 

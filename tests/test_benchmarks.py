@@ -1,0 +1,101 @@
+"""The arithmetic and the bookkeeping of the benchmarks. Run: pytest tests/test_benchmarks.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bst.text
+from scripts.benchmarks import prep, scale, text
+from scripts.benchmarks.common import Row, Seconds, alternate, faster, format_rows, pin
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_works_alternate_and_the_median_counts(monkeypatch):
+    clock, calls, spent = [0.0], [], {"a": iter([1, 9, 2]), "b": iter([4, 4, 5])}
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("time.process_time", lambda: clock[0] / 2)
+
+    def work(name):
+        calls.append(name)
+        clock[0] += next(spent[name])
+
+    found = alternate({name: lambda name=name: work(name) for name in "ab"}, runs=3)
+    assert calls == list("ababab")
+    assert found == {"a": Seconds(cpu=1.0, wall=2), "b": Seconds(cpu=2.0, wall=4)}
+
+
+@pytest.mark.parametrize(("goal", "met"), [(4.0, True), (4.1, False), (None, None)])
+def test_a_ratio_above_one_is_faster_and_the_goal_is_of_the_ratio(goal, met):
+    seconds = {"ours": Seconds(cpu=0.5, wall=3.0), "theirs": Seconds(cpu=2.0, wall=6.0)}
+    row = faster("w", seconds, "ours", "theirs", threads=1, goal=goal)
+    assert (row.value, row.reference_value, row.ratio, row.met) == (0.5, 2.0, 4.0, met)
+    assert row.unit == "CPU s"
+    row = faster("w", seconds, "ours", "theirs", threads=2, goal=goal)
+    assert (row.unit, row.value, row.ratio) == ("s", 3.0, 2.0)
+
+
+def test_the_table_says_value_reference_ratio_and_goal():
+    rows = [Row("a", 0.25, "CPU s", "other", 1.0, 4.0, 3.0, True),
+            Row("b", 1234.0, "MB", "x", 1, 1)]
+    assert format_rows(rows).splitlines()[2:] == [
+        "| a | 0.25 CPU s | other: 1 | 4 | 3: met |", "| b | 1,234 MB | x: 1 | 1 |  |"]
+
+
+def test_pinning_takes_as_many_cores_as_threads_and_refuses_more():
+    code = ("import os; from scripts.benchmarks.common import pin; pin(1); import polars; "
+            "print(len(os.sched_getaffinity(0)), polars.thread_pool_size())")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout.split() == ["1", "1"]
+    with pytest.raises(ValueError, match="threads must be at most"):
+        pin(len(os.sched_getaffinity(0)) + 1)
+
+
+def test_windows_of_the_pandas_way_are_those_of_the_keras_example():
+    assert prep.windows_of_a_user([1, 2, 3, 4, 5, 6, 7]) == [
+        [1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7]]
+
+
+def test_vectors_come_back_in_the_order_of_the_texts(monkeypatch):
+    monkeypatch.setattr(bst.text, "BATCH", 2)
+    monkeypatch.setattr(bst.text, "embed_batch", lambda texts, *_: np.array(
+        [[len(text)] for text in texts], dtype=np.float32))
+    found = text.in_order(["a", "ccc", "bb"], [1, 2, 0], (None, None))
+    assert found.tolist() == [[1], [3], [2]]
+
+
+def test_the_lowest_cosine_is_of_the_worst_row():
+    a, b = np.eye(2), np.array([[2.0, 0.0], [3.0, 4.0]])
+    assert text.lowest_cosine(a, b) == pytest.approx(0.8)
+
+
+def test_a_child_is_measured_and_its_failure_is_told(tmp_path):
+    script = tmp_path / "big.py"
+    script.write_text("kept = bytes(200_000_000)\nkept = kept[1:]\n")
+    cpu, wall, peak = scale.child([script])
+    assert 0 < cpu < wall + 1 and 200 < peak < 600
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(ValueError, match="ended with 3, expected 0"):
+        scale.child([script])
+
+
+def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
+    out = tmp_path / "rows.json"
+    subprocess.run([sys.executable, "scripts/benchmark.py", "scale", "--sizes", "20000", "5000",
+                    "--json", str(out), "--scratch", str(tmp_path / "raw")], cwd=ROOT, check=True,
+                   capture_output=True)
+    rows = json.loads(out.read_text())
+    assert [row["work"].split(":")[-1].strip() for row in rows[:3]] == [
+        "store", "peak memory", "disk"]
+    assert len(rows) == 7 and rows[-1]["work"].startswith("exponent of the time")
+    assert {"work", "value", "unit", "reference", "reference_value", "ratio", "goal",
+            "met"} <= set(rows[0])
+    assert rows[1]["met"] == (rows[1]["value"] <= 600) and rows[1]["ratio"] > 1
+    assert rows[5]["value"] == pytest.approx(16, abs=2)  # bytes a rating: 4 + 4 + 8 and some
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["20000", "5000"]
