@@ -97,5 +97,5 @@ def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
     assert {"work", "value", "unit", "reference", "reference_value", "ratio", "goal",
             "met"} <= set(rows[0])
     assert rows[1]["met"] == (rows[1]["value"] <= 600) and rows[1]["ratio"] > 1
-    assert rows[5]["value"] == pytest.approx(16, abs=2)  # bytes a rating: 4 + 4 + 8 and some
+    assert 16 < rows[5]["value"] < 22  # bytes a rating: 4 + 4 + 8, and the tables
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["20000", "5000"]

@@ -126,7 +126,11 @@ def format_rows(rows: list[Row]) -> str:
     lines = ["| work | bst | reference | ratio | goal |", "|---|---|---|---|---|"]
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:.3g}: {'met' if row.met else 'missed'}"
-        lines.append(f"| {row.work}{f' ({row.note})' if row.note else ''} | {row.value:,.3g} "
-                     f"{row.unit} | {row.reference}: {row.reference_value:,.3g} | {row.ratio:.3g} "
-                     f"| {goal} |")
+        lines.append(f"| {row.work}{f' ({row.note})' if row.note else ''} | {_short(row.value)} "
+                     f"{row.unit} | {row.reference}: {_short(row.reference_value)} | "
+                     f"{_short(row.ratio)} | {goal} |")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
