@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.schema import DataError
-from scripts.benchmarks import common, prep, scale, text
+from scripts.benchmarks import common, prep, scale, text, train
 
-WORKS = {"prep": prep, "text": text, "scale": scale}  # modules with `Args` and `run(args) -> rows`
+# modules with `Args` and `run(args) -> rows`
+WORKS = {"prep": prep, "train": train, "text": text, "scale": scale}
 
 
 def main() -> None:

@@ -99,3 +99,21 @@ def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
     assert rows[1]["met"] == (rows[1]["value"] <= 600) and rows[1]["ratio"] > 1
     assert 16 < rows[5]["value"] < 22  # bytes a rating: 4 + 4 + 8, and the tables
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["20000", "5000"]
+
+
+def test_training_forms_see_the_same_targets_and_count_their_products(tmp_path):
+    from bst.config import DataConfig
+    from bst.preparation import open_store
+    from bst.synthetic import write_synthetic
+    from scripts.benchmarks.forms import BATCH, HISTORY, trainees
+
+    folder = write_synthetic(tmp_path, num_users=60, num_movies=80, num_ratings=6000)
+    known = trainees(open_store(DataConfig(data=folder)))
+    plain, window = known["plain, target token"], known["window form"]
+    assert plain.batches is window.batches and plain.batches[0].event_item.shape == (BATCH, HISTORY)
+    assert all(batch.is_visible.all() for batch in plain.batches)
+    d, s = 64, HISTORY + 1
+    attention = s * 4 * d * d + 2 * s * s * d  # projections; products of queries, keys, values
+    mlp = 64 * 256 + 256 * 128 + 128 * 64 + 64
+    forward = attention + s * 8 * d * d + mlp  # multiply-adds
+    assert plain.flop() == pytest.approx(6 * forward, rel=0.06)  # backward costs twice as much
