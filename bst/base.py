@@ -2,14 +2,14 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bst import factors, features, neighbours
-from bst.factors import FOLDS, Factors, Reading, streaming_reading
+from bst.factors import FOLDS, Factors, Reading, streaming_reading, user_values
 from bst.features import Base, item_bias, streaming_bias
 from bst.files import write_atomic
 from bst.neighbours import Neighbours, add_neighbours, fit_neighbours
@@ -29,6 +29,7 @@ class BaseFit:
     factors: Factors | None
     folds: tuple[Factors, ...]  # fitted without each group of users, for the ratings of train
     neighbours: Neighbours | None
+    user_values: tuple[tuple[str, str], ...]  # columns of `factors.user_features`
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def fit_base(
     mean = item_bias(store, split)[0]
     if kind in ("mean", "bias"):
         score = np.full_like(empty, mean) if kind == "mean" else streaming_bias(store, split)
-        return BaseFit(kind, mean, None, (), None), Base(score, empty, empty, empty)
+        return BaseFit(kind, mean, None, (), None, ()), Base(score, empty, empty, empty)
     parts = _cached_parts(store, split, text, cache_dir)
     score, doubt = parts.reading.score, parts.reading.doubt
+    fit = BaseFit(kind, mean, parts.factors, parts.folds, parts.neighbours,
+                  tuple(user_values(store.users)))
     if kind == "factors":
-        return BaseFit(kind, mean, parts.factors, parts.folds, None), Base(score, score, empty,
-                                                                           doubt)
-    fit = BaseFit(kind, mean, parts.factors, parts.folds, parts.neighbours)
+        return replace(fit, neighbours=None), Base(score, score, empty, doubt)
     with_neighbours = add_neighbours(parts.neighbours.slope, score, parts.sums)
     return fit, Base(with_neighbours, score, parts.sums, doubt)
 

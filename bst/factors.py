@@ -306,6 +306,58 @@ class _Filter:
         return self.factors.mean + (weight * taste).sum(dim=1), cross, variance
 
 
+def read_one(
+    factors: Factors, prior: np.ndarray, item: np.ndarray, rating: np.ndarray, seen: np.ndarray,
+    targets: np.ndarray,
+) -> tuple[np.ndarray, Reading]:
+    """What `read_histories` says of one person, and of many targets after the whole history.
+
+    A step is a dozen products of 16 numbers or 16 x 16: numpy gets through them in a fifth of the
+    time that torch takes to start them, so one request is read here and a whole data set there.
+
+    Args:
+        factors: fitted items.
+        prior: (k,) expected taste before the first event.
+        item: (j,) item indices of the history, oldest first.
+        rating: (j,) stars.
+        seen: (j,) events that each event sees, for its own score.
+        targets: (i,) item indices.
+
+    Returns:
+        Score of each event before its rating, (j,) float32 stars; the reading of the targets.
+    """
+    tables = factors.weight.numpy(), factors.spread.numpy(), factors.noise.numpy()
+    weight, spread, noise = (table[item] for table in tables)
+    spread, loading = rearrange(spread, "j k l -> j (k l)"), weight[:, 1:]
+    surprise, keep = rating - np.float32(factors.mean), np.float32(DRIFT)
+    fresh, kept = np.float32(1 - DRIFT**2), np.float32(DRIFT**2)
+    covariance, offset = np.eye(NUM_FACTORS, dtype=np.float32), np.zeros_like(prior)
+    diagonal = covariance.reshape(-1)[:: NUM_FACTORS + 1]  # a view
+    taste = np.ones((len(item) + 1, 1 + NUM_FACTORS), dtype=np.float32)  # before each event
+    moment = np.empty((1 + NUM_FACTORS, 1 + NUM_FACTORS), dtype=np.float32)
+    own, flat = moment[1:, 1:], moment.reshape(-1)  # views
+    for k in range(len(taste)):
+        offset *= keep
+        covariance *= kept
+        diagonal += fresh
+        here = taste[k]
+        np.add(prior, offset, out=here[1:])
+        np.multiply.outer(here, here, out=moment)
+        np.add(own, covariance, out=own)
+        if k < len(item):
+            cross = covariance @ loading[k]
+            variance = loading[k] @ cross + spread[k] @ flat + noise[k]
+            gain = cross / variance
+            offset += gain * (surprise[k] - weight[k] @ here)
+            covariance -= np.multiply.outer(gain, cross)
+    score = np.float32(factors.mean) + (weight * taste[seen]).sum(axis=1)
+    weight, spread, noise = (table[targets] for table in tables)
+    loading = weight[:, 1:]
+    variance = ((loading @ covariance) * loading).sum(axis=1) + noise
+    variance += rearrange(spread, "i k l -> i (k l)") @ flat
+    return score, Reading(np.float32(factors.mean) + weight @ taste[-1], np.sqrt(variance))
+
+
 def streaming_reading(
     store: SequenceStore, split: Split, text: TextVectors | None = None
 ) -> tuple[Reading, Factors, tuple[Factors, ...]]:

@@ -1,7 +1,8 @@
 """Numbers known about a target before its rating: streaming bias and dense features.
 
-Item statistics are fitted on train targets only (`fit_statistics`) and then applied to any history. A user's running means use what the target's
-history holds, as `Split` defines it, so they stay honest after the cut: known at request time.
+Item statistics are fitted on train targets only (`fit_statistics`), then applied to any history
+(`dense_at`). A user's running means use what the target's history holds, as `Split` defines it, so
+they stay honest after the cut: known at request time.
 """
 
 from dataclasses import dataclass, replace
