@@ -6,50 +6,28 @@
 The numbers are those of training and evaluation: the same functions make them.
 """
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from einops import einsum, rearrange
-from torch.nn import functional as F
+from einops import rearrange
 
 from bst.batches import Batch, UserVocabulary
+from bst.catalogue import Catalogue, Interaction, NewMovie, fitted_with, model_with
 from bst.checkpoint import Fitted, load_fitted, load_model
 from bst.factors import FOLDS, user_features
 from bst.model import BST
-from bst.movielens import title_keys
 from bst.people import Person, Request, batch_of
-from bst.schema import FIRST_IDX, OOV, USER_FEATURES, USERS, DataError
+from bst.schema import FIRST_IDX, USER_FEATURES, USERS, DataError
+from bst.scoring import Scorer
 from bst.sequences import SequenceStore, split_interactions
 from bst.text import TextVectors, embed_texts
-from bst.training import genre_shares, year_bucket
 
 ROWS = 256  # of a batch of the network, when each row is a person of their own
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """One rating of a history."""
-
-    movie: int  # item_id
-    rating: float  # stars
-    time: int  # seconds since 1970 UTC
-
-
-@dataclass(frozen=True)
-class NewMovie:
-    """A film that the catalogue lacks; see `Recommender.with_movies`."""
-
-    movie_id: int
-    title: str
-    genres: tuple[str, ...] = ()
-    year: int | None = None
-    overview: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +79,8 @@ class Recommender:
 
     def __init__(self, model: BST, vocabulary: UserVocabulary, fitted: Fitted) -> None:
         self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
-        self.movie_ids, self.titles = fitted.movies["item_id"], fitted.movies["title"]
-        self._index = {movie: k for k, movie in enumerate(self.movie_ids, start=FIRST_IDX)}
+        self.catalogue = Catalogue(fitted.movies, fitted.statistics)
+        self._scorer = Scorer(model) if Scorer.serves(model) else None
         self._splits = {}
         self._encode = lru_cache(maxsize=1024)(self._encode_user)
 
@@ -137,7 +115,7 @@ class Recommender:
         self._check(events)
         codes, traits = self._encode(self._known_user(user or {}))
         return Person(
-            item=np.array([self._index[e.movie] for e in events], dtype=np.int64),
+            item=self.catalogue.items([event.movie for event in events]),
             rating=np.array([e.rating for e in events], dtype=np.float32),
             time=np.array([e.time for e in events], dtype=np.int64), user=codes, traits=traits,
         )
@@ -181,7 +159,7 @@ class Recommender:
         if not len(movies):
             return np.zeros(0, dtype=np.float32)
         person, at = self._ask(history, user, at)
-        return self._clamp(self._score([person], self._items(movies), at)[0])
+        return self._clamp(self._score([person], self.catalogue.items(movies), at)[0])
 
     def recommend(
         self, history: History, k: int = 10, *, at: int | None = None,
@@ -209,7 +187,7 @@ class Recommender:
         if k < 1:
             raise DataError(f"k is {k}, expected at least 1")
         person, at = self._ask(history, user, at)
-        allowed = self._allowed(genres, years)
+        allowed = self.catalogue.allowed(genres, years)
         if exclude_seen:
             allowed[person.item - FIRST_IDX] = False
         items = np.flatnonzero(allowed) + FIRST_IDX
@@ -221,8 +199,8 @@ class Recommender:
         found = []
         for rank, row in enumerate(best):
             named = () if why is None else self._reasons(person, why[rank], None, most=reasons)
-            found.append(Recommendation(*self._name(items[row]), float(self._clamp(score[row])),
-                                        named))
+            stars = float(self._clamp(score[row]))
+            found.append(Recommendation(*self.catalogue.name(items[row]), stars, named))
         return found
 
     def explain(self, history: History, movie: int, *, at: int | None = None,
@@ -240,11 +218,11 @@ class Recommender:
         Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
         """
         person, at = self._ask(history, user, at)
-        items = self._items([movie])
+        items = self.catalogue.items([movie])
         score = self._score([person], items, at)[0]
         reasons = self._reasons(person, self._differences(person, items, at)[0],
                                 self._attention(person, items, at))
-        return Explanation(*self._name(items[0]), float(self._clamp(score)[0]), reasons)
+        return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
 
     def similar(self, movie: int, k: int = 10) -> list[tuple[int, str, float]]:
         """The k films that people like and dislike together with `movie`: (id, title, cosine).
@@ -257,7 +235,7 @@ class Recommender:
         if factors is None:
             raise DataError(f"this run has the base '{self.fitted.base.kind}', which has no "
                             "factors; train with --base neighbours")
-        (item,) = self._items([movie])
+        (item,) = self.catalogue.items([movie])
         loading = factors.weight[FIRST_IDX:, 1:]
         loading = loading - loading.mean(dim=0)
         doubt = torch.diagonal(factors.spread[FIRST_IDX:, 1:, 1:], dim1=1, dim2=2).sum(dim=1)
@@ -265,7 +243,7 @@ class Recommender:
         target = item - FIRST_IDX
         cosine = (loading @ loading[target] / (length * length[target])).numpy()
         order = [row for row in np.argsort(-cosine, kind="stable") if row != target][:k]
-        return [(self.movie_ids[row], self.titles[row], float(cosine[row])) for row in order]
+        return [(*self.catalogue.name(row + FIRST_IDX), float(cosine[row])) for row in order]
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
@@ -276,50 +254,17 @@ class Recommender:
         Raises:
             DataError: an id is taken, a genre is unknown, or the run read no real overviews.
         """
-        self._check_new(new)
+        self.catalogue.check_new(new)
         text = self._embed([film.title for film in new], [film.overview for film in new], cache_dir)
         genres = self.fitted.statistics.genres
         hot = np.array([[g in film.genres for g in genres] for film in new], dtype=np.float32)
         year = np.array([film.year or np.nan for film in new])
-        return Recommender(_more_rows(self.model, self.fitted, hot, year, text), self.vocabulary,
-                           _more_items(self.fitted, new, hot, year, text))
-
-    def find(self, title: str) -> int:
-        """Id of the film with this title: exact, without year, article or accents, or an a.k.a.
-
-        Raises:
-            DataError: none or several fit; names the nearest ones.
-        """
-        if title in self.titles:
-            return self.movie_ids[self.titles.index(title)]
-        keys = title_keys(title)
-        by_key = self._titles_by_key()
-        rows = by_key.get(keys[0], []) if keys else []
-        if len(rows) == 1:
-            return self.movie_ids[rows[0]]
-        if not rows:
-            near = difflib.get_close_matches(keys[0] if keys else "", by_key, n=3, cutoff=0.6)
-            rows = [row for key in near for row in by_key[key]]
-        listed = "; ".join(f"{self.titles[row]} [{self.movie_ids[row]}]" for row in rows[:5])
-        raise DataError(f"no single film '{title}'"
-                        + (f"; did you mean: {listed}?" if listed else " or one like it"))
-
-    # what the methods above share
-
-    def _titles_by_key(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for row, title in enumerate(self.titles):
-            for key in title_keys(title):
-                if row not in found.setdefault(key, []):
-                    found[key].append(row)
-        return found
+        return Recommender(model_with(self.model, self.fitted, hot, year, text), self.vocabulary,
+                           fitted_with(self.fitted, new, hot, year, text))
 
     def _check(self, events: list[Interaction]) -> None:
         levels, seen = self.model.levels, set()
         for k, event in enumerate(events):
-            if event.movie not in self._index:
-                raise DataError(f"history event {k}: no movie {event.movie} in the catalogue of "
-                                f"{len(self.movie_ids)}; add it with with_movies, or leave it out")
             if not levels[0] <= event.rating <= levels[-1]:
                 raise DataError(f"history event {k}: {event.rating} stars, expected "
                                 f"{levels[0]:g} to {levels[-1]:g}")
@@ -373,31 +318,6 @@ class Recommender:
                             f"at={at}; expected seconds since 1970")
         return person, at
 
-    def _items(self, movies: Sequence[int]) -> np.ndarray:
-        unknown = [movie for movie in movies if movie not in self._index]
-        if unknown:
-            raise DataError(f"no movie {unknown[0]} in the catalogue of {len(self.movie_ids)}; "
-                            "add it with with_movies")
-        return np.array([self._index[movie] for movie in movies], dtype=np.int64)
-
-    def _name(self, item: int) -> tuple[int, str]:
-        return self.movie_ids[item - FIRST_IDX], self.titles[item - FIRST_IDX]
-
-    def _allowed(self, genres: Sequence[str], years: tuple[int, int] | None) -> np.ndarray:
-        """Which rows of the catalogue pass the filters, bool."""
-        known = self.fitted.statistics.genres
-        allowed = np.ones(len(self.movie_ids), dtype=bool)
-        for genre in genres:
-            if genre not in known:
-                raise DataError(f"no genre '{genre}', expected any of {', '.join(known)}")
-        if len(genres):
-            columns = [known.index(genre) for genre in genres]
-            allowed &= self.fitted.statistics.hot[:, columns].any(axis=1)
-        if years is not None:
-            low, high = years
-            allowed &= [y is not None and low <= y <= high for y in self.fitted.movies["year"]]
-        return allowed
-
     def _clamp(self, score: np.ndarray) -> np.ndarray:
         return np.clip(score, *self.model.levels[[0, -1]].numpy())
 
@@ -411,8 +331,11 @@ class Recommender:
     def _score(self, people: list[Person], items: np.ndarray, at: int) -> np.ndarray:
         """Expected stars before the clamp, (people, items) float32."""
         batch = self._batch(people, items, at)
+        if len(people) == 1 and self._scorer is not None:
+            return self._scorer.score(batch).numpy()[None]
         score = torch.cat([self.model(part) for part in _parts(batch, ROWS)])
-        return rearrange(score.numpy(), "b i -> (b i)").reshape(len(people), len(items))
+        flat = rearrange(score, "b c -> (b c)")  # a row a person, or a row an item
+        return rearrange(flat, "(p i) -> p i", i=len(items)).numpy()
 
     def _differences(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Stars with all events less stars without each, before the clamp: (items, events)."""
@@ -427,54 +350,25 @@ class Recommender:
         if most is not None:
             order = order[difference[order] > 0][:most]
         return tuple(
-            Reason(*self._name(person.item[k]), float(person.rating[k]), int(person.time[k]),
-                   float(difference[k]), None if attention is None else float(attention[k]))
+            Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
+                   int(person.time[k]), float(difference[k]),
+                   None if attention is None else float(attention[k]))
             for k in order
         )
 
-    @torch.inference_mode()
     def _attention(self, person: Person, items: np.ndarray, at: int) -> np.ndarray | None:
         """Attention of the target to each event, mean over heads, (events,); 0 beyond its reach.
 
         The rest goes to the target itself and to the token of the empty history. None for a model
         without attention, or with several layers.
         """
-        model = self.model
-        if not (model.config.shares_history and model.blocks):
+        if self._scorer is None:
             return None
         found = np.zeros(len(person))
-        batch, block = self._batch([person], items, at), model.blocks[0]
-        tokens, _ = model._embed_items(torch.cat([batch.event_item, batch.target_item], dim=1))
-        j = batch.event_item.shape[1]
-        events = model._event_tokens(tokens[:, :j], batch)
-        target = model._target_tokens(tokens[:, j:])
-        width, split = target.shape[-1], "b s (n h e) -> n b h s e"
-        query, own = rearrange(block.qkv(target)[..., :2 * width], split, n=2, h=block.heads)
-        memory = torch.cat([model.null, events], dim=1)
-        key = F.linear(memory, block.qkv.weight[width:2 * width], block.qkv.bias[width:2 * width])
-        keys = torch.cat([own, rearrange(key, "b s (h e) -> b h s e", h=block.heads)], dim=2)
-        slot = torch.arange(j, dtype=torch.int32)
-        gap = (batch.target_time[..., None] - batch.event_time[:, None]).clamp(min=0)
-        bias = model.position(gap, (batch.stop[..., None] - slot).clamp(min=0))
-        bias = bias.masked_fill(~batch.is_visible[:, None], -torch.inf)
-        logits = einsum(query, keys, "b h i e, b h j e -> b h i j") * block.scale
-        weight = (logits + F.pad(bias, (2, 0))).softmax(dim=-1)[0, :, 0].mean(dim=0)
-        reach = min(len(person), model.config.history_len)
-        if reach:
-            found[-reach:] = weight[2:2 + reach].numpy()
+        reach = min(len(person), self.model.config.history_len)
+        weight = self._scorer.attention(self._batch([person], items, at))[0, 2:].numpy()
+        found[len(person) - reach:] = weight[:reach]
         return found
-
-    def _check_new(self, new: Sequence[NewMovie]) -> None:
-        taken = set(self._index)
-        for film in new:
-            if film.movie_id in taken:
-                raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
-                                "already; choose another id")
-            taken.add(film.movie_id)
-            for genre in film.genres:
-                if genre not in self.fitted.statistics.genres:
-                    raise DataError(f"'{film.title}': no genre '{genre}', expected any of "
-                                    f"{', '.join(self.fitted.statistics.genres)}")
 
     def _embed(self, titles: list[str], overviews: list[str | None],
                cache_dir: Path) -> TextVectors | None:
@@ -499,46 +393,3 @@ def _parts(batch: Batch, rows: int) -> list[Batch]:
     columns = {name: value.split(rows) for name, value in vars(batch).items()}
     return [Batch(**dict(zip(columns, part, strict=True)))
             for part in zip(*columns.values(), strict=True)]
-
-
-def _more_rows(model: BST, fitted: Fitted, hot: np.ndarray, year: np.ndarray,
-               text: TextVectors | None) -> BST:
-    """The network with further rows in its catalogue, without an id of their own."""
-    state, n = model.state_dict(), len(hot)
-    new = {"item_vocab": torch.full((n,), OOV), "item_genres": genre_shares(hot),
-           "item_year": year_bucket(year), "item_has_text": torch.zeros(n, dtype=torch.bool),
-           "item_text": torch.zeros(n, model.sizes.text)}
-    if text is not None:
-        scaled = (text.vectors - fitted.text_mean) / fitted.text_scale
-        new |= {"item_text": torch.from_numpy(scaled),
-                "item_has_text": torch.from_numpy(text.has_text)}
-    longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
-    longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
-                                    for name, rows in new.items()})
-    return longer
-
-
-def _more_items(fitted: Fitted, new: Sequence[NewMovie], hot: np.ndarray, year: np.ndarray,
-                text: TextVectors | None) -> Fitted:
-    """What was fitted, with further items that have no ratings."""
-    old, base, n = fitted.statistics, fitted.base, len(new)
-
-    def longer(factors):
-        return factors.with_items(factors.recipe.features(hot, year, text))
-
-    if base.factors is not None:
-        base = replace(base, factors=longer(base.factors), folds=tuple(map(longer, base.folds)))
-    if base.neighbours is not None:
-        none = np.full(n, len(base.neighbours.similarity) - 1)
-        slot = np.append(base.neighbours.slot, none)
-        base = replace(base, neighbours=replace(base.neighbours, slot=slot))
-    years = np.where(np.isnan(year), old.usual_year, year).astype(np.int64)
-    statistics = replace(
-        old, bias=np.append(old.bias, np.zeros(n)), count=np.append(old.count, np.zeros(n, int)),
-        of_item=np.concatenate([old.of_item, np.zeros((len(old.of_item), n))], axis=1),
-        hot=np.concatenate([old.hot, hot]), year=np.append(old.year, years),
-    )
-    added = {"item_id": [film.movie_id for film in new], "title": [film.title for film in new],
-             "year": [film.year for film in new], "genres": [list(film.genres) for film in new]}
-    movies = {name: [*fitted.movies[name], *values] for name, values in added.items()}
-    return replace(fitted, movies=movies, base=base, statistics=statistics)

@@ -1,4 +1,4 @@
-"""Recommendations and explanations against the evaluation path. Run: pytest tests/test_recommend.py."""
+"""Recommendations against the evaluation path. Run: pytest tests/test_recommend.py."""
 
 from dataclasses import replace
 

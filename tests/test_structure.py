@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
+ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
          "scoring", "metrics", "baselines", "evaluation", "checkpoint", "training", "catalogue",
          "recommend", "ranking", "pipeline", "ablation"]
