@@ -1,6 +1,8 @@
 """The hops in one call each: open the data, prepare, train, compare with the baselines."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from bst.base import BaseFit, base_scores, fit_base
 from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import FITTED_VERSION, Fitted, load_model, save_fitted
-from bst.config import DataConfig, RunConfig, keras_example
+from bst.config import DataConfig, RunConfig, from_dict, keras_example
 from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
 from bst.features import fit_statistics
 from bst.files import write_atomic
@@ -34,6 +36,22 @@ class Prepared:
     text: TextVectors | None
     base_fit: BaseFit
     batches: Batches
+
+
+def store_of(folder: Path) -> SequenceStore:
+    """The sequences that the run in `folder` was trained on, read where they were then.
+
+    Raises:
+        DataError: the folder holds no run, or the data is not there any more.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
+                        "scripts/train.py") from error
+    places = {name: values[name] and Path(values[name]) for name in ("data", "metadata", "cache")}
+    with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
+        return open_store(from_dict(DataConfig, {**values, **places}))
 
 
 def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:

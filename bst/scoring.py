@@ -56,7 +56,7 @@ class Scorer:
         key, value, bias = self._memory(batch)
         users = self.model._user_parts(batch)
         shift = torch.cat(users, dim=-1)[0, :1] @ self.of_user.T if users else 0.0
-        dense = self.model._dense_parts(batch.dense[0])
+        dense = [part[0] for part in self.model._dense_parts(batch.dense)]
         items, found = batch.target_item[0], []
         for low in range(0, len(items), CHUNK):
             here = slice(low, low + CHUNK)
