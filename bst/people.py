@@ -151,12 +151,12 @@ def _neighbour_sums(request: Request, fit: BaseFit, k: int, score: np.ndarray) -
     low = request.store.offsets[k]
     seen = (request.history.stop - request.history.start)[low:low + len(score)]
     of_event, known = neighbours.slot[person.item], person.num_train
-    asked = np.append(of_event[known:], neighbours.slot[request.items])
-    weight = neighbours.similarity[np.ix_(asked, of_event)]
-    sums = sum_visible(weight, seen[known:], residual)
-    if not known:
-        return sums
-    return np.append(sum_visible(person.within, seen[:known], residual[:known]), sums)
+    among = neighbours.similarity[np.ix_(of_event[known:], of_event)]
+    sums = [sum_visible(among, seen[known:len(person)], residual),
+            neighbours.sum_all(request.items, of_event, residual)]
+    if known:
+        sums.insert(0, sum_visible(person.within, seen[:known], residual[:known]))
+    return np.concatenate(sums)
 
 
 def batch_of(

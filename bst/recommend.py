@@ -81,6 +81,7 @@ class Recommender:
         self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
         self.catalogue = Catalogue(fitted.movies, fitted.statistics)
         self._scorer = Scorer(model) if Scorer.serves(model) else None
+        self._scale = tuple(self.model.levels[[0, -1]].tolist())
         self._splits = {}
         self._encode = lru_cache(maxsize=1024)(self._encode_user)
 
@@ -263,11 +264,12 @@ class Recommender:
                            fitted_with(self.fitted, new, hot, year, text))
 
     def _check(self, events: list[Interaction]) -> None:
-        levels, seen = self.model.levels, set()
+        low, high = self._scale
+        seen = set()
         for k, event in enumerate(events):
-            if not levels[0] <= event.rating <= levels[-1]:
-                raise DataError(f"history event {k}: {event.rating} stars, expected "
-                                f"{levels[0]:g} to {levels[-1]:g}")
+            if not low <= event.rating <= high:
+                raise DataError(f"history event {k}: {event.rating} stars, expected {low:g} to "
+                                f"{high:g}")
             if event.movie in seen:
                 raise DataError(f"history event {k}: movie {event.movie} is rated twice, expected "
                                 "one rating a film; keep the last one")
@@ -319,7 +321,7 @@ class Recommender:
         return person, at
 
     def _clamp(self, score: np.ndarray) -> np.ndarray:
-        return np.clip(score, *self.model.levels[[0, -1]].numpy())
+        return np.clip(score, *self._scale)
 
     def _batch(self, people: list[Person], items: np.ndarray, at: int) -> Batch:
         request = Request.of(people, items, at, ties=self.fitted.protocol["ties"])

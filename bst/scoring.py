@@ -90,7 +90,8 @@ class Scorer:
         gap = batch.target_time[:, :1, None] - batch.event_time[:, None]  # one time for all targets
         rank = batch.stop[:, :1, None] - slot
         bias = model.position(gap.clamp(min=0), rank.clamp(min=0))
-        bias = bias.masked_fill(~batch.is_visible[:, None, :1], -torch.inf)
+        is_visible = (slot >= batch.first[:, :1, None]) & (slot < batch.stop[:, :1, None])
+        bias = bias.masked_fill(~is_visible[:, None], -torch.inf)
         key = rearrange(F.pad(key * block.scale, (0, 0, 1, 0)), "h j e -> h e j").contiguous()
         return key, F.pad(value, (0, 0, 1, 0)), F.pad(bias[0], (2, 0))
 
