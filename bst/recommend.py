@@ -160,7 +160,7 @@ class Recommender:
         if not len(movies):
             return np.zeros(0, dtype=np.float32)
         person, at = self._ask(history, user, at)
-        return self._clamp(self._score([person], self.catalogue.items(movies), at)[0])
+        return self._clamp(self.score(person, self.catalogue.items(movies), at))
 
     def recommend(
         self, history: History, k: int = 10, *, at: int | None = None,
@@ -194,7 +194,7 @@ class Recommender:
         items = np.flatnonzero(allowed) + FIRST_IDX
         if not len(items):
             return []
-        score = self._score([person], items, at)[0]
+        score = self.score(person, items, at)
         best = np.lexsort((items, -self.fitted.statistics.count[items], -score))[:k]
         why = self._differences(person, items[best], at) if reasons else None
         found = []
@@ -220,7 +220,7 @@ class Recommender:
         """
         person, at = self._ask(history, user, at)
         items = self.catalogue.items([movie])
-        score = self._score([person], items, at)[0]
+        score = self.score(person, items, at)
         reasons = self._reasons(person, self._differences(person, items, at)[0],
                                 self._attention(person, items, at))
         return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
@@ -245,6 +245,16 @@ class Recommender:
         cosine = (loading @ loading[target] / (length * length[target])).numpy()
         order = [row for row in np.argsort(-cosine, kind="stable") if row != target][:k]
         return [(*self.catalogue.name(row + FIRST_IDX), float(cosine[row])) for row in order]
+
+    def score(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        """Expected stars before the clamp to the scale, by which films are ranked: (items,).
+
+        Args:
+            person: as `person` and `history_of` make one; every event before `at`.
+            items: (i,) item indices.
+            at: seconds since 1970 UTC.
+        """
+        return self._score([person], items, at)[0]
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bst.batches import Batch
 from bst.model import BST
 
-CHUNK = 256  # films that go through attention and MLP together: their logits stay in the cache
+CHUNK = 512  # films that go through attention and MLP together: their logits stay in the cache
 
 
 class Scorer:
