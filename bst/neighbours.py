@@ -35,16 +35,17 @@ class Neighbours:
     residual: np.ndarray  # (m,) float32, rating less factor score, stars
 
     def sum_all(self, item: np.ndarray, of_event: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Sum over all events at once, (i,); see `sum_visible`.
+        """Sum over all events at once, (p, i); see `sum_visible`.
 
         Args:
             item: (i,) item indices of the targets.
             of_event: (j,) slots of the events.
-            residual: (j,) of the events.
+            residual: (p, j) of the events.
         """
         if len(item) <= len(of_event):
             return residual @ self.similarity[np.ix_(of_event, self.slot[item])]
-        return (residual @ self.similarity[of_event])[self.slot[item]]  # whole rows are read faster
+        whole = residual @ self.similarity[of_event]  # rows are read faster than cells are picked
+        return whole[:, self.slot[item]]
 
     def without(self, fold: int, item: np.ndarray) -> np.ndarray:
         """Similarities between `item` (j,) that leave out the users of a fold: (j, j)."""
@@ -100,12 +101,12 @@ def fit_neighbours(
 
 
 def sum_visible(weight: np.ndarray, size: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """Sum over the events that each target sees: the first `size` (i,) of them; (i,).
+    """Sum over the events that each target sees: the first `size` of them; (i, ...).
 
     Args:
         weight: (i, j) similarity of target i and event j.
         size: (i,) events that each target sees.
-        residual: (j,) rating less factor score of the events.
+        residual: (j, ...) rating less factor score of the events.
     """
     is_visible = np.arange(len(residual)) < size[:, None]
     return (weight * is_visible) @ residual

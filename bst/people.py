@@ -1,8 +1,9 @@
 """People at request time: any history -> base scores, dense features and a `Batch`.
 
-Training reads these numbers off a store and a split; here a small store is made of the people of
-one request and goes through the same functions. A person whom training knew keeps what training
-did: ratings that the items were fitted on are scored by items fitted without that person's fold.
+Training reads these numbers off a store and a split; here a small store is made of one person, as
+often as there are variants without some event, and goes through the same functions. A person whom
+training knew keeps what training did: ratings that the items were fitted on are scored by items
+fitted without that person's fold.
 """
 
 from dataclasses import dataclass, replace
@@ -53,40 +54,50 @@ class Person:
 
 @dataclass(frozen=True)
 class Request:
-    """People who are asked about the same items at one time; p people, i items."""
+    """One person, in p variants that lack some events, asked about i items at one time."""
 
-    people: list[Person]
+    person: Person
+    kept: np.ndarray  # (p, j) bool, the events that each variant has
     items: np.ndarray  # (i,) item indices
-    at: int  # seconds since 1970 UTC
-    store: SequenceStore  # each person's events, then the items
+    seen: np.ndarray  # (j,) how many events each event sees, none left out
+    is_real: np.ndarray  # (p, j + i) bool, the cells of a table of events and items that exist
+    store: SequenceStore  # a user a variant: its events, then the items
     history: History  # what every position of that store sees
     rows: np.ndarray  # (p * i,) positions of the items
 
     @classmethod
-    def of(cls, people: list[Person], items: np.ndarray, at: int, *, ties: str) -> "Request":
-        """Lay the people out as a store; `ties` as in `split_interactions`."""
-        size = np.array([len(person) for person in people])
-        offsets = np.concatenate([[0], np.cumsum(size + len(items))])
-        begin = np.concatenate([[0], np.cumsum(size)[:-1]])
-        unrated, when = np.zeros(len(items), np.float32), np.full(len(items), at)
+    def of(cls, person: Person, items: np.ndarray, at: int, *, ties: str,
+           kept: np.ndarray | None = None) -> "Request":
+        """Lay the variants out as a store.
+
+        Args:
+            person: somebody with j events, all before `at`.
+            items: (i,) item indices.
+            at: seconds since 1970 UTC.
+            ties: as in `split_interactions`.
+            kept: (p, j) bool; None: one variant with all events.
+        """
+        kept = np.ones((1, len(person)), dtype=bool) if kept is None else kept
+        is_real = np.concatenate([kept, np.ones((len(kept), len(items)), dtype=bool)], axis=1)
+
+        def cells(events: np.ndarray, targets: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(np.append(events, targets), is_real.shape)[is_real]
+
+        size = kept.sum(axis=1)
         store = SequenceStore(
-            item_idx=np.concatenate([a for p in people for a in (p.item, items)]),
-            rating=np.concatenate([a for p in people for a in (p.rating, unrated)]),
-            timestamp=np.concatenate([a for p in people for a in (p.time, when)]),
-            offsets=offsets, users=None, movies=(),
+            item_idx=cells(person.item, items),
+            rating=cells(person.rating, np.zeros(len(items), np.float32)),
+            timestamp=cells(person.time, np.full(len(items), at)),
+            offsets=np.append(0, np.cumsum(size + len(items))), users=None, movies=(),
         )
-        is_event = np.arange(len(store)) < (offsets[:-1] + size)[store.user_row]
-        seen = [np.append(_seen(p, ties), np.full(len(items), len(p))) for p in people]
-        start = begin[store.user_row]
-        history = History(np.flatnonzero(is_event), start, start + np.concatenate(seen))
-        return cls(people, items, at, store, history, np.flatnonzero(~is_event))
-
-
-def _seen(person: Person, ties: str) -> np.ndarray:
-    """How many events each event sees, (j,): those before it, or before its time."""
-    if ties == "stable":
-        return np.arange(len(person))
-    return np.searchsorted(person.time, person.time)
+        whole = np.arange(len(person)) if ties == "stable" else np.searchsorted(person.time,
+                                                                                person.time)
+        left = np.concatenate([np.zeros((len(kept), 1), int), np.cumsum(kept, axis=1)], axis=1)
+        seen = left[:, np.append(whole, np.full(len(items), len(person)))][is_real]
+        is_item = cells(np.zeros(len(person), bool), np.ones(len(items), bool))
+        start = (np.cumsum(size) - size)[store.user_row]
+        history = History(np.flatnonzero(~is_item), start, start + seen)
+        return cls(person, kept, items, whole, is_real, store, history, np.flatnonzero(is_item))
 
 
 def base_of(request: Request, fit: BaseFit, statistics: Statistics) -> Base:
@@ -99,25 +110,22 @@ def base_of(request: Request, fit: BaseFit, statistics: Statistics) -> Base:
         item_score = statistics.mean + statistics.bias[store.item_idx]
         score = add_user_bias(item_score, item_score, store, request.history)
         return Base(score, empty, empty, empty)
-    read = _read_alone if len(request.people) == 1 else _read_together
+    read = _read_alone if len(request.kept) == 1 else _read_together
     score, doubt = read(request, fit)
     if fit.neighbours is None:
         return Base(score, score, empty, doubt)
-    sums = np.concatenate([
-        _neighbour_sums(request, fit, k, score[low:high])
-        for k, (low, high) in enumerate(zip(store.offsets, store.offsets[1:], strict=False))
-    ])
+    sums = _neighbour_sums(request, fit, score)
     return Base(add_neighbours(fit.neighbours.slope, score, sums), score, sums, doubt)
 
 
 def _read_alone(request: Request, fit: BaseFit) -> tuple[np.ndarray, np.ndarray]:
-    """Factor scores and doubts at the positions of the only person, (n,); no doubt at events."""
-    (person,), seen = request.people, request.history.stop
+    """Factor scores and doubts of the only variant, with all events, (n,); no doubt at events."""
+    person, seen = request.person, request.seen
     score = np.empty(len(request.store), dtype=np.float32)
     doubt = np.zeros_like(score)
     size, known = len(person), person.num_train
     score[:size], targets = read_one(fit.factors, person.traits @ fit.factors.user_slope.numpy(),
-                                     person.item, person.rating, seen[:size], request.items)
+                                     person.item, person.rating, seen, request.items)
     score[size:], doubt[size:] = targets.score, targets.doubt
     if known:
         fold = fit.folds[person.fold]
@@ -128,35 +136,36 @@ def _read_alone(request: Request, fit: BaseFit) -> tuple[np.ndarray, np.ndarray]
 
 
 def _read_together(request: Request, fit: BaseFit) -> tuple[np.ndarray, np.ndarray]:
-    """Factor scores and doubts at every position, (n,), an event of each person at a time."""
-    store, people = request.store, request.people
-    traits = torch.from_numpy(np.stack([person.traits for person in people]))
-    rank = np.arange(len(store)) - store.offsets[:-1][store.user_row]
-    known = rank < np.array([person.num_train for person in people])[store.user_row]
-    fold = np.array([person.fold for person in people])[store.user_row]
+    """Factor scores and doubts at every position, (n,), an event of each variant at a time."""
+    store, person = request.store, request.person
+    column = np.broadcast_to(np.arange(request.is_real.shape[1]), request.is_real.shape)
+    is_known = column[request.is_real] < person.num_train
     score, doubt = np.empty((2, len(store)), dtype=np.float32)
-    jobs = [(fit.factors, np.flatnonzero(~known))]
-    jobs += [(fit.folds[k], np.flatnonzero(known & (fold == k))) for k in np.unique(fold[known])]
-    for factors, rows in jobs:
-        factors = replace(factors, prior=traits @ factors.user_slope)
-        reading = read_histories(factors, store, request.history, rows)
+    for factors, rows in ((fit.factors, ~is_known), (fit.folds[person.fold], is_known)):
+        prior = torch.from_numpy(person.traits) @ factors.user_slope
+        factors = replace(factors, prior=repeat(prior, "k -> p k", p=len(request.kept)))
+        reading = read_histories(factors, store, request.history, np.flatnonzero(rows))
         score[rows], doubt[rows] = reading.score, reading.doubt
     return score, doubt
 
 
-def _neighbour_sums(request: Request, fit: BaseFit, k: int, score: np.ndarray) -> np.ndarray:
-    """Sums over the neighbours at the positions of person k, given their factor scores."""
-    person, neighbours = request.people[k], fit.neighbours
-    residual = person.rating - score[: len(person)]
-    low = request.store.offsets[k]
-    seen = (request.history.stop - request.history.start)[low:low + len(score)]
-    of_event, known = neighbours.slot[person.item], person.num_train
-    among = neighbours.similarity[np.ix_(of_event[known:], of_event)]
-    sums = [sum_visible(among, seen[known:len(person)], residual),
-            neighbours.sum_all(request.items, of_event, residual)]
+def _neighbour_sums(request: Request, fit: BaseFit, score: np.ndarray) -> np.ndarray:
+    """Sums over the neighbours at every position, (n,), given the factor scores.
+
+    All variants share one matrix of weights: an event that is left out has the residual 0.
+    """
+    person, neighbours, known = request.person, fit.neighbours, request.person.num_train
+    known_score = np.zeros(request.is_real.shape, dtype=np.float32)
+    known_score[request.is_real] = score
+    residual = (person.rating - known_score[:, :len(person)]) * request.kept  # (p, j)
+    slot = neighbours.slot[person.item]
+    among = neighbours.similarity[np.ix_(slot[known:], slot)]
+    sums = [sum_visible(among, request.seen[known:], residual.T).T,
+            neighbours.sum_all(request.items, slot, residual)]
     if known:
-        sums.insert(0, sum_visible(person.within, seen[:known], residual[:known]))
-    return np.concatenate(sums)
+        of_known = residual[:, :known].T
+        sums.insert(0, sum_visible(person.within, request.seen[:known], of_known).T)
+    return np.concatenate(sums, axis=1)[request.is_real]
 
 
 def batch_of(
@@ -165,21 +174,21 @@ def batch_of(
     """The request as `Batches.gather` would make it.
 
     Args:
-        request: people and items.
+        request: variants and items.
         fit: the base.
         statistics: of the dense features.
         history_len: events that a target sees, at most the last ones.
-        shared: a row a person with all items (True), or a row for each item.
+        shared: a row a variant with all items (True), or a row for each item.
     """
     store, history, rows = request.store, request.history, request.rows
     base = base_of(request, fit, statistics)
     dense = torch.from_numpy(dense_at(statistics, store, history, base, rows))
-    stop = np.array([len(person) for person in request.people])
+    stop = request.kept.sum(axis=1)
     first = np.maximum(0, stop - history_len)
     slot = np.arange(max(1, (stop - first).max()))
     is_real = slot < (stop - first)[:, None]  # (p, j)
     position = np.where(is_real, (store.offsets[:-1] + first)[:, None] + slot, 0)
-    start = np.array([p.time[0] if len(p) else request.at for p in request.people])
+    start = store.timestamp[store.offsets[:-1]]  # of the first event, or of the items
     p, i = len(stop), len(request.items)
     per_row = i if shared else 1
 
@@ -191,7 +200,7 @@ def batch_of(
         return rearrange(torch.from_numpy(values.astype(dtype)), "(b i) -> b i", i=per_row)
 
     since = store.timestamp - start[store.user_row]
-    user = torch.from_numpy(np.stack([person.user for person in request.people]))
+    user = repeat(torch.from_numpy(request.person.user), "c -> p c", p=p)
     return Batch(
         event_item=events(store.item_idx, np.int64), event_rating=events(store.rating, np.float32),
         event_base=events(base.score, np.float32), event_time=events(since, np.int32),

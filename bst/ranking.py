@@ -26,7 +26,7 @@ def scorers(recommender: Recommender) -> dict[str, Scorer]:
     statistics = fitted.statistics
 
     def base(person: Person, items: np.ndarray, at: int) -> np.ndarray:
-        request = Request.of([person], items, at, ties=fitted.protocol["ties"])
+        request = Request.of(person, items, at, ties=fitted.protocol["ties"])
         return base_of(request, fitted.base, statistics).score[request.rows]
 
     return {

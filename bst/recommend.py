@@ -246,6 +246,7 @@ class Recommender:
         order = [row for row in np.argsort(-cosine, kind="stable") if row != target][:k]
         return [(*self.catalogue.name(row + FIRST_IDX), float(cosine[row])) for row in order]
 
+    @torch.inference_mode()
     def score(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Expected stars before the clamp to the scale, by which films are ranked: (items,).
 
@@ -254,7 +255,10 @@ class Recommender:
             items: (i,) item indices.
             at: seconds since 1970 UTC.
         """
-        return self._score([person], items, at)[0]
+        batch = self._batch(person, items, at)
+        if self._scorer is not None:
+            return self._scorer.score(batch).numpy()
+        return self._forward(batch, len(items))[0]
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
@@ -333,27 +337,27 @@ class Recommender:
     def _clamp(self, score: np.ndarray) -> np.ndarray:
         return np.clip(score, *self._scale)
 
-    def _batch(self, people: list[Person], items: np.ndarray, at: int) -> Batch:
-        request = Request.of(people, items, at, ties=self.fitted.protocol["ties"])
+    def _batch(self, person: Person, items: np.ndarray, at: int,
+               kept: np.ndarray | None = None) -> Batch:
+        request = Request.of(person, items, at, ties=self.fitted.protocol["ties"], kept=kept)
         return batch_of(request, self.fitted.base, self.fitted.statistics,
                         history_len=self.model.config.history_len,
                         shared=self.model.config.shares_history)
 
     @torch.inference_mode()
-    def _score(self, people: list[Person], items: np.ndarray, at: int) -> np.ndarray:
-        """Expected stars before the clamp, (people, items) float32."""
-        batch = self._batch(people, items, at)
-        if len(people) == 1 and self._scorer is not None:
-            return self._scorer.score(batch).numpy()[None]
-        score = torch.cat([self.model(part) for part in _parts(batch, ROWS)])
-        flat = rearrange(score, "b c -> (b c)")  # a row a person, or a row an item
-        return rearrange(flat, "(p i) -> p i", i=len(items)).numpy()
-
     def _differences(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Stars with all events less stars without each, before the clamp: (items, events)."""
-        people = [person, *(person.without(k) for k in range(len(person)))]
-        score = self._score(people, items, at)
+        all_of_them = np.ones((1, len(person)), dtype=bool)
+        without_one = ~np.eye(len(person), dtype=bool)
+        batch = self._batch(person, items, at, np.concatenate([all_of_them, without_one]))
+        score = self._forward(batch, len(items))
         return (score[:1] - score[1:]).T
+
+    def _forward(self, batch: Batch, num_items: int) -> np.ndarray:
+        """The network's expected stars, (variants, items)."""
+        score = torch.cat([self.model(part) for part in _parts(batch, ROWS)])
+        flat = rearrange(score, "b c -> (b c)")  # a row a variant, or a row an item
+        return rearrange(flat, "(p i) -> p i", i=num_items).numpy()
 
     def _reasons(self, person: Person, difference: np.ndarray, attention: np.ndarray | None, *,
                  most: int | None = None) -> tuple[Reason, ...]:
@@ -378,7 +382,7 @@ class Recommender:
             return None
         found = np.zeros(len(person))
         reach = min(len(person), self.model.config.history_len)
-        weight = self._scorer.attention(self._batch([person], items, at))[0, 2:].numpy()
+        weight = self._scorer.attention(self._batch(person, items, at))[0, 2:].numpy()
         found[len(person) - reach:] = weight[:reach]
         return found
 

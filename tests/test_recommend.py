@@ -116,7 +116,7 @@ def test_the_one_pass_scorer_is_the_network(default, history, monkeypatch):
     monkeypatch.setattr("bst.scoring.CHUNK", 7)
     person = default.person(history)
     items = np.random.default_rng(0).permutation(len(default.catalogue.ids)) + FIRST_IDX
-    batch = default._batch([person], items, history[-1][2] + 60)
+    batch = default._batch(person, items, history[-1][2] + 60)
     with torch.inference_mode():
         expected = default.model(batch)[0]
     torch.testing.assert_close(Scorer(default.model).score(batch), expected, atol=1e-5, rtol=0)
@@ -159,11 +159,11 @@ def test_a_difference_is_that_of_a_history_without_the_event(default, store, his
     film, at = store.movies["item_id"][1], int(person.time[-1]) + 3600
     found = default.explain(person, film, at=at)
     items = default.catalogue.items([film])
-    whole = default._score([person], items, at)[0, 0]
+    whole = default.score(person, items, at)[0]
     effects = {reason.movie_id: reason.difference for reason in found.reasons}
     assert len(effects) == len(person) > 13  # more than the network sees: the base sees them all
     for k, item in enumerate(person.item):
-        rest = default._score([person.without(k)], items, at)[0, 0]
+        rest = default.score(person.without(k), items, at)[0]
         assert effects[default.catalogue.name(item)[0]] == pytest.approx(whole - rest, abs=2e-5)
     sizes = [abs(reason.difference) for reason in found.reasons]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0.05
@@ -174,8 +174,8 @@ def test_leaving_an_event_out_of_a_list_is_leaving_it_out_of_a_person(default, s
     found = default.explain(history, film, at=at)
     strongest = found.reasons[0]
     rest = [event for event in history if event[0] != strongest.movie_id]
-    without = default._score([default.person(rest)], default.catalogue.items([film]), at)[0, 0]
-    whole = default._score([default.person(history)], default.catalogue.items([film]), at)[0, 0]
+    without = default.score(default.person(rest), default.catalogue.items([film]), at)[0]
+    whole = default.score(default.person(history), default.catalogue.items([film]), at)[0]
     assert strongest.difference == pytest.approx(whole - without, abs=2e-5)
 
 
@@ -225,8 +225,8 @@ def test_the_order_in_which_a_history_is_given_does_not_matter_but_its_times_do(
 
 def test_the_list_is_the_whole_catalogue_by_score_without_what_was_seen(default, history):
     films = default.catalogue.ids
-    score = default._score([default.person(history)], default.catalogue.items(films),
-                           history[-1][2] + 1)[0]
+    score = default.score(default.person(history), default.catalogue.items(films),
+                          history[-1][2] + 1)
     seen = {event[0] for event in history}
     order = [films[k] for k in np.argsort(-score)]
     found = default.recommend(history, len(films))
@@ -263,6 +263,8 @@ def test_the_reasons_of_a_list_are_what_raised_it_most(default, history):
         events = default.explain(history, item.movie_id).reasons
         raised = sorted((e.difference for e in events if e.difference > 0), reverse=True)[:2]
         assert [r.difference for r in item.reasons] == pytest.approx(raised, abs=2e-5)
+    (item,) = default.recommend(history, 1, reasons=99)
+    assert 0 < len(item.reasons) < len(history) and min(r.difference for r in item.reasons) > 0
 
 
 def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
