@@ -61,3 +61,13 @@ def test_the_rows_are_means_over_users_of_the_formulas():
     assert rows["liked"]["ndcg"] == pytest.approx(discount[1] / sum(discount) / 2)
     assert rows["rated"]["hr_low"] <= 2 / 3 <= rows["rated"]["hr_high"]
     assert "| liked | bst | 2 | 0.5000 [" in format_ranking(list(rows.values()))
+
+
+def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
+    ranked, store, monkeypatch
+):
+    recommender, split, lists, _ = ranked
+    monkeypatch.setattr("bst.ranking.scorers", lambda _: {
+        "same": lambda person, items, at: np.zeros(len(items))})
+    found, _ = top_lists(recommender, store, split, "test", 4)
+    np.testing.assert_array_equal(found["same"], lists["popularity"])
