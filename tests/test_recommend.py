@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from bst.scoring import Scorer
 from bst.sequences import split_interactions
 from bst.text import TextVectors
 from bst.training import build_model, predict_part, text_scaling
+from scripts import recommend as recommend_script
 from tests.test_pipeline import call, raw, trained  # noqa: F401
 
 
@@ -362,22 +364,34 @@ def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, conte
 
 def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):  # noqa: F811
     out, _, _ = trained
-    said = call("recommend.py", "--model", out, "--user", "42", "--k", "3").stdout
-    table = said.splitlines()[2:]
-    written = json.loads(call("recommend.py", "--model", out, "--user", "42", "--k", "3",
-                              "--json", "-").stdout)["items"]
-    assert len(table) == len(written) == 3
-    for line, item in zip(table, written, strict=True):
+    said = call("recommend.py", "--model", out, "--user", "42", "--k", "3", "--json",
+                tmp_path / "top.json").stdout.splitlines()
+    items = json.loads((tmp_path / "top.json").read_text())["items"]
+    assert said[0].endswith("ratings known") and len(said) == 2 + len(items) == 5
+    for line, item in zip(said[2:], items, strict=True):
         assert set(item) == {"movie_id", "title", "stars", "reasons"}
         assert f"{item['stars']:.2f}" in line and item["title"] in line
     films = [line.split("::")[1] for line in
              (raw / "movies.dat").read_text(encoding="latin-1").splitlines()[:3]]
     mine = tmp_path / "mine.csv"
-    mine.write_text("title,stars\n" + "".join(f'"{film}",{k + 3}\n'
-                                              for k, film in enumerate(films[:2])))
-    said = call("recommend.py", "--model", out, "--history", mine, "--explain", films[2]).stdout
+    mine.write_text(f'title,stars\n"{films[0]}",3\n"{films[1]}",4\n', encoding="utf-8")
+    flags = "--model", out, "--history", mine, "--explain", films[2]
+    said = call("recommend.py", *flags).stdout
     assert said.startswith("2 ratings known") and films[0] in said and films[1] in said
-    done = call("recommend.py", "--model", out, "--user", "9999", code=1)
-    assert done.stderr.splitlines()[-1].startswith("error: no user 9999")
-    done = call("recommend.py", "--model", tmp_path, "--user", "1", code=1)
-    assert "no readable model" in done.stderr and "Traceback" not in done.stderr
+    (found,) = json.loads(call("recommend.py", *flags, "--json", "-").stdout)["items"]
+    assert found["title"] == films[2] and f"{found['stars']:.2f} stars" in said
+    assert f"{found['reasons'][0]['difference']:+.3f}" in said
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (dict(user=9999), "no user 9999 among the 120 users"),
+    (dict(), "expected --user or --history"),
+    (dict(user=1, history=Path("mine.csv")), "one of them only"),
+    (dict(user=1, explain="Nothing Like It"), "no single film 'Nothing Like It'"),
+    (dict(user=1, model=Path("nowhere")), "nowhere: no readable model"),
+])
+def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message):  # noqa: F811
+    args = recommend_script.Args(**{"model": trained[0], **changes})
+    with pytest.raises(DataError, match=message) as caught:
+        recommend_script.main(args)
+    assert "\n" not in str(caught.value)
