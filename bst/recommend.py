@@ -111,7 +111,7 @@ class Recommender:
                 raise DataError("user features beside a Person, who has them already; leave out "
                                 "user=")
             return history
-        events = [e if isinstance(e, Interaction) else Interaction(*e) for e in history]
+        events = [_interaction(event, k) for k, event in enumerate(history)]
         events.sort(key=lambda event: event.time)  # stable: ties stay in the order given
         self._check(events)
         codes, traits = self._encode(self._known_user(user or {}))
@@ -278,12 +278,11 @@ class Recommender:
                            fitted_with(self.fitted, new, hot, year, text))
 
     def _check(self, events: list[Interaction]) -> None:
-        low, high = self._scale
-        seen = set()
+        levels, seen = self.model.levels.tolist(), set()
         for k, event in enumerate(events):
-            if not low <= event.rating <= high:
-                raise DataError(f"history event {k}: {event.rating} stars, expected {low:g} to "
-                                f"{high:g}")
+            if event.rating not in levels:  # the network has no embedding of other stars
+                raise DataError(f"history event {k}: {event.rating:g} stars, expected one of "
+                                f"{', '.join(f'{level:g}' for level in levels)}")
             if event.movie in seen:
                 raise DataError(f"history event {k}: movie {event.movie} is rated twice, expected "
                                 "one rating a film; keep the last one")
@@ -402,6 +401,17 @@ class Recommender:
             return found
         return TextVectors(np.zeros((len(texts), len(self.fitted.text_mean)), np.float32),
                            found.has_text)
+
+
+def _interaction(event: Interaction | tuple[int, float, int], rank: int) -> Interaction:
+    """The event of a history, typed."""
+    try:
+        movie, rating, time = (
+            (event.movie, event.rating, event.time) if isinstance(event, Interaction) else event)
+        return Interaction(int(movie), float(rating), int(time))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
+                        "since 1970 UTC)") from error
 
 
 def _parts(batch: Batch, rows: int) -> list[Batch]:

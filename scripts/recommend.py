@@ -25,6 +25,8 @@ class Args:
     """id of a user of the data that the run was trained on"""
     history: Path | None = None
     """CSV file with the columns title or movie_id, stars and, if known, time"""
+    about: tuple[str, ...] = ()
+    """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
     """films to recommend"""
     genres: tuple[str, ...] = ()
@@ -47,9 +49,12 @@ def main(args: Args) -> None:
 
     if (args.user is None) == (args.history is None):
         raise DataError("expected --user or --history, and one of them only")
+    if args.user is not None and args.about:
+        raise DataError("--about beside --user: the data say who that is; leave it out")
     recommender = Recommender.from_pretrained(args.model)
     if args.history is not None:
-        person = recommender.person(read_history(args.history, recommender.catalogue))
+        person = recommender.person(read_history(args.history, recommender.catalogue),
+                                    user=dict(word.partition("=")[::2] for word in args.about))
     else:
         person = recommender.history_of(store_of(args.model), args.user)
     if args.explain is not None:

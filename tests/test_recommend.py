@@ -308,7 +308,10 @@ def test_similar_films_are_those_that_the_same_people_like(store, split, text, b
 @pytest.mark.parametrize(("call", "message"), [
     (lambda r, h: r.predict([(6, 3.0, 1)], [7]), "no movie 6 in the catalogue of 41"),
     (lambda r, h: r.predict(h, [8]), "no movie 8 in the catalogue"),
-    (lambda r, h: r.predict([(7, 6.0, 1)], [7]), "history event 0: 6.0 stars, expected 1 to 5"),
+    (lambda r, h: r.predict([(7, 6.0, 1)], [7]), "event 0: 6 stars, expected one of 1, 2, 3"),
+    (lambda r, h: r.predict([(7, 3.5, 1)], [7]), "event 0: 3.5 stars, expected one of 1, 2, 3"),
+    (lambda r, h: r.predict([(7, 3)], [7]), r"event 0: \(7, 3\), expected \(movie id, stars"),
+    (lambda r, h: r.predict([(7, "x", 1)], [7]), "event 0: .7, 'x', 1., expected .movie id"),
     (lambda r, h: r.predict([(7, 4.0, 1), (7, 5.0, 2)], [9]), "event 1: movie 7 is rated twice"),
     (lambda r, h: r.predict(h, [7], at=h[-1][2]), "is at .*, not before at="),
     (lambda r, h: r.predict([(7, 4.0, 1)], [9], at=2**31 + 1), "68 years"),
@@ -378,6 +381,8 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):  # no
     flags = "--model", out, "--history", mine, "--explain", films[2]
     said = call("recommend.py", *flags).stdout
     assert said.startswith("2 ratings known") and films[0] in said and films[1] in said
+    woman = call("recommend.py", *flags, "--about", "sex=F", "age=25").stdout
+    assert woman.splitlines()[1] != said.splitlines()[1]
     (found,) = json.loads(call("recommend.py", *flags, "--json", "-").stdout)["items"]
     assert found["title"] == films[2] and f"{found['stars']:.2f} stars" in said
     assert f"{found['reasons'][0]['difference']:+.3f}" in said
@@ -387,6 +392,7 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):  # no
     (dict(user=9999), "no user 9999 among the 120 users"),
     (dict(), "expected --user or --history"),
     (dict(user=1, history=Path("mine.csv")), "one of them only"),
+    (dict(user=1, about=("sex=F",)), "--about beside --user"),
     (dict(user=1, explain="Nothing Like It"), "no single film 'Nothing Like It'"),
     (dict(user=1, model=Path("nowhere")), "nowhere: no readable model"),
 ])
