@@ -84,7 +84,7 @@ def table_lines(items: list) -> list[str]:
 
 def explanation_lines(found) -> list[str]:
     """A line an event, the largest effect first."""
-    lines = [f"{found.title}: {found.stars:.2f} stars. With this rating left out it would change:",
+    lines = [f"{found.title}: {found.stars:.2f} stars. What each rating did to it:",
              f"{'effect':>7} {'attention':>9} {'stars':>5}  film"]
     for reason in found.reasons:
         attention = "" if reason.attention is None else f"{reason.attention:.1%}"
