@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
-ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
          "scoring", "metrics", "baselines", "evaluation", "checkpoint", "training", "catalogue",
          "recommend", "ranking", "pipeline", "ablation"]
