@@ -1,29 +1,61 @@
 """What the network corrects: a score that is known before each rating, and how it came about."""
 
 import hashlib
-import io
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bst import factors, features, neighbours
-from bst.factors import FOLDS, streaming_reading
+from bst.factors import FOLDS, Factors, Reading, streaming_reading, user_values
 from bst.features import Base, item_bias, streaming_bias
 from bst.files import write_atomic
-from bst.neighbours import add_neighbours, neighbour_sum
+from bst.neighbours import Neighbours, add_neighbours, fit_neighbours
+from bst.packing import pack, unpack
 from bst.sequences import SequenceStore, Split
 from bst.text import TextVectors
 
-CODE = [Path(m.__file__) for m in (factors, features, neighbours)]  # a change makes caches stale
+CODE = [Path(__file__), *(Path(m.__file__) for m in (factors, features, neighbours))]
+
+
+@dataclass(frozen=True)
+class BaseFit:
+    """What a base has fitted on train: enough to score any history. See `bst/people.py`."""
+
+    kind: str  # `ModelConfig.base`
+    mean: float  # train stars
+    factors: Factors | None
+    folds: tuple[Factors, ...]  # fitted without each group of users, for the ratings of train
+    neighbours: Neighbours | None
+    user_values: tuple[tuple[str, str], ...]  # columns of `factors.user_features`
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What takes a minute on MovieLens-1M, and is kept in the cache."""
+
+    reading: Reading
+    sums: np.ndarray  # (n,) float32, see `Neighbours`
+    factors: Factors
+    folds: tuple[Factors, ...]
+    neighbours: Neighbours
 
 
 def base_scores(
     store: SequenceStore, split: Split, kind: str, text: TextVectors | None = None, *,
     cache_dir: Path | None = None,
 ) -> Base:
-    """The base at every position of the store.
+    """The base at every position of the store; see `fit_base`."""
+    return fit_base(store, split, kind, text, cache_dir=cache_dir)[1]
+
+
+def fit_base(
+    store: SequenceStore, split: Split, kind: str, text: TextVectors | None = None, *,
+    cache_dir: Path | None = None,
+) -> tuple[BaseFit, Base]:
+    """Fit on train, and score every position of the store.
 
     Args:
         store: sequences.
@@ -33,41 +65,46 @@ def base_scores(
         cache_dir: factors and neighbours take a minute on MovieLens-1M, so they are kept here.
     """
     empty = np.zeros(len(store), dtype=np.float32)
-    if kind == "mean":
-        return Base(np.full_like(empty, item_bias(store, split)[0]), empty, empty, empty)
-    if kind == "bias":
-        return Base(streaming_bias(store, split), empty, empty, empty)
+    mean = item_bias(store, split)[0]
+    if kind in ("mean", "bias"):
+        score = np.full_like(empty, mean) if kind == "mean" else streaming_bias(store, split)
+        return BaseFit(kind, mean, None, (), None, ()), Base(score, empty, empty, empty)
     parts = _cached_parts(store, split, text, cache_dir)
+    score, doubt = parts.reading.score, parts.reading.doubt
+    fit = BaseFit(kind, mean, parts.factors, parts.folds, parts.neighbours,
+                  tuple(user_values(store.users)))
     if kind == "factors":
-        return Base(parts[0], parts[0], empty, parts[1])
-    return Base(add_neighbours(store, split, parts[0], parts[2]), parts[0], parts[2], parts[1])
+        return replace(fit, neighbours=None), Base(score, score, empty, doubt)
+    with_neighbours = add_neighbours(parts.neighbours.slope, score, parts.sums)
+    return fit, Base(with_neighbours, score, parts.sums, doubt)
 
 
 def _cached_parts(
     store: SequenceStore, split: Split, text: TextVectors | None, cache_dir: Path | None
-) -> np.ndarray:
-    """Factor scores, doubts and neighbour sums: (3, n) float32. The file's name has its sha256."""
+) -> _Parts:
+    """The parts, read from a file whose name has its sha256, or computed."""
     if cache_dir is None:
         return _parts(store, split, text)
     key = _key(store, split, text)
-    for path in cache_dir.glob(f"base-{key}-*.npy"):
-        if path.stem.endswith(hashlib.sha256(path.read_bytes()).hexdigest()[:16]):
-            return np.load(path, allow_pickle=False)
+    for path in cache_dir.glob(f"base-{key}-*.safetensors"):
+        content = path.read_bytes()
+        if path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
+            return unpack(_Parts, content)
         print(f"{path}: damaged, the base is computed again", file=sys.stderr)
         path.unlink()
-    content = io.BytesIO()
-    np.save(content, _parts(store, split, text))
-    digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    parts = _parts(store, split, text)
+    content = pack(parts)
+    digest = hashlib.sha256(content).hexdigest()[:16]
     cache_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(cache_dir / f"base-{key}-{digest}.npy", content.getvalue())
-    return np.load(io.BytesIO(content.getvalue()), allow_pickle=False)
+    write_atomic(cache_dir / f"base-{key}-{digest}.safetensors", content)
+    return parts
 
 
-def _parts(store: SequenceStore, split: Split, text: TextVectors | None) -> np.ndarray:
+def _parts(store: SequenceStore, split: Split, text: TextVectors | None) -> _Parts:
     print("computing base scores: factors, then neighbours", file=sys.stderr)
-    reading = streaming_reading(store, split, text)
-    sums = neighbour_sum(store, split, reading.score, folds=FOLDS)
-    return np.stack([reading.score, reading.doubt, sums])
+    reading, factors, folds = streaming_reading(store, split, text)
+    neighbours, sums = fit_neighbours(store, split, reading.score, folds=FOLDS)
+    return _Parts(reading, sums, factors, folds, neighbours)
 
 
 def _key(store: SequenceStore, split: Split, text: TextVectors | None) -> str:
@@ -78,7 +115,7 @@ def _key(store: SequenceStore, split: Split, text: TextVectors | None) -> str:
     if text is not None:
         digest.update(np.ascontiguousarray(text.vectors))
         digest.update(np.ascontiguousarray(text.has_text))
-    for path in CODE:
+    for path in CODE:  # a change makes caches stale
         digest.update(path.read_bytes())
     digest.update(f"{torch.get_num_threads()} threads".encode())  # they decide the last bits
     return digest.hexdigest()[:16]

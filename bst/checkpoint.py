@@ -1,25 +1,45 @@
 """A run folder: the best model, and the state from which training resumes, written atomically.
 
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
+RUN/fitted.safetensors               what else was fitted on train: enough to score anybody
 RUN/resume.pt                        weights, optimizer and counters of the last resume point
 No file of a run folder can execute code when it is read.
 """
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from bst.base import BaseFit
 from bst.batches import UserVocabulary
+from bst.features import Statistics
 from bst.files import write_atomic
 from bst.model import BST
+from bst.packing import pack, unpack
 from bst.schema import DataError
 
-MODEL_VERSION = 1
+MODEL_VERSION, FITTED_VERSION = 1, 1
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run has fitted besides the network; row r of the movies has index r + FIRST_IDX."""
+
+    version: int
+    identity: dict  # hash of the config and digest of the data, as in model.json
+    protocol: dict  # name, ties and seed of the split
+    encoder: dict  # bert, pooling, text_source of `DataConfig`
+    movies: dict  # item_id, title, year, genres: a list each
+    base: BaseFit
+    statistics: Statistics
+    text_mean: np.ndarray  # (t,) float32, of the network's overview vectors; t is 0 without text
+    text_scale: np.ndarray  # (t,)
 
 
 def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict) -> None:
@@ -55,6 +75,38 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         raise DataError(f"{folder}: model.json and model.safetensors do not fit ({line}); "
                         "they are damaged or from two runs, train again") from error
     return model.eval(), vocabulary, info
+
+
+def save_fitted(folder: Path, fitted: Fitted) -> None:
+    """Write what was fitted beside the model."""
+    write_atomic(folder / "fitted.safetensors", pack(fitted))
+
+
+def load_fitted(folder: Path, identity: dict) -> Fitted:
+    """Read what `save_fitted` wrote, bit by bit.
+
+    Args:
+        folder: run folder.
+        identity: of the model in it.
+
+    Raises:
+        DataError: the file is missing, damaged, from another version or of another run.
+    """
+    path = folder / "fitted.safetensors"
+    try:
+        fitted = unpack(Fitted, path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, run the "
+                        "run's scripts/train.py command again and it is added") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; it is damaged or from another version, run the run's "
+                        "scripts/train.py command again and it is replaced") from error
+    if fitted.version != FITTED_VERSION or fitted.identity != identity:
+        raise DataError(
+            f"{path}: version {fitted.version} of run {fitted.identity}, expected version "
+            f"{FITTED_VERSION} of {identity}, the model's; run the run's scripts/train.py command "
+            "again and it is replaced")
+    return fitted
 
 
 def save_resume(folder: Path, state: dict) -> None:

@@ -1,10 +1,11 @@
 """Numbers known about a target before its rating: streaming bias and dense features.
 
-Item statistics are fitted on train targets only. A user's running means use what the target's
-history holds, as `Split` defines it, so they stay honest after the cut: known at request time.
+Item statistics are fitted on train targets only (`fit_statistics`), then applied to any history
+(`dense_at`). A user's running means use what the target's history holds, as `Split` defines it, so
+they stay honest after the cut: known at request time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -53,6 +54,10 @@ class History:
             stop=count[split.history_stop],
         )
 
+    def of_targets(self, rows: np.ndarray) -> "History":
+        """The slices of the targets at positions `rows` alone."""
+        return History(self.position, self.start[rows], self.stop[rows])
+
     def running_sum(self, values: np.ndarray, last: int | None = None) -> np.ndarray:
         """Sum of `values` (n,) over the last `last` history rows of each target, (n,) float64."""
         total = np.concatenate([[0.0], np.cumsum(values[self.position], dtype=np.float64)])
@@ -67,6 +72,48 @@ class History:
         if last is not None:
             size = np.minimum(size, last)
         return self.running_sum(values, last) / (size + shrink)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the dense features need of train; i items."""
+
+    mean: float  # train stars
+    bias: np.ndarray  # (i + 2,) float64, see `item_bias`
+    count: np.ndarray  # (i + 2,) int64, train ratings
+    scale: tuple[float, float]  # lowest and highest train stars
+    usual: tuple[float, ...]  # train share of each fifth of the scale
+    of_item: np.ndarray  # (5, i + 2) float64, each item's share of each fifth less the usual one
+    squared: float  # mean squared residual of train, stars squared
+    genres: tuple[str, ...]  # names, in the order of the columns of `hot`
+    hot: np.ndarray  # (i, g) float32, 1 where an item has a genre
+    year: np.ndarray  # (i,) int64, the usual year where it is unknown
+    usual_year: int
+
+    def fifth(self, rating: np.ndarray) -> np.ndarray:
+        """Which fifth of the scale a rating is in, 1 to 5."""
+        low, high = self.scale
+        return np.clip(np.round((rating - low) / max(high - low, 1e-6) * 4), 0, 4) + 1
+
+
+def fit_statistics(store: SequenceStore, split: Split, base_score: np.ndarray) -> Statistics:
+    """Statistics of the train targets, given the base score (n,) of every position."""
+    mean, bias = item_bias(store, split)
+    train, item = store.rating[split.train], store.item_idx[split.train]
+    count = np.bincount(item, minlength=store.num_items + FIRST_IDX)
+    residual = store.rating - base_score.astype(np.float64)
+    usual_year = int(store.movies["year"].median() or 0)
+    genres, hot = genre_matrix(store.movies)
+    found = Statistics(
+        mean, bias, count, (float(train.min()), float(train.max())), (), np.zeros((0, len(count))),
+        float(np.mean(residual[split.train] ** 2)), tuple(genres), hot,
+        store.movies["year"].fill_null(usual_year).to_numpy().astype(np.int64), usual_year,
+    )
+    fifth = found.fifth(train)
+    usual = tuple(float(np.mean(fifth == star)) for star in STARS)
+    total = [np.bincount(item, weights=(fifth == star) - share, minlength=len(count))
+             for star, share in zip(STARS, usual, strict=True)]
+    return replace(found, usual=usual, of_item=np.stack(total) / (count + ITEM_SHRINK))
 
 
 def item_bias(
@@ -87,10 +134,27 @@ def streaming_bias(
     A residual is rating minus train mean minus item bias.
     """
     mean, bias = item_bias(store, split)
-    item_score = mean + bias[store.item_idx]
+    item_score, history = mean + bias[store.item_idx], History.of(store, split)
+    return add_user_bias(item_score, item_score, store, history, last=last, shrink=shrink)
+
+
+def add_user_bias(
+    target_score: np.ndarray, item_score: np.ndarray, store: SequenceStore, history: History, *,
+    last: int | None = 20, shrink: float = USER_SHRINK,
+) -> np.ndarray:
+    """The streaming bias of the targets of `history`, from the item part of the score.
+
+    Args:
+        target_score: (targets,) train mean plus item bias.
+        item_score: (n,) the same at every position of the store.
+        store: sequences.
+        history: what each target sees.
+        last: events that count.
+        shrink: pseudo-events.
+    """
     residual = store.rating - item_score
-    running = History.of(store, split).running_mean(residual, last=last, shrink=shrink)
-    return (item_score + running).astype(np.float32)
+    return (target_score + history.running_mean(residual, last=last, shrink=shrink)).astype(
+        np.float32)
 
 
 def dense_features(store: SequenceStore, split: Split, base: Base) -> np.ndarray:
@@ -103,61 +167,55 @@ def dense_features(store: SequenceStore, split: Split, base: Base) -> np.ndarray
         split: which ratings count as history.
         base: what the network corrects.
     """
-    _, bias = item_bias(store, split)
-    history, item = History.of(store, split), store.item_idx
+    statistics = fit_statistics(store, split, base.score)
+    return dense_at(statistics, store, History.of(store, split), base, np.arange(len(store)))
+
+
+def dense_at(
+    statistics: Statistics, store: SequenceStore, history: History, base: Base, rows: np.ndarray
+) -> np.ndarray:
+    """The features named in `DENSE` of the targets at positions `rows`, (len(rows), f) float32.
+
+    Args:
+        statistics: fitted on train.
+        store: sequences; their items are those of the statistics.
+        history: what each position may see.
+        base: what the network corrects.
+        rows: positions of the targets.
+    """
+    item, seen = store.item_idx[rows], history.of_targets(rows)
     residual = store.rating - base.score.astype(np.float64)
-    count = np.bincount(item[split.train], minlength=store.num_items + FIRST_IDX)
-    year = store.movies["year"]
-    year = year.fill_null(int(year.median() or 0)).to_numpy()
-    of_user, of_item = _star_shares(store, split, history, count)
+    item_score = statistics.mean + statistics.bias[store.item_idx]
+    fifth = statistics.fifth(store.rating)
     columns = [
-        year[item - FIRST_IDX],
-        *_log_hours(store, history),
-        np.log1p(history.stop - history.start),
-        bias[item],
-        np.log1p(count[item]),
-        *of_user,
-        *of_item,
-        *(history.running_mean(residual, last=size) for size in (3, 20, None)),
-        _same_genre_mean(store, history, residual),
-        history.running_mean(residual**2 - np.mean(residual[split.train] ** 2)),
-        streaming_bias(store, split),
-        base.factors,
-        base.neighbours,
-        base.score,
-        base.doubt,
+        statistics.year[item - FIRST_IDX],
+        *_log_hours(store, seen, store.timestamp[rows]),
+        np.log1p(seen.stop - seen.start),
+        statistics.bias[item],
+        np.log1p(statistics.count[item]),
+        *(seen.running_mean((fifth == star) - usual)
+          for star, usual in zip(STARS, statistics.usual, strict=True)),
+        *statistics.of_item[:, item],
+        *(seen.running_mean(residual, last=size) for size in (3, 20, None)),
+        _same_genre_mean(statistics.hot, store, seen, item, residual),
+        seen.running_mean(residual**2 - statistics.squared),
+        add_user_bias(item_score[rows], item_score, store, seen),
+        base.factors[rows],
+        base.neighbours[rows],
+        base.score[rows],
+        base.doubt[rows],
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _log_hours(store: SequenceStore, history: History) -> list[np.ndarray]:
+def _log_hours(store: SequenceStore, history: History, when: np.ndarray) -> list[np.ndarray]:
     """Log hours since the first and since the last rating of the history, 0 without one."""
     seen = history.stop > history.start
     rows = history.position if len(history.position) else np.zeros(1, dtype=np.int64)
     first = store.timestamp[rows[np.minimum(history.start, len(rows) - 1)]]
     last = store.timestamp[rows[np.maximum(history.stop - 1, 0)]]
-    hours = [np.where(seen, (store.timestamp - when) / 3600, 0.0) for when in (first, last)]
+    hours = [np.where(seen, (when - then) / 3600, 0.0) for then in (first, last)]
     return [np.log1p(np.maximum(h, 0.0)) for h in hours]
-
-
-def _star_shares(
-    store: SequenceStore, split: Split, history: History, count: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Share of each fifth of the rating scale in the user's history and in the item's train part.
-
-    Both are less the train share, drawn to 0 by pseudo-counts.
-    """
-    train = store.rating[split.train]
-    low, high = train.min(), train.max()
-    fifth = np.clip(np.round((store.rating - low) / max(high - low, 1e-6) * 4), 0, 4) + 1
-    of_user, of_item = [], []
-    for star in STARS:
-        over = (fifth == star) - float(np.mean(fifth[split.train] == star))
-        total = np.bincount(store.item_idx[split.train], weights=over[split.train],
-                            minlength=len(count))
-        of_user.append(history.running_mean(over))
-        of_item.append((total / (count + ITEM_SHRINK))[store.item_idx])
-    return of_user, of_item
 
 
 def genre_matrix(movies: pl.DataFrame) -> tuple[list[str], np.ndarray]:
@@ -167,12 +225,13 @@ def genre_matrix(movies: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     return genres, hot.to_numpy().astype(np.float32) if genres else np.zeros((len(movies), 0))
 
 
-def _same_genre_mean(store: SequenceStore, history: History, residual: np.ndarray) -> np.ndarray:
+def _same_genre_mean(
+    hot: np.ndarray, store: SequenceStore, history: History, item: np.ndarray, residual: np.ndarray
+) -> np.ndarray:
     """Shrunken mean residual over history rows, weighted by genres shared with the target."""
-    _, hot = genre_matrix(store.movies)
-    total, weight = np.zeros(len(store)), np.zeros(len(store))
+    total, weight = np.zeros(len(item)), np.zeros(len(item))
     for column in hot.T:  # 18 genres, each a vectorised pass
-        has = column[store.item_idx - FIRST_IDX]
-        total += has * history.running_sum(has * residual)
-        weight += has * history.running_sum(has)
+        has, of_target = column[store.item_idx - FIRST_IDX], column[item - FIRST_IDX]
+        total += of_target * history.running_sum(has * residual)
+        weight += of_target * history.running_sum(has)
     return total / (weight + USER_SHRINK)

@@ -56,6 +56,39 @@ def calibration(score: np.ndarray, label: np.ndarray, *, groups: int = 20) -> li
             for p in parts]
 
 
+def hit_at_k(is_relevant: np.ndarray, k: int) -> np.ndarray:
+    """1 for each list that has a relevant item among its first k: (u,) float64; HR@k is the mean.
+
+    Args:
+        is_relevant: (u, n) bool, each list best first.
+        k: length that counts.
+
+    Example:
+        >>> hit_at_k(np.array([[False, True, False], [False, False, True]]), k=2).tolist()
+        [1.0, 0.0]
+    """
+    return is_relevant[:, :k].any(axis=1).astype(np.float64)
+
+
+def ndcg_at_k(is_relevant: np.ndarray, num_relevant: np.ndarray, k: int) -> np.ndarray:
+    """Discounted gain of each list over that of the best possible list: (u,) float64, in [0, 1].
+
+    Args:
+        is_relevant: (u, n) bool, each list best first.
+        num_relevant: (u,) relevant items among all candidates, at least 1.
+        k: length that counts.
+
+    Source: Jarvelin and Kekalainen 2002, gain 1, discount log2(rank + 1).
+
+    Example:
+        >>> ndcg_at_k(np.array([[True, False, False], [False, False, True]]), np.array([1, 1]), k=3)
+        array([1. , 0.5])
+    """
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    best = np.cumsum(discount)[np.minimum(num_relevant, k) - 1]
+    return is_relevant[:, :k] @ discount[:is_relevant.shape[1]] / best
+
+
 def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sum and count of `values` of each user that occurs, in user order, float64.
 

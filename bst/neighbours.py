@@ -10,6 +10,7 @@ Source: Koren 2008, "Factorization meets the neighborhood", section 2.2, on resi
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,10 +22,49 @@ SHRINK = 200.0  # pseudo-evidence of a correlation, stars squared; chosen on the
 MAX_ITEMS = 4096  # items with neighbours, the most rated ones: the square of it fits in memory
 
 
-def neighbour_sum(
+@dataclass(frozen=True)
+class Neighbours:
+    """Fitted neighbours; s slots, m train ratings."""
+
+    slot: np.ndarray  # (num_items + 2,) int64, row of each item; the last one: no neighbours
+    similarity: np.ndarray  # (s, s) float32, s |s| of each pair of items
+    slope: float
+    folds: int  # groups of users
+    user: np.ndarray  # (m,) int32, row of the user of each train rating
+    item_slot: np.ndarray  # (m,) int32
+    residual: np.ndarray  # (m,) float32, rating less factor score, stars
+
+    def sum_all(self, item: np.ndarray, of_event: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Sum over all events at once, (p, i); see `sum_visible`.
+
+        Args:
+            item: (i,) item indices of the targets.
+            of_event: (j,) slots of the events.
+            residual: (p, j) of the events.
+        """
+        if len(item) <= len(of_event):
+            return residual @ self.similarity[np.ix_(of_event, self.slot[item])]
+        whole = residual @ self.similarity[of_event]  # rows are read faster than cells are picked
+        return whole[:, self.slot[item]]
+
+    def without(self, fold: int, item: np.ndarray) -> np.ndarray:
+        """Similarities between `item` (j,) that leave out the users of a fold: (j, j)."""
+        slots, row = np.unique(self.slot[item], return_inverse=True)
+        is_real = slots < len(self.similarity) - 1
+        local = np.full(len(self.similarity), is_real.sum())  # the last row: no neighbours
+        local[slots[is_real]] = np.arange(is_real.sum())
+        rows = np.flatnonzero((local[self.item_slot] < is_real.sum())
+                              & (self.user % self.folds != fold))
+        sums = _co_ratings(self.user[rows], local[self.item_slot[rows]], self.residual[rows],
+                           num_slots=is_real.sum() + 1)
+        here = local[slots][row]
+        return _similarity(sums)[np.ix_(here, here)]
+
+
+def fit_neighbours(
     store: SequenceStore, split: Split, factor_score: np.ndarray, *, folds: int
-) -> np.ndarray:
-    """Sum of s |s| e over the history of every position: (n,) float32.
+) -> tuple[Neighbours, np.ndarray]:
+    """The similarities, and the sum of s |s| e over the history of every position: (n,) float32.
 
     The correlations for a train target leave out the users of its fold, its own user among them.
 
@@ -38,29 +78,52 @@ def neighbour_sum(
     history, slot = History.of(store, split), _item_slots(store, split)
     fold = store.user_row[split.train] % folds
     parts = [split.train[fold == k] for k in range(folds)]
-    total = sum(_co_ratings(store, slot, residual, part) for part in parts)
+
+    def co_ratings(rows: np.ndarray) -> np.ndarray:
+        return _co_ratings(store.user_row[rows], slot[store.item_idx[rows]], residual[rows],
+                           num_slots=slot.max() + 1)
+
+    total = sum(co_ratings(part) for part in parts)
+    full = _similarity(total)
     found = np.zeros(len(store), dtype=np.float32)
     is_held_out = np.ones(len(store), dtype=bool)
     is_held_out[split.train] = False
-    jobs = [(np.flatnonzero(is_held_out), 0.0)]
-    jobs += [(part, _co_ratings(store, slot, residual, part)) for part in parts]
-    for rows, without in jobs:
-        similarity = _similarity(total - without)
+    for k, rows in enumerate([np.flatnonzero(is_held_out), *parts]):
+        similarity = full if k == 0 else _similarity(total - co_ratings(rows))
         for here, events in _by_user(store, history, rows):
             weight = similarity[np.ix_(slot[store.item_idx[here]], slot[store.item_idx[events]])]
-            is_visible = np.arange(len(events)) < (history.stop - history.start)[here][:, None]
-            found[here] = (weight * is_visible) @ residual[events]
-    return found
+            size = (history.stop - history.start)[here]
+            found[here] = sum_visible(weight, size, residual[events])
+    fitted = Neighbours(slot, full, fit_slope(store, split, factor_score, found), folds,
+                        store.user_row[split.train], slot[store.item_idx[split.train]].astype(
+                            np.int32), residual[split.train])
+    return fitted, found
 
 
-def add_neighbours(
+def sum_visible(weight: np.ndarray, size: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """Sum over the events that each target sees: the first `size` of them; (i, ...).
+
+    Args:
+        weight: (i, j) similarity of target i and event j.
+        size: (i,) events that each target sees.
+        residual: (j, ...) rating less factor score of the events.
+    """
+    is_visible = np.arange(len(residual)) < size[:, None]
+    return (weight * is_visible) @ residual
+
+
+def add_neighbours(slope: float, factor_score: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Factor score plus slope times sums, float32 stars; the product in float64."""
+    return (factor_score + np.float64(slope) * sums).astype(np.float32)
+
+
+def fit_slope(
     store: SequenceStore, split: Split, factor_score: np.ndarray, sums: np.ndarray
-) -> np.ndarray:
-    """Factor score plus the sums times their least-squares slope on train targets: (n,) float32."""
+) -> float:
+    """Least-squares slope, on train targets, of what the factors leave over on the sums."""
     x = sums[split.train].astype(np.float64)
     rest = store.rating[split.train] - factor_score[split.train].astype(np.float64)
-    slope = (x @ rest) / max(x @ x, 1e-9)
-    return (factor_score + slope * sums).astype(np.float32)
+    return float((x @ rest) / max(x @ x, 1e-9))
 
 
 def _item_slots(store: SequenceStore, split: Split) -> np.ndarray:
@@ -73,15 +136,14 @@ def _item_slots(store: SequenceStore, split: Split) -> np.ndarray:
 
 
 def _co_ratings(
-    store: SequenceStore, slot: np.ndarray, residual: np.ndarray, rows: np.ndarray
+    user: np.ndarray, slot: np.ndarray, residual: np.ndarray, *, num_slots: int
 ) -> np.ndarray:
     """Sums over users who rated both items: of e_i e_j, and of e_i squared: (2, items, items)."""
-    _, user = np.unique(store.user_row[rows], return_inverse=True)
-    item, num_slots = slot[store.item_idx[rows]], slot.max() + 1
-    e = np.zeros((user.max(initial=-1) + 1, num_slots), dtype=np.float32)
-    e[user, item] = residual[rows]
+    _, row = np.unique(user, return_inverse=True)
+    e = np.zeros((row.max(initial=-1) + 1, num_slots), dtype=np.float32)
+    e[row, slot] = residual
     is_rated = np.zeros_like(e)
-    is_rated[user, item] = 1
+    is_rated[row, slot] = 1
     return np.stack([e.T @ e, (e * e).T @ is_rated])
 
 

@@ -1,6 +1,8 @@
 """The hops in one call each: open the data, prepare, train, compare with the baselines."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bst.base import base_scores
+from bst.base import BaseFit, base_scores, fit_base
 from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
-from bst.checkpoint import load_model
-from bst.config import DataConfig, RunConfig, keras_example
+from bst.checkpoint import FITTED_VERSION, Fitted, load_model, save_fitted
+from bst.config import DataConfig, RunConfig, from_dict, keras_example
 from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
+from bst.features import fit_statistics
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
 from bst.preparation import open_store
 from bst.schema import DataError
 from bst.sequences import SequenceStore, Split, audit_split, split_interactions
 from bst.text import TextVectors, embed_texts, noise_like
-from bst.training import build_model, fit, predict_part
+from bst.training import build_model, fit, predict_part, text_scaling
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,24 @@ class Prepared:
     store: SequenceStore
     split: Split
     text: TextVectors | None
+    base_fit: BaseFit
     batches: Batches
+
+
+def store_of(folder: Path) -> SequenceStore:
+    """The sequences that the run in `folder` was trained on, read where they were then.
+
+    Raises:
+        DataError: the folder holds no run, or the data is not there any more.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
+                        "scripts/train.py") from error
+    places = {name: values[name] and Path(values[name]) for name in ("data", "metadata", "cache")}
+    with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
+        return open_store(from_dict(DataConfig, {**values, **places}))
 
 
 def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
@@ -51,10 +71,10 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
                            pooling=config.data.pooling, cache_dir=config.data.cache)
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
-    base = base_scores(store, split, config.model.base, text, cache_dir=config.data.cache)
+    base_fit, base = fit_base(store, split, config.model.base, text, cache_dir=config.data.cache)
     batches = Batches(store, split, UserVocabulary.fit(store, split), base=base,
                       history_len=config.model.history_len, shared=config.model.shares_history)
-    return Prepared(config, store, split, text, batches)
+    return Prepared(config, store, split, text, base_fit, batches)
 
 
 def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
@@ -108,6 +128,21 @@ def train_run(
     model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
     return fit(model, prepared.batches, config, out, info={"identity": identity},
                stop_requested=stop_requested)
+
+
+def keep_fitted(prepared: Prepared, out: Path) -> None:
+    """Write what was fitted beside the model, for `bst.recommend`."""
+    config, store, text = prepared.config.data, prepared.store, prepared.text
+    mean, scale = np.zeros(0, np.float32), np.zeros(0, np.float32)
+    if text is not None:
+        mean, scale = text_scaling(text, np.unique(store.item_idx[prepared.split.train]))
+    movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
+    save_fitted(out, Fitted(
+        FITTED_VERSION, _identity(prepared),
+        {"protocol": config.protocol, "ties": prepared.split.ties, "seed": config.split_seed},
+        {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
+        movies, prepared.base_fit,
+        fit_statistics(store, prepared.split, prepared.batches.base), mean, scale))
 
 
 def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:

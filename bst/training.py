@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -45,10 +45,8 @@ def build_model(
     model = BST(config, sizes)
     model.item_vocab[:FIRST_IDX] = torch.arange(FIRST_IDX)
     model.item_vocab[train_items] = torch.arange(len(train_items)) + FIRST_IDX
-    model.item_genres[FIRST_IDX:] = torch.from_numpy(hot / np.maximum(1, hot.sum(1, keepdims=True)))
-    year = store.movies["year"].to_numpy()
-    bucket = np.clip((np.nan_to_num(year, nan=0) - 1900) // 2 + 1, 1, YEAR_BUCKETS - 1)
-    model.item_year[FIRST_IDX:] = torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
+    model.item_genres[FIRST_IDX:] = genre_shares(hot)
+    model.item_year[FIRST_IDX:] = year_bucket(store.movies["year"].to_numpy())
     if text is not None:
         _set_text(model, text, train_items)
     model.levels.copy_(torch.from_numpy(levels))
@@ -60,10 +58,29 @@ def build_model(
     return model
 
 
+def year_bucket(year: np.ndarray) -> Tensor:
+    """Row of the year table, (n,) int64, of release years that are NaN where unknown."""
+    bucket = np.clip((np.nan_to_num(year, nan=0) - 1900) // 2 + 1, 1, YEAR_BUCKETS - 1)
+    return torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
+
+
+def genre_shares(hot: np.ndarray) -> Tensor:
+    """Multi-hot rows (n, g) that sum to 1, or to 0 without a genre."""
+    return torch.from_numpy(hot / np.maximum(1, hot.sum(1, keepdims=True)))
+
+
+def text_scaling(text: TextVectors, train_items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale (t,) of the overview vectors of the train items that have a text."""
+    fitted = text.vectors[train_items - FIRST_IDX][text.has_text[train_items - FIRST_IDX]]
+    if not len(fitted):
+        width = text.vectors.shape[1]
+        return np.zeros(width, np.float32), np.ones(width, np.float32)
+    return fitted.mean(0), fitted.std(0) + 1e-6
+
+
 def _set_text(model: BST, text: TextVectors, train_items: np.ndarray) -> None:
     """Overview vectors, each dimension standardised on the train items that have a text."""
-    fitted = text.vectors[train_items - FIRST_IDX][text.has_text[train_items - FIRST_IDX]]
-    mean, scale = (fitted.mean(0), fitted.std(0) + 1e-6) if len(fitted) else (0.0, 1.0)
+    mean, scale = text_scaling(text, train_items)
     model.item_text[FIRST_IDX:] = torch.from_numpy((text.vectors - mean) / scale)
     model.item_has_text[FIRST_IDX:] = torch.from_numpy(text.has_text)
 

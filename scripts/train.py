@@ -49,7 +49,7 @@ class StopRequest:
 def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
     from bst.evaluation import format_table, read_results
-    from bst.pipeline import compare, prepare, train_run, use_device
+    from bst.pipeline import compare, keep_fitted, prepare, train_run, use_device
 
     stop = StopRequest()
     config = RunConfig(data=args.data, model=args.model, train=args.train)
@@ -60,6 +60,7 @@ def main(args: Args) -> int:
     if not train_run(prepared, out, stop_requested=stop):
         print(f"stopped by signal {stop.signal}; the same command goes on from here")
         return 128 + stop.signal
+    keep_fitted(prepared, out)
     if (out / "results.json").exists():
         print("this run is finished; its results:")
         rows = read_results(out / "results.json")

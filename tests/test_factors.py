@@ -17,6 +17,7 @@ from bst.factors import (
     read_histories,
     streaming_reading,
     user_features,
+    user_values,
 )
 from bst.features import History, streaming_bias
 from bst.schema import FIRST_IDX
@@ -65,7 +66,7 @@ def test_an_uncertain_item_moves_the_taste_less_and_is_itself_in_more_doubt(stor
 
 
 def test_train_targets_are_read_with_items_fitted_without_their_users(store, split):
-    found, history = streaming_reading(store, split), History.of(store, split)
+    found, history = streaming_reading(store, split)[0], History.of(store, split)
     for fold in (0, 3):
         is_mine = store.user_row[split.train] % FOLDS == fold
         fitted = fit_factors(store, split.train[~is_mine])
@@ -81,7 +82,7 @@ def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, s
     p = split.train[len(split.train) // 2]
     late = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
     changed = replace(store, rating=np.where(late, 6 - store.rating, store.rating))
-    before, after = (streaming_reading(s, split).score for s in (store, changed))
+    before, after = (streaming_reading(s, split)[0].score for s in (store, changed))
     assert after[p] == pytest.approx(before[p], abs=1e-6)
     assert not np.allclose(after[split.train], before[split.train])
 
@@ -106,7 +107,8 @@ def test_factors_find_tastes_that_a_bias_cannot(store, split):
     def error(score):
         return np.abs(score - rating)[split.test].mean()
 
-    assert error(streaming_reading(taste, split).score) < 0.8 * error(streaming_bias(taste, split))
+    found, *_ = streaming_reading(taste, split)
+    assert error(found.score) < 0.8 * error(streaming_bias(taste, split))
 
 
 def test_fewer_ratings_leave_a_taste_nearer_to_its_prior():
@@ -142,7 +144,7 @@ def test_the_text_parts_are_fitted_on_the_items_of_the_rows_alone(store, split, 
     assert not rated.all()
     told = replace(text, has_text=np.ones(store.num_items, dtype=bool))
     wild = replace(told, vectors=np.where(rated[:, None], text.vectors, 100 * text.vectors + 50))
-    before, after = (item_features(store, split.train, t)[FIRST_IDX:] for t in (told, wild))
+    before, after = (item_features(store, split.train, t)[1][FIRST_IDX:] for t in (told, wild))
     assert torch.equal(before[torch.from_numpy(rated)], after[torch.from_numpy(rated)])
 
 
@@ -166,9 +168,9 @@ def test_a_user_without_history_is_placed_by_sex(store, split):
 
 def test_features_have_a_column_a_value_and_a_missing_value_has_none(store, split, text):
     users = store.users.with_columns(pl.lit(None, dtype=pl.String).alias("zip_region"))
-    found = user_features(replace(store, users=users))
+    found = user_features(users, user_values(users))
     assert found.sum(dim=1).tolist() == [3.0] * store.num_users  # sex, age, occupation
-    films = item_features(store, split.train, text)
+    _, films = item_features(store, split.train, text)
     assert films.shape[0] == store.num_items + FIRST_IDX
     assert not films[:FIRST_IDX].any()
     text_part = films[FIRST_IDX:, -11:]

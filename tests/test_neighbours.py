@@ -7,7 +7,7 @@ import pytest
 
 from bst import neighbours
 from bst.base import base_scores
-from bst.neighbours import SHRINK, add_neighbours, neighbour_sum
+from bst.neighbours import SHRINK, add_neighbours, fit_neighbours, fit_slope
 from bst.sequences import split_interactions
 from tests.test_features import visible
 
@@ -38,7 +38,7 @@ def test_the_sum_is_that_of_a_plain_loop(store, monkeypatch, protocol):
     monkeypatch.setitem(globals(), "SHRINK", 0.5)
     split = split_interactions(store, protocol=protocol)
     score = np.linspace(2, 4, len(store)).astype(np.float32)
-    found = neighbour_sum(store, split, score, folds=FOLDS)
+    found = fit_neighbours(store, split, score, folds=FOLDS)[1]
     for p in [*split.train[::23], *split.valid[::7], *split.test[::7]]:
         expected = plain_sum(store, split, store.rating - score, p)
         assert found[p] == pytest.approx(expected, abs=1e-4)
@@ -50,7 +50,7 @@ def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, s
     late = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
     changed = replace(store, rating=np.where(late, 6 - store.rating, store.rating))
     score = np.full(len(store), 3.0, dtype=np.float32)
-    before, after = (neighbour_sum(s, split, score, folds=FOLDS) for s in (store, changed))
+    before, after = (fit_neighbours(s, split, score, folds=FOLDS)[1] for s in (store, changed))
     assert after[p] == pytest.approx(before[p], abs=1e-7)
     assert not np.allclose(after[split.train], before[split.train])
 
@@ -58,7 +58,7 @@ def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, s
 def test_items_beyond_the_most_rated_have_no_neighbours(store, split, monkeypatch):
     monkeypatch.setattr(neighbours, "MAX_ITEMS", 4)
     score = np.full(len(store), 3.0, dtype=np.float32)
-    found = neighbour_sum(store, split, score, folds=FOLDS)
+    found = fit_neighbours(store, split, score, folds=FOLDS)[1]
     count = np.bincount(store.item_idx[split.train], minlength=50)
     most_rated = np.argsort(-count, kind="stable")[:4]
     assert not found[~np.isin(store.item_idx, most_rated)].any()
@@ -70,7 +70,7 @@ def test_the_slope_is_the_least_squares_one_on_train(store, split):
     sums = rng.normal(size=len(store)).astype(np.float32)
     score = (store.rating - 0.7 * sums).astype(np.float32)
     score[split.test] = 0.0  # must not count
-    found = add_neighbours(store, split, score, sums)
+    found = add_neighbours(fit_slope(store, split, score, sums), score, sums)
     np.testing.assert_allclose(found[split.train], store.rating[split.train], atol=1e-5)
 
 
@@ -82,8 +82,8 @@ def test_neighbours_help_where_films_come_in_pairs_of_one_taste(store, split):
     rating = (2 + 2 * likes[store.user_row, pair]).astype(np.float32)
     world = replace(store, rating=rating)
     score = np.full(len(store), rating.mean(), dtype=np.float32)
-    sums = neighbour_sum(world, split, score, folds=FOLDS)
-    better = add_neighbours(world, split, score, sums)
+    sums = fit_neighbours(world, split, score, folds=FOLDS)[1]
+    better = add_neighbours(fit_slope(world, split, score, sums), score, sums)
     assert (np.abs(better - rating)[split.test].mean()
             < 0.95 * np.abs(score - rating)[split.test].mean())
 
@@ -94,7 +94,7 @@ def test_the_base_is_read_from_the_cache_and_made_again_when_damaged(
     first = base_scores(store, split, "neighbours", text, cache_dir=tmp_path)
     plain = base_scores(store, split, "neighbours", text)
     np.testing.assert_array_equal(first.score, plain.score)
-    (path,) = tmp_path.glob("base-*.npy")
+    (path,) = tmp_path.glob("base-*.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr("bst.base.streaming_reading", None)  # would fail if it were called
         again = base_scores(store, split, "factors", text, cache_dir=tmp_path)
@@ -107,4 +107,4 @@ def test_the_base_is_read_from_the_cache_and_made_again_when_damaged(
     assert "damaged" in capsys.readouterr().err
     other = split_interactions(store, protocol="temporal", ties="stable")
     base_scores(store, other, "neighbours", text, cache_dir=tmp_path)
-    assert len(list(tmp_path.glob("base-*.npy"))) == 2
+    assert len(list(tmp_path.glob("base-*.safetensors"))) == 2

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["config", "files", "schema", "movielens", "synthetic", "text", "sequences",
-         "preparation", "features", "factors", "neighbours", "base", "batches", "model", "metrics",
-         "baselines", "evaluation", "checkpoint", "training", "pipeline", "ablation"]
+ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
+         "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
+         "scoring", "metrics", "baselines", "evaluation", "checkpoint", "training", "catalogue",
+         "recommend", "ranking", "pipeline", "ablation"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 

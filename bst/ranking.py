@@ -1,0 +1,101 @@
+"""Top-k lists over the whole catalogue, for everybody with ratings in a part of the split.
+
+A person is asked once, at the time of the first rating in the part, with the history that this
+rating may see. Candidates: all films of the catalogue but those of the history. Relevant: the films
+that the person rates in the part, or those with `LIKED` stars or more. Equal scores: the film with
+more train ratings first, then catalogue order.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bst.metrics import hit_at_k, ndcg_at_k, user_bootstrap
+from bst.people import Person, Request, base_of
+from bst.recommend import Recommender
+from bst.schema import FIRST_IDX
+from bst.sequences import SequenceStore, Split
+
+LIKED = 4.0  # stars
+Scorer = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
+
+
+def scorers(recommender: Recommender) -> dict[str, Scorer]:
+    """What is compared, by name: each scores candidates for a person at a time."""
+    fitted = recommender.fitted
+    statistics = fitted.statistics
+
+    def base(person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        request = Request.of(person, items, at, ties=fitted.protocol["ties"])
+        return base_of(request, fitted.base, statistics).score[request.rows]
+
+    return {
+        "bst": lambda person, items, at: recommender.score(person, items, at),
+        "base score": base,
+        "item mean": lambda person, items, at: statistics.bias[items],
+        "popularity": lambda person, items, at: statistics.count[items],
+    }
+
+
+def top_lists(
+    recommender: Recommender, store: SequenceStore, split: Split, part: str, k: int
+) -> tuple[dict[str, np.ndarray], list[dict[int, float]]]:
+    """The lists of every scorer, and what was really rated.
+
+    Args:
+        recommender: of the run.
+        store: that the run was trained on.
+        split: of the run.
+        part: valid or test.
+        k: length of a list.
+
+    Returns:
+        (u, k) item indices by scorer, best first; and for each user the stars of the part by item.
+    """
+    known = scorers(recommender)
+    count = recommender.fitted.statistics.count
+    targets = split.part(part)
+    begin = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
+    lists, rated = {name: [] for name in known}, []
+    for mine in np.split(targets, begin[1:]):
+        first, user = mine[0], int(store.user_row[mine[0]])
+        at = int(store.timestamp[first])
+        person = recommender.history_of(store, store.users["user_id"][user]).before(at)
+        candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
+        for name, score in known.items():
+            order = np.lexsort((candidates, -count[candidates], -score(person, candidates, at)))
+            lists[name].append(candidates[order[:k]])
+        rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),
+                              strict=True)))
+    return {name: np.stack(rows) for name, rows in lists.items()}, rated
+
+
+def ranking_rows(
+    lists: dict[str, np.ndarray], rated: list[dict[int, float]], *, k: int, seed: int = 0
+) -> list[dict]:
+    """HR@k and NDCG@k of each scorer with 95 % intervals over users, for rated and liked films."""
+    rows = []
+    for relevant, least in (("rated", -np.inf), ("liked", LIKED)):
+        wanted = [{i for i, stars in films.items() if stars >= least} for films in rated]
+        users = [u for u, films in enumerate(wanted) if films]
+        num_relevant = np.array([len(wanted[u]) for u in users])
+        for name, found in lists.items():
+            hit = np.array([[i in wanted[u] for i in found[u].tolist()] for u in users])
+            row = {"scorer": name, "relevant": relevant, "users": len(users), "k": k}
+            for metric, values in (("hr", hit_at_k(hit, k)),
+                                   ("ndcg", ndcg_at_k(hit, num_relevant, k))):
+                low, high = user_bootstrap(values, np.arange(len(users)), seed=seed)
+                row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high}
+            rows.append(row)
+    return rows
+
+
+def format_ranking(rows: list[dict]) -> str:
+    """The rows as a markdown table."""
+    k = rows[0]["k"]
+    lines = [f"| relevant | scorer | users | HR@{k} | NDCG@{k} |", "|---|---|---|---|---|"]
+    for row in rows:
+        hr, ndcg = (f"{row[m]:.4f} [{row[m + '_low']:.4f}, {row[m + '_high']:.4f}]"
+                    for m in ("hr", "ndcg"))
+        lines.append(f"| {row['relevant']} | {row['scorer']} | {row['users']:,} | {hr} | {ndcg} |")
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""Recommend films to a person, or explain a prediction, with a run that train.py left.
+
+The person is a user of the run's data (--user) or anybody with a CSV file of ratings (--history).
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+
+from bst.schema import DataError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Print the top films for one person."""
+
+    model: Path
+    """run folder"""
+    user: int | None = None
+    """id of a user of the data that the run was trained on"""
+    history: Path | None = None
+    """CSV file with the columns title or movie_id, stars and, if known, time"""
+    about: tuple[str, ...] = ()
+    """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
+    k: int = 10
+    """films to recommend"""
+    genres: tuple[str, ...] = ()
+    """only films with any of these genres"""
+    years: tuple[int, int] | None = None
+    """first and last release year"""
+    reasons: int = 2
+    """events of the history to name for each film"""
+    explain: str | None = None
+    """title of a film: say what each event of the history does to its prediction"""
+    json: Path | None = None
+    """also write {"items": [{movie_id, title, stars, reasons}]} to this file; -: print only that"""
+
+
+def main(args: Args) -> None:
+    """Load, score, print."""
+    from bst.catalogue import read_history
+    from bst.pipeline import store_of
+    from bst.recommend import Recommender
+
+    if (args.user is None) == (args.history is None):
+        raise DataError("expected --user or --history, and one of them only")
+    if args.user is not None and args.about:
+        raise DataError("--about beside --user: the data say who that is; leave it out")
+    recommender = Recommender.from_pretrained(args.model)
+    if args.history is not None:
+        person = recommender.person(read_history(args.history, recommender.catalogue),
+                                    user=dict(word.partition("=")[::2] for word in args.about))
+    else:
+        person = recommender.history_of(store_of(args.model), args.user)
+    if args.explain is not None:
+        items = [recommender.explain(person, recommender.catalogue.find(args.explain))]
+        lines = explanation_lines(items[0])
+    else:
+        items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,
+                                      reasons=args.reasons)
+        lines = table_lines(items)
+    written = json.dumps({"items": [asdict(item) for item in items]}, indent=1)
+    if str(args.json) == "-":
+        print(written)
+        return
+    print("\n".join([f"{len(person)} ratings known", *lines]))
+    if args.json is not None:
+        args.json.write_text(written + "\n")
+
+
+def table_lines(items: list) -> list[str]:
+    """A line a film: rank, predicted stars, title, what raised it."""
+    lines = [f"{'':>3} {'stars':>5}  {'film':<48} because of your rating of"]
+    for rank, item in enumerate(items, start=1):
+        why = ", ".join(f"{r.title} ({r.rating:g}, {r.difference:+.2f})" for r in item.reasons)
+        lines.append(f"{rank:>3} {item.stars:>5.2f}  {item.title[:48]:<48} {why}".rstrip())
+    return lines
+
+
+def explanation_lines(found) -> list[str]:
+    """A line an event, the largest effect first."""
+    lines = [f"{found.title}: {found.stars:.2f} stars. What each rating did to it:",
+             f"{'effect':>7} {'attention':>9} {'stars':>5}  film"]
+    for reason in found.reasons:
+        attention = "" if reason.attention is None else f"{reason.attention:.1%}"
+        lines.append(f"{reason.difference:>+7.3f} {attention:>9} {reason.rating:>5g}  "
+                     f"{reason.title}")
+    return [*lines, "effect: prediction with all ratings minus without this one, exactly"]
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except (DataError, ValueError) as error:
+        sys.exit(f"error: {error}")
