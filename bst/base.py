@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from bst import factors, features, neighbours
 from bst.factors import FOLDS, Factors, Reading, streaming_reading, user_values
@@ -17,6 +18,7 @@ from bst.packing import pack, unpack
 from bst.sequences import SequenceStore, Split
 from bst.text import TextVectors
 
+BLAS_THREADS = 2  # of numpy, on any machine: their number decides the last bits, cores do not
 CODE = [Path(__file__), *(Path(m.__file__) for m in (factors, features, neighbours))]
 
 
@@ -102,8 +104,9 @@ def _cached_parts(
 
 def _parts(store: SequenceStore, split: Split, text: TextVectors | None) -> _Parts:
     print("computing base scores: factors, then neighbours", file=sys.stderr)
-    reading, factors, folds = streaming_reading(store, split, text)
-    neighbours, sums = fit_neighbours(store, split, reading.score, folds=FOLDS)
+    with threadpool_limits(BLAS_THREADS, user_api="blas"):
+        reading, factors, folds = streaming_reading(store, split, text)
+        neighbours, sums = fit_neighbours(store, split, reading.score, folds=FOLDS)
     return _Parts(reading, sums, factors, folds, neighbours)
 
 

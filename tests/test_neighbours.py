@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from bst import neighbours
+from bst import base, neighbours
 from bst.base import base_scores
 from bst.neighbours import SHRINK, add_neighbours, fit_neighbours, fit_slope
 from bst.sequences import split_interactions
@@ -108,3 +109,17 @@ def test_the_base_is_read_from_the_cache_and_made_again_when_damaged(
     other = split_interactions(store, protocol="temporal", ties="stable")
     base_scores(store, other, "neighbours", text, cache_dir=tmp_path)
     assert len(list(tmp_path.glob("base-*.safetensors"))) == 2
+
+
+def test_numpy_has_the_same_number_of_threads_on_any_machine(store, split, monkeypatch):
+    seen = []
+
+    def record(*args, **kwargs):
+        seen.extend(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
+        raise InterruptedError
+
+    monkeypatch.setattr(base, "fit_neighbours", record)
+    for cores in (1, 3):
+        with threadpool_limits(cores, user_api="blas"), pytest.raises(InterruptedError):
+            base_scores(store, split, "neighbours")
+    assert seen and set(seen) == {base.BLAS_THREADS}
