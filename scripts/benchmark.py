@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.schema import DataError
-from scripts.benchmarks import common, prep, scale, text, train
+from scripts.benchmarks import common, prep, scale, score, text, train
 
 # modules with `Args` and `run(args) -> rows`
-WORKS = {"prep": prep, "train": train, "text": text, "scale": scale}
+WORKS = {"prep": prep, "train": train, "score": score, "text": text, "scale": scale}
 
 
 def main() -> None:
