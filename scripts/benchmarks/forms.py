@@ -3,6 +3,7 @@
 import itertools
 import statistics
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,15 +52,16 @@ class PlainWindows(nn.Module):
 class Trainee:
     """A model with its optimizer and batches, trained in turn with the others."""
 
-    def __init__(self, model: nn.Module, batches: list[Batch]) -> None:
-        self.model, self.batches = model, batches
+    def __init__(self, model: nn.Module, batches: list[Batch], *, bf16: bool = False) -> None:
+        self.model, self.batches, self.bf16 = model, batches, bf16
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         self.steps, self.rates = itertools.cycle(batches), []
 
     def step(self) -> int:
         """One update; returns its number of targets."""
         batch = next(self.steps)
-        train_step(self.model, batch, self.optimizer, clip=1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            train_step(self.model, batch, self.optimizer, clip=1.0)
         return int(batch.is_target.sum())
 
     def measure(self, seconds: float, clock) -> None:
@@ -74,15 +76,19 @@ class Trainee:
         """Median of what was measured."""
         return statistics.median(self.rates)
 
+    @cached_property
     def flop(self) -> float:
         """Floating point operations of the matrix products of a step, per target."""
         with FlopCounterMode(display=False) as counter:
-            targets = self.step()
+            targets = sum(self.step() for _ in self.batches[:8])
         return counter.get_total_flops() / targets
 
 
-def trainees(store: SequenceStore) -> dict[str, Trainee]:
-    """Our three forms and the two plain references, on targets of the same train part."""
+def trainees(store: SequenceStore, *, alternatives: bool = False) -> dict[str, Trainee]:
+    """Our forms and the two plain references, on targets of the same train part.
+
+    Alternatives are ways to go faster that other machines may reward: bf16 and torch.compile.
+    """
     split, rng = split_interactions(store), np.random.default_rng(0)
     base, vocabulary = base_scores(store, split, "mean"), UserVocabulary.fit(store, split)
     shared, window = (Batches(store, split, vocabulary, base=base, history_len=HISTORY, shared=s)
@@ -94,7 +100,7 @@ def trainees(store: SequenceStore) -> dict[str, Trainee]:
                for _ in range(4)]
     items = store.num_items + 2
     flat = replace(BARE, readout="flatten")
-    return {
+    known = {
         "plain, flattened": Trainee(PlainWindows(items, flatten=True), windows),
         "plain, target token": Trainee(PlainWindows(items, flatten=False), windows),
         "window form, flattened": Trainee(build_model(flat, window, None, seed=0), windows),
@@ -102,6 +108,14 @@ def trainees(store: SequenceStore) -> dict[str, Trainee]:
         "shared history": Trainee(build_model(BARE, shared, None, seed=0), packed),
         "shared history, all features": Trainee(build_model(FULL, shared, None, seed=0), packed),
     }
+    if alternatives:
+        known["bf16"] = Trainee(build_model(FULL, shared, None, seed=0), packed, bf16=True)
+        compiled = build_model(FULL, shared, None, seed=0)
+        compiled.loss = torch.compile(compiled.loss, dynamic=True)
+        known["compiled"] = Trainee(compiled, packed)
+        for _ in range(20):  # compiles for the shapes that come
+            known["compiled"].step()
+    return known
 
 
 def peak_flop(clock) -> float:

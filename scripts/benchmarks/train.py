@@ -16,6 +16,8 @@ class Args(Common):
     """folder of MovieLens-1M; none: the built-in synthetic data"""
     seconds: float = 2.0
     """of each timed run, at least"""
+    alternatives: bool = False
+    """also bf16 autocast and torch.compile, which needs a C++ compiler and some minutes"""
     profile: bool = False
     """also print where the time of a shared-history step goes"""
 
@@ -32,7 +34,8 @@ def run(args: Args) -> list[Row]:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    known, peaks = trainees(open_store(DataConfig(data=args.data))), []
+    store = open_store(DataConfig(data=args.data))
+    known, peaks = trainees(store, alternatives=args.alternatives), []
     for _ in range(args.runs):
         peaks.append(peak_flop(clock))
         for trainee in known.values():
@@ -45,6 +48,8 @@ def run(args: Args) -> list[Row]:
             ("shared history", "plain, flattened", 15.0),
             ("shared history", "plain, target token", 15.0),
             ("shared history, all features", "plain, target token", None)]
+    if args.alternatives:
+        jobs += [(name, "shared history, all features", None) for name in ("bf16", "compiled")]
     return [row(known, *job, peak=peak, unit=f"targets / {'CPU ' * (args.threads == 1)}s")
             for job in jobs]
 
@@ -53,7 +58,7 @@ def row(known: dict, ours: str, reference: str, goal: float | None, *, peak: flo
         unit: str) -> Row:
     """One figure with what it costs in matrix products."""
     a, b = known[ours], known[reference]
-    flop = a.flop()
+    flop = a.flop
     note = (f"{flop / 1e6:.2f} MFLOP a target, {a.rate * flop / peak:.0%} of the "
             f"{peak / 1e9:.0f} GFLOP/s of a matrix product")
     return Row(ours, a.rate, unit, reference, b.rate, a.rate / b.rate, goal,
