@@ -105,8 +105,8 @@ def most(value: int) -> int:
 
 
 def all_equal(*values: float) -> bool:
-    """True when every process gives the same values."""
-    both = torch.tensor([values, [-v for v in values]], dtype=torch.float64)
+    """True when every process gives the same values; NaN is like 0."""
+    both = torch.tensor([values, [-v for v in values]], dtype=torch.float64).nan_to_num(nan=0.0)
     greatest, least = _reduce(both, dist.ReduceOp.MAX)
     return bool((greatest == -least).all())
 
