@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,14 @@ from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import FITTED_VERSION, Fitted, load_model, save_fitted
 from bst.config import DataConfig, RunConfig, from_dict, keras_example
-from bst.evaluation import best_baseline, evaluate, paired_difference, write_results
+from bst.distributed import first_goes_first, rank
+from bst.evaluation import (
+    best_baseline,
+    evaluate,
+    paired_difference,
+    read_results,
+    write_results,
+)
 from bst.features import fit_statistics
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
@@ -107,6 +115,33 @@ def use_device(config: RunConfig) -> None:
                         "expected a device that this torch sees, cpu always works") from error
 
 
+def run_training(
+    config: RunConfig, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
+) -> list[dict] | None:
+    """Prepare, train and compare: what `scripts/train.py` does, in each process of its group.
+
+    The first process prepares alone, so that the others find its caches and nobody writes twice.
+
+    Returns:
+        The rows of the results, none in processes but the first; None when asked to stop.
+
+    Raises:
+        DataError: something is wrong with the data, the device or the folder `out`.
+    """
+    use_device(config)
+    with first_goes_first(), tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(config, report_dir=out if rank() == 0 else Path(scratch))
+    print(f"run folder: {out}")
+    if not train_run(prepared, out, stop_requested=stop_requested):
+        return None
+    if rank() == 0:
+        keep_fitted(prepared, out)
+    if (out / "results.json").exists():
+        print("this run is finished; its results:")
+        return read_results(out / "results.json")
+    return compare(prepared, out)
+
+
 def train_run(
     prepared: Prepared, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
 ) -> bool:
@@ -119,12 +154,13 @@ def train_run(
         DataError: `out` holds a run of another config or of other data.
     """
     config = prepared.config
-    out.mkdir(parents=True, exist_ok=True)
     identity, path = _identity(prepared), out / "config.json"
     if path.exists():
         _check_identity(out, json.loads(path.read_text())["identity"], prepared)
-    described = {"identity": identity, **config.to_dict()}
-    write_atomic(path, json.dumps(described, indent=2).encode())
+    if rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        described = {"identity": identity, **config.to_dict()}
+        write_atomic(path, json.dumps(described, indent=2).encode())
     model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
     return fit(model, prepared.batches, config, out, info={"identity": identity},
                stop_requested=stop_requested)
@@ -179,13 +215,16 @@ def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     """Rows of the best model in `out` and of every baseline on `part`.
 
-    The rows of the test part are written to `results.json`.
+    The rows of the test part are written to `results.json`. Processes but the first help to
+    predict and get no rows.
 
     Raises:
         DataError: the model in `out` is of another config or of other data.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
     ours, stars = predict_run(prepared, out, part)
+    if rank() > 0:
+        return []
     predictions = {"bst": ours, **predict_baselines(prepared)}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,

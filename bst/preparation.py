@@ -7,7 +7,7 @@ one that `build_sequences` and `save_store` make.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from bst.movielens import (
     refuse_nothing_left,
     repeated,
 )
-from bst.schema import FIRST_IDX, DataError
+from bst.schema import FIRST_IDX, DataError, Tables
 from bst.sequences import (
     SequenceStore,
     StoreWriter,
@@ -47,14 +47,17 @@ ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.fl
                 ("timestamp", np.int64)])
 
 
-def open_store(config: DataConfig, *, report_dir: Path | None = None) -> SequenceStore:
-    """The sequences of raw files, of a store folder, or of the built-in data."""
+def open_store(
+    config: DataConfig, *, report_dir: Path | None = None,
+    build: Callable[[Tables], SequenceStore] = build_sequences,
+) -> SequenceStore:
+    """The sequences of raw files (made by `build`), of a store folder, or of the built-in data."""
     config = _with_files(config)
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
     tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
                             report_dir=report_dir)
-    return build_sequences(tables)
+    return build(tables)
 
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:

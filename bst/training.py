@@ -16,11 +16,22 @@ from tqdm import tqdm
 from bst.batches import Batch, Batches
 from bst.checkpoint import load_resume, save_model, save_resume
 from bst.config import ModelConfig, RunConfig, TrainConfig
+from bst.distributed import (
+    add_up,
+    add_up_gradients,
+    all_equal,
+    chance_seed,
+    most,
+    rank,
+    shard,
+    size,
+    wait_for_all,
+)
 from bst.features import DENSE, genre_matrix
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
 from bst.model import BST, YEAR_BUCKETS, Sizes
-from bst.schema import FIRST_IDX
+from bst.schema import FIRST_IDX, DataError
 from bst.text import TextVectors
 
 EVAL_TARGETS = 8192  # targets of an evaluation batch; results do not depend on it
@@ -85,21 +96,42 @@ def _set_text(model: BST, text: TextVectors, train_items: np.ndarray) -> None:
     model.item_has_text[FIRST_IDX:] = torch.from_numpy(text.has_text)
 
 
-def train_step(model: BST, batch: Batch, optimizer: Optimizer, *, clip: float) -> float:
-    """One update; returns the loss before it.
+def train_step(
+    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0
+) -> float:
+    """One update from the shards of all processes; returns the loss before it.
+
+    Args:
+        model: its gradients are left in place.
+        batch: this process's shard, None where it is empty.
+        optimizer: of the model's parameters.
+        clip: largest norm of the gradient of the global batch.
+        share: the shard's part of the real targets of the global batch, in [0, 1].
 
     Raises:
         FloatingPointError: the loss is not finite; the weights are left as they were.
     """
     model.train()
-    loss = model.loss(batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss = next(model.parameters()).new_zeros(())
+    if batch is not None:
+        loss = model.loss(batch) * share
+        loss.backward()
+    loss = add_up_gradients(model, loss.detach())
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
+
+
+def gather_shard(
+    batches: Batches, rows: list[np.ndarray], device: str, dtype: torch.dtype = torch.float32
+) -> tuple[Batch | None, float]:
+    """This process's shard of the batch of `rows`, None if empty, and its share of the targets."""
+    own = shard(rows)
+    share = sum(map(len, own)) / sum(map(len, rows))
+    return batches.gather(own).to(device, dtype) if own else None, share
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
@@ -115,10 +147,18 @@ def predict_part(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32."""
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
-    for batch in batches.iterate(part, batch_targets=EVAL_TARGETS):
-        real = batch.is_target.numpy()
-        for row, stars in zip(predictions, model.predict(batch.to(device)), strict=True):
-            row[batch.position.numpy()[real]] = stars.cpu().numpy()[real]
+    plan = batches.epoch(part, batch_targets=EVAL_TARGETS)
+    ends = np.cumsum([sum(map(len, rows)) for rows in plan])
+    # Whole batches go to the processes, so that each prediction has the bits that one process
+    # gives it. Each target has its own place, filled by one process: the sum gathers them.
+    found = torch.zeros(2, ends[-1] if len(ends) else 0)
+    for rows, end in shard(list(zip(plan, ends, strict=True))):
+        batch = batches.gather(rows)
+        real = batch.is_target
+        stars = torch.stack(model.predict(batch.to(device))).cpu()
+        found[:, end - int(real.sum()):end] = stars[:, real]
+    if len(ends):
+        predictions[:, np.concatenate([p for rows in plan for p in rows])] = add_up(found).numpy()
     return predictions[0], predictions[1]
 
 
@@ -128,8 +168,9 @@ def fit(
 ) -> bool:
     """Train until the epochs or the patience end; the best model stands in `out`.
 
-    Every source of chance is a function of (seed, epoch) or (seed, step), so a run that was cut
-    off anywhere ends with the same bits as one that was not.
+    Every source of chance is a function of (seed, epoch) or (seed, step, rank), so a run that was
+    cut off anywhere ends with the same bits as one that was not. In a group of processes all call
+    this with equal arguments; the batches are those of one process, and each takes its rows.
 
     Args:
         model: fresh from `build_model`; its weights are replaced by a resume point's.
@@ -137,10 +178,15 @@ def fit(
         run: the run's configuration.
         out: run folder.
         info: provenance that goes into model.json.
-        stop_requested: asked after every step; True saves a resume point and ends early.
+        stop_requested: asked after every step; True in any process saves a resume point and ends
+            early in all.
 
     Returns:
         True when training is complete, False when it was asked to stop.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the step.
+        DataError: the processes do not start from the same weights.
     """
     config = run.train
     model.to(config.device)
@@ -154,9 +200,15 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
         print(f"resuming from step {state['step']}", flush=True)
-    log = MetricsLog(out / "metrics.jsonl", state["step"])
+    weights = float(sum(p.detach().double().sum() for p in model.parameters()))
+    if not all_equal(state["step"], weights):
+        raise DataError(f"process {rank()} starts from other weights than the others (step "
+                        f"{state['step']}); expected that every machine sees the same folder {out}")
+    log = MetricsLog(out / "metrics.jsonl", state["step"]) if rank() == 0 else None
 
     def save_point() -> None:
+        if rank() > 0:
+            return
         save_resume(out, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "state": state})
 
@@ -164,16 +216,17 @@ def fit(
         started = time.perf_counter()
         plan = batches.epoch("train", batch_targets=config.batch_targets, seed=config.seed,
                              epoch=state["epoch"])
-        bar = tqdm(plan[state["batch"]:], initial=state["batch"], total=len(plan), disable=None,
-                   desc=f"epoch {state['epoch'] + 1}", unit="step", leave=False)
+        bar = tqdm(plan[state["batch"]:], initial=state["batch"], total=len(plan),
+                   desc=f"epoch {state['epoch'] + 1}", unit="step", leave=False,
+                   disable=None if rank() == 0 else True)
         for rows in bar:
             progress = (state["epoch"] + state["batch"] / len(plan)) / config.epochs
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, config)
-            torch.manual_seed(config.seed * 1_000_003 + state["step"])  # of dropout
+            torch.manual_seed(chance_seed(config.seed, state["step"]))
+            batch, share = gather_shard(batches, rows, config.device)
             try:
-                loss = train_step(model, batches.gather(rows).to(config.device), optimizer,
-                                  clip=config.clip)
+                loss = train_step(model, batch, optimizer, clip=config.clip, share=share)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"step {state['step']}: {error}; the last resume point and the best model are "
@@ -181,14 +234,16 @@ def fit(
                 ) from error
             state.update(step=state["step"] + 1, batch=state["batch"] + 1,
                          loss_sum=state["loss_sum"] + loss)
-            if stop_requested():
+            if most(stop_requested()):
                 save_point()
+                wait_for_all()  # torchrun ends the others once one has left
                 return False
             if state["step"] % config.save_every == 0:
                 save_point()
         _end_epoch(model, batches, state, out, info, log, config,
                    seconds=time.perf_counter() - started)
         save_point()
+    wait_for_all()  # before anyone reads the best model
     return True
 
 
@@ -200,11 +255,13 @@ def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> Non
     row = {"step": state["step"], "epoch": state["epoch"] + 1,
            "train_loss": state["loss_sum"] / state["batch"],
            "valid_mae": mae(score, label), "valid_rmse": rmse(score, label),
-           "seconds": round(seconds, 1)}
+           "processes": size(), "seconds": round(seconds, 1)}
     better = row["valid_mae"] < state["best"]
     state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0,
                  best=min(state["best"], row["valid_mae"]),
                  bad_epochs=0 if better else state["bad_epochs"] + 1)
+    if rank() > 0:
+        return
     if better:
         save_model(out, model, batches.vocabulary, {**info, "step": state["step"]})
     log.append(row)

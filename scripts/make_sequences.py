@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,12 +34,17 @@ class Args:
     """tokens of a window, the target included"""
     window_step: int = 1
     """interactions between two targets of a user"""
+    engine: Literal["local", "ray"] = "local"
+    """ray: a task for each partition of users, same bytes; needs pip install -e ".[ray]" """
 
 
 def main(args: Args) -> None:
     """Read, check, sort, write, audit."""
     from bst.preparation import make_store
     from bst.sequences import audit_split, make_windows, split_interactions
+
+    if args.engine == "ray":
+        from bst.cluster import make_store_on_ray as make_store
 
     started = time.perf_counter()
     store = make_store(args.data, args.out)

@@ -1,6 +1,7 @@
 """Train BST and compare it with the baselines on the same rows.
 
 With no flags it uses the built-in synthetic data. The same command goes on where it stopped.
+Several processes: torchrun --standalone --nproc-per-node=2 scripts/train.py ...
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,6 +28,10 @@ class Args:
     train: TrainConfig = TrainConfig()
     out: Path | None = None
     """run folder; none: runs/PROTOCOL-HASH"""
+    engine: Literal["local", "ray"] = "local"
+    """ray: train in --workers processes of a Ray cluster; needs pip install -e ".[ray]" """
+    workers: int = 2
+    """processes of --engine ray"""
 
 
 class StopRequest:
@@ -37,7 +43,8 @@ class StopRequest:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame) -> None:
-        if self.signal:
+        # torchrun passes on what a terminal has sent already, and kills after 30 s by itself
+        if self.signal and "TORCHELASTIC_RUN_ID" not in os.environ:
             os._exit(128 + number)
         self.signal = number
 
@@ -48,30 +55,31 @@ class StopRequest:
 
 def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
-    from bst.evaluation import format_table, read_results
-    from bst.pipeline import compare, keep_fitted, prepare, train_run, use_device
+    from bst.distributed import most, process_group
+    from bst.evaluation import format_table
+    from bst.pipeline import run_training
 
-    stop = StopRequest()
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     out = args.out or Path("runs") / config.name
-    use_device(config)
-    prepared = prepare(config, report_dir=out)
-    print(f"run folder: {out}")
-    if not train_run(prepared, out, stop_requested=stop):
-        print(f"stopped by signal {stop.signal}; the same command goes on from here")
-        return 128 + stop.signal
-    keep_fitted(prepared, out)
-    if (out / "results.json").exists():
-        print("this run is finished; its results:")
-        rows = read_results(out / "results.json")
-    else:
-        rows = compare(prepared, out)
-    print(format_table(rows))
+    if args.engine == "ray":
+        from bst.cluster import train_on_ray
+
+        print(format_table(train_on_ray(config, out, workers=args.workers)))
+        return 0
+    stop = StopRequest()
+    with process_group(config.train.device):
+        rows = run_training(config, out, stop_requested=stop)
+        if rows is None:
+            number = most(stop.signal)
+            print(f"stopped by signal {number}; the same command goes on from here", flush=True)
+            return 128 + number
+        if rows:
+            print(format_table(rows))
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
-    except (DataError, ValueError, FloatingPointError) as error:
+    except (DataError, ValueError, FloatingPointError, ConnectionError) as error:
         sys.exit(f"error: {error}")

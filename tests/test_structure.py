@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
-         "scoring", "metrics", "baselines", "evaluation", "checkpoint", "training", "catalogue",
-         "recommend", "ranking", "pipeline", "ablation"]
+         "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
+         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
@@ -43,7 +43,8 @@ def test_every_import_is_declared_and_pinned_exactly():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins), pins
     declared = {line.split("==")[0] for line in pins} | sys.stdlib_module_names
     declared |= {"bst", "scripts", "tests"}
-    extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm"}  # say how to get them
+    extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm",
+              "cluster.py": "ray"}  # say how to get them
     for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
