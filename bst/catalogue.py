@@ -14,7 +14,7 @@ import torch
 from bst.checkpoint import Fitted
 from bst.features import Statistics
 from bst.model import BST
-from bst.movielens import title_keys
+from bst.overviews import title_keys
 from bst.schema import FIRST_IDX, OOV, DataError
 from bst.text import TextVectors
 from bst.training import genre_shares, year_bucket

@@ -8,6 +8,7 @@ from typing import Literal
 
 Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows", "cold-items"]
 Ties = Literal["strict", "stable"]
+Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
 
 
 def option(default, text: str):
@@ -25,8 +26,11 @@ class DataConfig:
     """Which ratings, which split, which text encoder."""
 
     data: Path | None = option(
-        None, "folder or zip of MovieLens-1M, or a store that make_sequences.py wrote; "
-        "none: the built-in synthetic data"
+        None, "folder or zip of a data set, a CSV file of ratings, or a store that "
+        "make_sequences.py wrote; none: the built-in synthetic data"
+    )
+    format: Format = option(
+        "auto", "how the raw files are written (data/README.md); auto: told by their names"
     )
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
     on_bad: Literal["stop", "quarantine"] = option("stop", "what to do about a bad row")
@@ -160,8 +164,8 @@ class RunConfig:
     def essentials(self) -> dict:
         """The fields that can change a result: `to_dict` without places and intervals."""
         fixed = self.to_dict()
-        for name in ("cache", "data", "metadata"):  # places, not content: the store has its hash
-            fixed["data"].pop(name)
+        for name in ("cache", "data", "format", "metadata"):
+            fixed["data"].pop(name)  # where and how, not what: the store has its hash
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)
         return fixed

@@ -1,7 +1,7 @@
 """Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
 
-A big ratings.dat is read twice over: its rows go, checked, to temporary files by ranges of users;
-then one range after the other is sorted and appended to the store. The folder is byte for byte the
+A big file of ratings is read twice over: its rows go, checked, to temporary files by ranges of
+users; then one range after the other is sorted and appended to the store. The folder is byte for byte the
 one that `build_sequences` and `save_store` make.
 """
 
@@ -14,17 +14,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.config import DataConfig
-from bst.movielens import (
+from bst.config import DataConfig, Format
+from bst.formats import layout_of, read_tables
+from bst.overviews import merge_overviews
+from bst.raw import (
     BadRows,
     Known,
     RawFiles,
     check_ratings,
     list_repeats,
-    merge_overviews,
-    read_movielens,
-    read_movies,
-    read_users,
     refuse_nothing_left,
     repeated,
 )
@@ -40,8 +38,8 @@ from bst.sequences import (
 from bst.synthetic import write_synthetic
 
 BUILTIN = Path("data/builtin")
-STREAMED = 2**25  # bytes of ratings.dat from which a store is built in parts
-CHUNK = 2**24  # bytes of ratings.dat that are checked at a time
+STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
+CHUNK = 2**24  # bytes of the ratings file that are checked at a time
 PART = 2**24  # bytes of ratings.dat, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
                 ("timestamp", np.int64)])
@@ -55,18 +53,20 @@ def open_store(
     config = _with_files(config)
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
-    tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
-                            report_dir=report_dir)
+    tables = read_tables(config.data, format=config.format, metadata=config.metadata,
+                         on_bad=config.on_bad, report_dir=report_dir)
     return build(tables)
 
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:
-    """The same sequences, written to `folder`: in memory if ratings.dat is small, else in parts."""
+    """The same sequences, written to `folder`: in parts if the ratings file is big."""
     config = _with_files(config)
-    is_raw = not (config.data / "manifest.json").exists()
-    if is_raw and RawFiles(config.data).size("ratings.dat") >= STREAMED:
-        stream_store(config.data, folder, metadata=config.metadata, on_bad=config.on_bad)
-        return load_store(folder)
+    if not (config.data / "manifest.json").exists():
+        files = RawFiles(config.data)
+        if files.size(layout_of(files, config.format).ratings.file) >= STREAMED:
+            stream_store(config.data, folder, format=config.format, metadata=config.metadata,
+                         on_bad=config.on_bad)
+            return load_store(folder)
     store = open_store(config, report_dir=folder)
     save_store(store, folder)
     return store
@@ -76,17 +76,19 @@ def _with_files(config: DataConfig) -> DataConfig:
     """`config` with the folder of the built-in data where it names none."""
     if config.data is not None:
         return config
-    if config.metadata is not None:
-        raise DataError(f"--metadata {config.metadata} without --data: give the folder of "
-                        "ratings.dat, movies.dat and users.dat with --data")
+    if config.metadata is not None or config.format != "auto":
+        flag = f"--format {config.format}"
+        if config.metadata is not None:
+            flag = f"--metadata {config.metadata}"
+        raise DataError(f"{flag} without --data: give the folder of the ratings with --data")
     print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
     folder = write_synthetic(BUILTIN)
     return replace(config, data=folder, metadata=folder / "movies_metadata.csv")
 
 
 def stream_store(
-    source: Path, folder: Path, *, metadata: Path | None = None, on_bad: str = "stop",
-    chunk_bytes: int = CHUNK, part_bytes: int = PART,
+    source: Path, folder: Path, *, format: Format = "auto", metadata: Path | None = None,
+    on_bad: str = "stop", chunk_bytes: int = CHUNK, part_bytes: int = PART,
 ) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 
@@ -95,26 +97,30 @@ def stream_store(
     `folder`, until it is done.
 
     Args:
-        source: as for `read_movielens`.
+        source: as for `read_tables`.
         folder: of the store and of bad_rows.csv and unmatched_movies.csv.
-        metadata: as for `read_movielens`.
-        on_bad: as for `read_movielens`.
-        chunk_bytes: of ratings.dat that are checked at a time.
-        part_bytes: of ratings.dat that are sorted at a time, on average.
+        format: as for `read_tables`.
+        metadata: as for `read_tables`.
+        on_bad: as for `read_tables`.
+        chunk_bytes: of the ratings file that are checked at a time.
+        part_bytes: of the ratings file that are sorted at a time, on average.
 
     Raises:
-        DataError: as `read_movielens`, in the same words; a store in `folder` stays as it was.
+        DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
     """
-    files, bad = RawFiles(source), BadRows(on_bad)
-    users, movies = read_users(files, bad), read_movies(files, bad)
+    files = RawFiles(source)
+    layout = layout_of(files, format)
+    lines, bad = layout.ratings, BadRows(on_bad, layout.files)
+    users, movies = layout.read_people(files, bad)
+    links = layout.read_links(files, bad) if metadata is not None else {}
     known = Known.of(users, movies)
     parts = _Parts(folder / "parts.tmp", num_users=len(users),
-                   count=max(1, -(-files.size("ratings.dat") // part_bytes)))
+                   count=max(1, -(-files.size(lines.file) // part_bytes)))
     with parts, StoreWriter(folder) as writer:
         first = 1
-        for lines in files.chunks("ratings.dat", chunk_bytes):
-            parts.add(check_ratings(lines, first, known, bad), known)
-            first += lines.count(b"\n")
+        for content in files.chunks(lines.file, chunk_bytes):
+            parts.add(check_ratings(content, first, known, bad, lines), known)
+            first += content.count(b"\n")
         counts, pairs = np.zeros(len(users), dtype=np.int64), []
         for rows in parts:
             again = repeated(rows["user_row"], rows["item_row"])
@@ -128,13 +134,13 @@ def stream_store(
         if pairs:
             rows = np.concatenate(pairs)
             list_repeats(
-                RawFiles(source).chunks("ratings.dat", chunk_bytes), bad,
+                RawFiles(source).chunks(lines.file, chunk_bytes), bad,
                 set(zip(users["user_id"].gather(rows["user_row"]),
-                        movies["item_id"].gather(rows["item_row"]), strict=True)))
+                        movies["item_id"].gather(rows["item_row"]), strict=True)), lines)
         bad.report(folder)
-        refuse_nothing_left(int(counts.sum()))
+        refuse_nothing_left(int(counts.sum()), lines, bad)
         if metadata is not None:
-            movies = merge_overviews(movies, metadata, report_dir=folder)
+            movies = merge_overviews(movies, metadata, report_dir=folder, links=links)
             files.sha256["movies_metadata.csv"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
         writer.finish(users, movies, {"source": files.sha256})

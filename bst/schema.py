@@ -30,7 +30,7 @@ MOVIES = {
     "year": pl.Int32,  # null where the title has none
     "genres": pl.List(pl.String),
     "overview": pl.String,  # null where no overview was found
-    "match": pl.String,  # how the overview was found: exact, normalised, year off, none
+    "match": pl.String,  # how the overview was found: linked, exact, normalised, year off, none
 }
 USER_FEATURES = ("sex", "age", "occupation", "zip_region")
 

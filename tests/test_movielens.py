@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bst.movielens import read_metadata, read_movielens
+from bst.movielens import read_movielens
+from bst.overviews import read_metadata
 from bst.schema import DataError
 
 USERS = "1::F::1::10::48067\n2::M::56::16::V0072\n7::M::25::0::0-551\n"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,9 @@ from hypothesis import strategies as st
 
 import bst.preparation
 from bst.config import DataConfig
-from bst.movielens import (
-    BadRows,
-    Known,
-    RawFiles,
-    _all_differ,
-    _fast_ratings,
-    _fast_users,
-    _parse_user,
-    _table,
-    check_ratings,
-    read_movielens,
-    repeated,
-)
+from bst.movielens import ML_1M, _fast_ratings, _fast_users, _parse_user, read_movielens
 from bst.preparation import make_store, stream_store
+from bst.raw import BadRows, Known, RawFiles, _all_differ, check_ratings, repeated, table
 from bst.schema import USERS, DataError, RowIndex
 from bst.sequences import _json_of, build_sequences, load_store, save_store, time_order
 from bst.synthetic import write_synthetic
@@ -251,11 +241,10 @@ def test_the_fast_read_of_ratings_takes_only_what_the_slow_one_takes(rows, end):
     known = Known.of(tables.users, tables.movies)
     content = ("\n".join(rows) + end).encode("latin-1")
     bad = BadRows("quarantine")
-    found = check_ratings(content, 1, known, bad)
+    found = check_ratings(content, 1, known, bad, ML_1M.ratings)
     slow_bad = BadRows("quarantine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bst.movielens._fast_ratings", lambda content: None)
-        slow = check_ratings(content, 1, known, slow_bad)
+    slowly = replace(ML_1M.ratings, fast=lambda content: None)
+    slow = check_ratings(content, 1, known, slow_bad, slowly)
     assert found.equals(slow) and bad.rows == slow_bad.rows
     assert len(found) + bad.count == sum(map(bool, rows))
 
@@ -265,8 +254,8 @@ def test_the_fast_read_of_ratings_is_used_and_sees_every_pair_of_colons():
     lines = [f"{k % 9 + 1}::{k % 7 + 1}::5::978300{k % 1000:03d}" for k in range(20_000)]
     content = ("\n".join(lines) + "\n").encode()
     for shift in range(20):  # each place of a line comes to lie on the border of two blocks
-        table = _fast_ratings(b"1::" + b"0" * shift + content[3:])
-        assert [f"{u}::{i}::{r}::{t}" for u, i, r, t in table.iter_rows()] == lines
+        found = _fast_ratings(b"1::" + b"0" * shift + content[3:])
+        assert [f"{u}::{i}::{r}::{t}" for u, i, r, t in found.iter_rows()] == lines
     for broken in (content.replace(b"::5::", b":5:::", 1), content.replace(b"::5::", b":0:5::", 1),
                    content.replace(b"5", b"+5", 1), content + b"\n"):
         assert _fast_ratings(broken) is None
@@ -286,7 +275,7 @@ USER_ROWS = st.lists(st.sampled_from([
 def test_the_fast_read_of_users_gives_what_the_slow_one_gives_or_nothing(rows, end):
     content = ("\n".join(rows) + end).encode("latin-1")
     bad = BadRows("quarantine")
-    slow = _table(content, "users.dat", _parse_user, USERS, bad)
+    slow = table(content, "users.dat", _parse_user, USERS, bad)
     fast = _fast_users(content)
     assert fast is None or (fast.equals(slow) and not bad.count)
 
@@ -335,8 +324,8 @@ def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
     digest = hashlib.sha256()
     for name in ("item_idx", "rating", "timestamp", "offsets"):
         digest.update(getattr(store, name).tobytes())
-    for table in (store.users, store.movies):
-        digest.update(table.write_json().encode())
+    for frame in (store.users, store.movies):
+        digest.update(frame.write_json().encode())
     assert load_store(tmp_path).manifest["digest"] == store.digest == digest.hexdigest()
 
 

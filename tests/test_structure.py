@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
+ORDER = ["config", "files", "packing", "schema", "overviews", "raw", "movielens", "formats",
+         "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
          "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
          "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster"]

@@ -50,7 +50,7 @@ def overviews(args: Args) -> list[str]:
     """The first texts of the metadata, or synthetic ones."""
     import tempfile
 
-    from bst.movielens import read_metadata
+    from bst.overviews import read_metadata
     from bst.synthetic import write_synthetic
 
     with tempfile.TemporaryDirectory() as scratch:
