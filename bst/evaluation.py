@@ -28,22 +28,21 @@ def evaluate(
         scorer: "bst" or the name of a baseline.
         seed: of the run, and of the bootstrap.
         config_hash: of the run.
-        stars: (n,) whole stars of a model that has a distribution; None: the nearest ones.
+        stars: (n,) stars on the scale of a model that names some; None: the nearest ones.
 
     Returns:
-        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the whole stars, the
+        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of stars on the scale, the
         95 % user-bootstrap interval of `mae`, `calibration` in equal groups, and the same by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
-    train = store.rating[split.train]
-    scale = (float(train.min()), float(train.max()))
-    score = np.clip(predictions[target].astype(np.float64), *scale)
+    levels = np.unique(store.rating[split.train]).astype(np.float64)
+    score = np.clip(predictions[target].astype(np.float64), levels[0], levels[-1])
     low, high = user_bootstrap(np.abs(score - label), user, seed=seed)
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
         "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
-        "mae_star": mae(to_stars(score, scale) if stars is None else stars[target], label),
+        "mae_star": mae(to_stars(score, levels) if stars is None else stars[target], label),
         "mae_low": low, "mae_high": high,
         "user_macro_mae": macro_mae(score, label, user), "seed": seed, "config_hash": config_hash,
         "calibration": calibration(score, label),
@@ -120,7 +119,8 @@ def format_table(rows: list[dict]) -> str:
         interval = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
         lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {interval:<16}{row['rmse']:>8.4f}"
                      f"{row['user_macro_mae']:>10.4f}{row['mae_star']:>8.4f}{leaky}")
-    lines.append("MAE, RMSE of the expected stars; MAE* of whole stars; user MAE: mean over users")
+    lines.append("MAE, RMSE of the expected stars; MAE* of stars on the scale; user MAE: mean over "
+                 "users")
     if "paired" in head:
         p = head["paired"]
         lines.append(f"bst minus {p['against']}, same rows: MAE {p['mae']:+.4f} "

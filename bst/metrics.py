@@ -34,14 +34,19 @@ def macro_mae(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> float:
     return float((total / count).mean())
 
 
-def to_stars(score: np.ndarray, scale: tuple[float, float] = (1, 5)) -> np.ndarray:
-    """The nearest whole star of the scale: the `star` decode of a point prediction.
+def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The nearest rating of the scale, halfway the lower one: the `star` decode of a prediction.
+
+    Args:
+        score: stars, any shape.
+        levels: (c,) ratings that occur, ascending.
 
     Example:
-        >>> to_stars(np.array([0.2, 3.4, 3.6])).tolist()
-        [1.0, 3.0, 4.0]
+        >>> to_stars(np.array([0.2, 3.4, 3.6]), np.array([0.5, 3.0, 3.5])).tolist()
+        [0.5, 3.5, 3.5]
     """
-    return np.clip(np.round(score), *scale)
+    levels = np.asarray(levels, dtype=np.float64)
+    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, score)]
 
 
 def calibration(score: np.ndarray, label: np.ndarray, *, groups: int = 20) -> list[list[float]]:

@@ -19,7 +19,7 @@ from bst.schema import FIRST_IDX, OOV, PAD
 GAP_BUCKETS, RANK_BUCKETS = 64, 32  # two per octave: gaps to 68 years, ranks to 4096 and beyond
 YEAR_BUCKETS = 64  # two years each from 1900; 0 is unknown
 STARS, SURPRISE = ("both", "embedding"), ("both", "residual")  # which rating inputs use what
-HALF_STARS = 24  # rows of the rating table: stars 0.5 to 11.5; 0 is "not rated yet"
+HALF_STARS = 24  # rows of the rating table: stars 0.5 to 11.5, or a scale spread over them
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Sizes:
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
     dense: int  # dense features
     levels: int = 5  # distinct ratings of the scale
+    rating_zero: float = 0.0  # rating of row 0 of the rating table, which means "not rated yet"
+    rating_step: float = 0.5  # from one row to the next
 
 
 class EncoderBlock(nn.Module):
@@ -262,7 +264,8 @@ class BST(nn.Module):
         if self.config.rating_input == "multiply":
             return self.norm_token(x * batch.event_rating[..., None])
         if self.rating is not None:
-            x = x + self.rating((2 * batch.event_rating).round().long())
+            row = (batch.event_rating - self.sizes.rating_zero) / self.sizes.rating_step
+            x = x + self.rating(row.round().long().clamp(1, HALF_STARS - 1))
         if self.surprise is not None:
             x = x + self.surprise((batch.event_rating - batch.event_base)[..., None])
         return self.norm_token(x)

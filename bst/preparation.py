@@ -1,8 +1,8 @@
 """Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
 
 A big file of ratings is read twice over: its rows go, checked, to temporary files by ranges of
-users; then one range after the other is sorted and appended to the store. The folder is byte for byte the
-one that `build_sequences` and `save_store` make.
+users; then one range after the other is sorted and appended to the store. The folder is byte for
+byte the one that `build_sequences` and `save_store` make.
 """
 
 import hashlib

@@ -350,6 +350,11 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
     Raises:
         DataError: names the first leak.
     """
+    for name in ("train", "valid", "test"):
+        if not len(split.part(name)):
+            raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "
+                            f"at {len(np.unique(store.timestamp)):,} different times; expected "
+                            "more ratings or times, or choose another --protocol")
     lines, start = [], store.offsets[:-1][store.user_row]
     stop, when = split.history_stop, store.timestamp
     last = np.maximum(stop - 1, start)

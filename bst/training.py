@@ -30,7 +30,7 @@ from bst.distributed import (
 from bst.features import DENSE, genre_matrix
 from bst.files import write_atomic
 from bst.metrics import mae, rmse
-from bst.model import BST, YEAR_BUCKETS, Sizes
+from bst.model import BST, HALF_STARS, YEAR_BUCKETS, Sizes
 from bst.schema import FIRST_IDX, DataError
 from bst.text import TextVectors
 
@@ -45,12 +45,15 @@ def build_model(
         config = replace(config, text=False)
     store, split = batches.store, batches.split
     genres, hot = genre_matrix(store.movies)
+    if not genres:
+        config = replace(config, genres=False)
     train_items = np.unique(store.item_idx[split.train])
     levels = np.unique(store.rating[split.train])
+    rating_zero, rating_step = rating_rows(levels)
     sizes = Sizes(
         items=store.num_items, known_items=len(train_items), genres=len(genres),
         text=0 if text is None else text.vectors.shape[1], users=tuple(batches.vocabulary.sizes),
-        dense=len(DENSE), levels=len(levels),
+        dense=len(DENSE), levels=len(levels), rating_zero=rating_zero, rating_step=rating_step,
     )
     torch.manual_seed(seed)
     model = BST(config, sizes)
@@ -73,6 +76,20 @@ def year_bucket(year: np.ndarray) -> Tensor:
     """Row of the year table, (n,) int64, of release years that are NaN where unknown."""
     bucket = np.clip((np.nan_to_num(year, nan=0) - 1900) // 2 + 1, 1, YEAR_BUCKETS - 1)
     return torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
+
+
+def rating_rows(levels: np.ndarray) -> tuple[float, float]:
+    """Rating of row 0 of the rating table, and the step between rows, for the ratings of a scale.
+
+    Example:
+        >>> rating_rows(np.array([0.5, 3.0, 5.0])), rating_rows(np.array([0.0, 44.0]))
+        ((0.0, 0.5), (-2.0, 2.0))
+    """
+    low, high = float(levels.min()), float(levels.max())
+    if low >= 0.5 and high <= (HALF_STARS - 1) / 2 and (2 * levels % 1 == 0).all():
+        return 0.0, 0.5
+    step = (high - low) / (HALF_STARS - 2) or 1.0
+    return low - step, step
 
 
 def genre_shares(hot: np.ndarray) -> Tensor:

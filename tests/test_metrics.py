@@ -25,7 +25,7 @@ def test_float32_predictions_lose_nothing_in_the_sum():
 
 
 def test_stars_are_whole_and_on_the_scale():
-    assert to_stars(np.array([-3, 1.4, 2.6, 9]), (1, 5)).tolist() == [1, 1, 3, 5]
+    assert to_stars(np.array([-3, 1.4, 2.5, 9]), np.arange(1, 6)).tolist() == [1, 1, 2, 5]
 
 
 def test_an_empty_or_uneven_input_is_refused():
