@@ -1,0 +1,89 @@
+"""Writes tables as the raw files of each format, with the oddities of the real ones."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.formats import GENRES
+from bst.schema import Tables
+from tests.conftest import random_tables
+
+YEARS = {"1": 17, "25": 34, "56": 73}  # an age in each group of `random_tables`
+WORK = {"0": "other", "4": "student", "7": "executive", "12": "programmer"}
+
+
+def on_scale(tables: Tables, levels: list[float]) -> Tables:
+    """The same ratings on another scale: 1 to 5 become five of `levels`, the last few others."""
+    five = np.quantile(levels, [0, 0.25, 0.5, 0.75, 1], method="nearest")
+    stars = five[tables.ratings["rating"].to_numpy().astype(int) - 1]
+    rng = np.random.default_rng(4)
+    other = rng.random(len(stars)) < 0.5
+    stars[other] = rng.choice(levels, other.sum())
+    rating = pl.Series("rating", stars, dtype=pl.Float32)
+    return Tables(tables.users, tables.movies, tables.ratings.with_columns(rating))
+
+
+def write_1m(folder: Path, tables: Tables) -> Path:
+    """users.dat, movies.dat and ratings.dat."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "users.dat", (f"{u}::{s}::{a}::{o}::{z}0000"
+                                  for u, s, a, o, z in tables.users.iter_rows()))
+    _write(folder / "movies.dat", (f"{i}::{t}::{'|'.join(g)}" for i, t, g in _movies(tables)))
+    _write(folder / "ratings.dat", (f"{u}::{i}::{r:.0f}::{t}"
+                                    for u, i, r, t in tables.ratings.iter_rows()))
+    return folder
+
+
+def write_100k(folder: Path, tables: Tables) -> Path:
+    """u.user, u.item, u.data, and a file that nobody reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "u.user", (f"{u}|{YEARS[a]}|{s}|{WORK[o]}|{z}5213"
+                               for u, s, a, o, z in tables.users.iter_rows()))
+    _write(folder / "u.item", (
+        f"{i}|{t}|{'' if k % 9 == 0 else '01-Jan-1995'}||http://us.imdb.com/M/?{k}|"
+        + "|".join("1" if name in g else "0" for name in GENRES)
+        for k, (i, t, g) in enumerate(_movies(tables))))
+    _write(folder / "u.data", (f"{u}\t{i}\t{r:.0f}\t{t}"
+                               for u, i, r, t in tables.ratings.iter_rows()))
+    _write(folder / "u.genre", ["unknown|0", "Action|1"])
+    return folder
+
+
+def write_csv(folder: Path, tables: Tables, *, header=("userId", "movieId", "rating", "timestamp"),
+              movies: bool = True) -> Path:
+    """ratings.csv, and movies.csv, links.csv and tags.csv if wanted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ratings = [(u, i, f"{r:.1f}", t) for u, i, r, t in tables.ratings.iter_rows()]
+    write_rows(folder / "ratings.csv", [header, *ratings])
+    if movies:
+        write_rows(folder / "movies.csv", [("movieId", "title", "genres"), *(
+            (i, t, "|".join(g) or "(no genres listed)") for i, t, g in _movies(tables))])
+        write_rows(folder / "links.csv", [("movieId", "imdbId", "tmdbId"), *(
+            (i, f"{i:07}", 10_000 + i if k % 4 else "")
+            for k, i in enumerate(tables.movies["item_id"]))])
+        write_rows(folder / "tags.csv", [("userId", "movieId", "tag", "timestamp")])
+    return folder
+
+
+def write_rows(path: Path, rows: list[tuple]) -> None:
+    """A CSV file in UTF-8 with the line ends of MovieLens."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def small_tables(seed: int = 0, **options) -> Tables:
+    """`random_tables` whose titles have commas, quotes and accents."""
+    tables = random_tables(seed, **options)
+    title = tables.movies["title"].str.replace("Film 7", 'Étranger "7", The').str.replace(
+        "Film 12", "Film, 12")
+    return Tables(tables.users, tables.movies.with_columns(title), tables.ratings)
+
+
+def _movies(tables: Tables):
+    return tables.movies.select("item_id", "title", "genres").iter_rows()
+
+
+def _write(path: Path, lines) -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("latin-1"))
