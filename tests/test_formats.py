@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.evaluation import evaluate
 from bst.formats import LARGEST, ML_100K, layout_of, read_tables
-from bst.metrics import to_stars
 from bst.pipeline import compare, keep_fitted, predict_run, prepare, train_run
 from bst.preparation import make_store, open_store, stream_store
 from bst.raw import EARLIEST, LATEST, BadRows, Known, RawFiles, check_ratings
@@ -217,9 +217,9 @@ def test_what_is_not_recognised_is_told_in_one_line(tmp_path):
                          "u.user) or ml-csv (ratings.csv, or one .csv file)")
     with pytest.raises(DataError, match=f"found notes.txt; expected the files of {accepted}"):
         read_tables(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=f"found no file; expected the files of {accepted}"):
-        read_tables(packed(tmp_path / "..", tmp_path / "empty.zip") if False else
-                    _empty(tmp_path / "empty"))
+        read_tables(tmp_path / "empty")
     with pytest.raises(DataError, match="nowhere: cannot read it .*No such file"):
         read_tables(tmp_path / "nowhere")
     with pytest.raises(DataError, match="notes.txt: cannot read it .*not a zip"):
@@ -233,9 +233,6 @@ def test_what_is_not_recognised_is_told_in_one_line(tmp_path):
         read_tables(tmp_path, format="ml-100k")
 
 
-def _empty(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 @pytest.mark.parametrize(("header", "message"), [
@@ -276,7 +273,7 @@ def plain_rows(text: str, separator: str, low: float, high: float, first_id: int
                ) -> tuple[list[tuple], set[int]]:
     """Good rows and lines of bad ones by the rules in words: an oracle without numpy or polars."""
     good, bad, pairs = [], set(), set()
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if not line:
             continue
         try:
@@ -308,7 +305,7 @@ def plain_rows(text: str, separator: str, low: float, high: float, first_id: int
     return good, bad
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(rows=LINES, odd=st.booleans(), tabs=st.booleans(), end=st.sampled_from(["", "\n"]))
 def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs, end):
     """Clean rows go the fast way, anything odd the slow one: the result is the oracle's."""
@@ -327,6 +324,8 @@ def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs
         (folder / "ratings.csv").write_bytes(text.encode("utf-8"))
         good, bad = plain_rows(text, ",", -LARGEST, LARGEST, 0)
         bad -= {1}
+    if not text.strip():
+        bad = set()  # the file is empty: told without a line
     try:
         tables = read_tables(folder, on_bad="quarantine", report_dir=folder)
         assert tables.ratings.rows() == good
@@ -414,20 +413,26 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, scale, loss):
         write_csv(tmp_path / "raw", tables, movies=scale == "halves")
     config = RunConfig(
         data=DataConfig(data=folder, cache=tmp_path / "cache"),
-        model=ModelConfig(width=8, heads=2, history_len=9, loss=loss, base="bias"),
+        model=ModelConfig(width=8, heads=2, history_len=9, loss=loss,
+                          base="neighbours" if scale == "halves" else "bias"),
         train=TrainConfig(epochs=2, lr=0.02, batch_targets=128))
     prepared = prepare(config)
     assert train_run(prepared, tmp_path / "run")
     keep_fitted(prepared, tmp_path / "run")
-    rows = compare(prepared, tmp_path / "run")
-    split, label = prepared.split, prepared.store.rating[prepared.split.test]
+    store, split = prepared.store, prepared.split
+    label = store.rating[split.test]
     score, star = (v[split.test] for v in predict_run(prepared, tmp_path / "run", "test"))
     assert (levels[0] <= score).all() and (score <= levels[-1]).all() and score.std() > 0
     assert set(star.tolist()) <= set(levels) and len(set(star.tolist())) > 1
-    assert rows[0]["mae"] == pytest.approx(np.abs(score.astype(np.float64) - label).mean())
-    mean = next(row for row in rows if row["scorer"] == "global mean")
-    nearest = to_stars(prepared.store.rating[split.train].mean(dtype=np.float64), np.array(levels))
-    assert mean["mae_star"] == pytest.approx(np.abs(nearest - label).mean())
+    if scale == "halves":
+        ours = compare(prepared, tmp_path / "run")[0]
+        assert ours["mae"] == pytest.approx(np.abs(score.astype(np.float64) - label).mean())
+        assert ours["mae_star"] == pytest.approx(np.abs(star.astype(np.float64) - label).mean())
+    mean = store.rating[split.train].mean(dtype=np.float64)
+    row = evaluate(np.full(len(store), mean), store, split, "test", scorer="global mean", seed=0,
+                   config_hash=config.hash)
+    nearest = min(levels, key=lambda level: abs(level - mean))
+    assert row["mae_star"] == pytest.approx(np.abs(nearest - label).mean())
     recommender = Recommender.from_pretrained(tmp_path / "run")
     movie = recommender.catalogue.ids[0]
     assert len(recommender.recommend([(movie, levels[-1], 978_000_000)], 3)) == 3
