@@ -14,12 +14,19 @@ YEARS = {"1": 17, "25": 34, "56": 73}  # an age in each group of `random_tables`
 WORK = {"0": "other", "4": "student", "7": "executive", "12": "programmer"}
 
 
-def on_scale(tables: Tables, levels: list[float]) -> Tables:
-    """The same ratings on another scale: 1 to 5 become five of `levels`, the last few others."""
+def telling(tables: Tables) -> Tables:
+    """The same tables with ratings that user and movie decide."""
+    star = 1 + pl.col("user_id") // 3 % 3 + pl.col("item_id") // 2 % 3
+    return Tables(tables.users, tables.movies,
+                  tables.ratings.with_columns(star.cast(pl.Float32).alias("rating")))
+
+
+def on_scale(tables: Tables, levels: list[float], *, others: float = 0.5) -> Tables:
+    """The same ratings with five of `levels` for 1 to 5, a share of `others` drawn from all."""
     five = np.quantile(levels, [0, 0.25, 0.5, 0.75, 1], method="nearest")
     stars = five[tables.ratings["rating"].to_numpy().astype(int) - 1]
     rng = np.random.default_rng(4)
-    other = rng.random(len(stars)) < 0.5
+    other = rng.random(len(stars)) < others
     stars[other] = rng.choice(levels, other.sum())
     rating = pl.Series("rating", stars, dtype=pl.Float32)
     return Tables(tables.users, tables.movies, tables.ratings.with_columns(rating))

@@ -45,7 +45,7 @@ def test_every_import_is_declared_and_pinned_exactly():
     declared = {line.split("==")[0] for line in pins} | sys.stdlib_module_names
     declared |= {"bst", "scripts", "tests"}
     extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm",
-              "cluster.py": "ray"}  # say how to get them
+              "cluster.py": "ray", "fuzz.py": "atheris"}  # say how to get them
     for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
