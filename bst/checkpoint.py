@@ -60,7 +60,9 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
     try:
         info = json.loads((folder / "model.json").read_text())
         tensors = load((folder / "model.safetensors").read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+        if not isinstance(info, dict):
+            raise ValueError(f"model.json holds {json.dumps(info)[:20]}, expected an object")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise DataError(f"{folder}: no readable model ({error}); expected model.json and "
                         "model.safetensors as scripts/train.py writes them") from error
     if info.get("version") != MODEL_VERSION:
@@ -70,8 +72,8 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         model = BST.from_json(info)
         model.load_state_dict(tensors)
         vocabulary = UserVocabulary(**info["vocabulary"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        line = str(error).splitlines()[0]
+    except Exception as error:  # what is damaged decides the kind, as in `load_resume`
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{folder}: model.json and model.safetensors do not fit ({line}); "
                         "they are damaged or from two runs, train again") from error
     return model.eval(), vocabulary, info

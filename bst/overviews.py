@@ -112,7 +112,7 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
             seen.add(values["id"])
             films.append({**values, "year": int(values["release_date"][:4])})
     except csv.Error as error:  # a quote that nothing closes makes a cell without end
-        raise DataError(f"{path}:{reader.line_num}: {error}; expected Kaggle's "
+        raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected Kaggle's "
                         "movies_metadata.csv") from error
     return films, defects
 

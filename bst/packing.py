@@ -31,7 +31,8 @@ def unpack(cls, content: bytes):
         tensors = load(content)
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
         return _give(cls, json.loads(header["__metadata__"]["plain"]), "", tensors)
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (SafetensorError, LookupError, TypeError, AttributeError, ValueError,
+            RecursionError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ValueError(f"not a {cls.__name__} ({type(error).__name__}: {line})") from error
 

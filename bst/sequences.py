@@ -20,8 +20,9 @@ import polars as pl
 from bst.files import write_atomic
 from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Tables, check_table
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
+TABLES = ("users", "movies")
 HEADER = 128  # bytes before the values of a column's .npy
 BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
 
@@ -190,7 +191,9 @@ class StoreWriter:
             "version": STORE_VERSION, "columns": described,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
             "num_items": len(movies), "num_interactions": self.count["item_idx"],
-            "digest": self._digest(users, movies), **extra,
+            "digest": self._digest(users, movies),
+            "tables": {name: _sha256_of(self.folder / f"{name}.parquet") for name in TABLES},
+            **extra,
         }
         write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
@@ -225,42 +228,68 @@ def save_store(store: SequenceStore, folder: Path) -> None:
     """Write the store; the manifest comes last, so a folder with a manifest is complete."""
     with StoreWriter(folder) as writer:
         writer.append(**{name: getattr(store, name) for name in COLUMNS})
-        writer.finish(store.users, store.movies, store.manifest)
+        described = {k: v for k, v in store.manifest.items() if k == "source"}  # all else is new
+        writer.finish(store.users, store.movies, described)
 
 
 def load_store(folder: Path) -> SequenceStore:
     """Open a store that `save_store` wrote; arrays are memory-mapped and checked.
 
     Raises:
-        DataError: no manifest, another version, or a column that is not what the manifest says.
+        DataError: no manifest, another version, or a file that is not what the manifest says.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder}: no readable manifest.json ({error}); "
                         "make the store again with scripts/make_sequences.py") from error
-    if manifest.get("version") != STORE_VERSION:
-        raise DataError(f"{folder}: store version {manifest.get('version')}, expected "
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != STORE_VERSION:
+        raise DataError(f"{folder}: store version {version}, expected "
                         f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
-    columns = {}
-    for name in COLUMNS:
-        try:
-            columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}/{name}.npy: {error}; make the store again") from error
-        if _sha256_of(folder / f"{name}.npy") != manifest["columns"][name]["sha256"]:
-            raise DataError(f"{folder}/{name}.npy: its sha256 is not the manifest's; "
-                            "the store is damaged or mixed, make it again")
-    users, movies = (pl.read_parquet(folder / f"{t}.parquet") for t in ("users", "movies"))
+    try:
+        columns = {name: _load_column(folder / f"{name}.npy", manifest["columns"][name])
+                   for name in COLUMNS}
+        users, movies = (_load_table(folder / f"{name}.parquet", manifest["tables"][name])
+                         for name in TABLES)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is damaged, "
+                        "make the store again") from error
     check_table(users, USERS, "users")
     check_table(movies, MOVIES, "movies")
     return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
 
 
-def _sha256_of(column: Path) -> str:
-    """sha256 of the values of a .npy; read, not mapped, so that memory stays flat."""
-    with open(column, "rb") as file:
-        file.seek(HEADER)
+def _load_column(path: Path, described: dict) -> np.ndarray:
+    """The mapped values of a .npy that is as the manifest describes it."""
+    try:
+        column = np.lib.format.open_memmap(path, mode="r")
+        found = {"dtype": str(column.dtype), "shape": list(column.shape),
+                 "sha256": _sha256_of(path, skip=HEADER)}
+    except Exception as error:  # numpy raises what its header parser meets
+        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
+    for name, value in found.items():
+        if value != described[name]:
+            raise DataError(f"{path}: its {name} is not the manifest's; "
+                            "the store is damaged or mixed, make it again")
+    return column
+
+
+def _load_table(path: Path, sha256: str) -> pl.DataFrame:
+    """The table of a parquet file with this hash."""
+    try:
+        if _sha256_of(path) != sha256:
+            raise DataError(f"{path}: its sha256 is not the manifest's; "
+                            "the store is damaged or mixed, make it again")
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
+
+
+def _sha256_of(path: Path, *, skip: int = 0) -> str:
+    """sha256 of a file from byte `skip` on; read, not mapped, so that memory stays flat."""
+    with open(path, "rb") as file:
+        file.seek(skip)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -142,7 +142,15 @@ def test_a_store_comes_back_as_it_was_saved(store, tmp_path):
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
      "sha256 is not the manifest's"),
-    (lambda f: (f / "manifest.json").write_text('{"version": 0}'), "store version 0, expected 1"),
+    (lambda f: (f / "manifest.json").write_text('{"version": 0}'), "store version 0, expected 2"),
+    (lambda f: (f / "manifest.json").write_text("[]"), "store version None, expected 2"),
+    (lambda f: (f / "manifest.json").write_text('{"version": 2}'), "KeyError 'columns'"),
+    (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
+        b"<f4", b">f4")), "rating.npy: its dtype is not the manifest's"),
+    (lambda f: (f / "rating.npy").write_bytes(b""), "rating.npy: "),
+    (lambda f: (f / "users.parquet").write_bytes((f / "movies.parquet").read_bytes()),
+     "users.parquet: its sha256 is not the manifest's"),
+    (lambda f: (f / "movies.parquet").unlink(), "movies.parquet: "),
 ])
 def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message):
     save_store(store, tmp_path)

@@ -1,0 +1,133 @@
+"""Whatever stands in a file, only a DataError escapes. Run: pytest tests/test_fuzz.py.
+
+`scripts/fuzz.py` looks for more such inputs; those that it found stand here.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bst.batches import UserVocabulary
+from bst.checkpoint import load_model, load_resume, save_model, save_resume
+from bst.config import ModelConfig
+from bst.model import BST, Sizes
+from bst.overviews import read_metadata
+from bst.packing import pack, unpack
+from bst.schema import USER_FEATURES, DataError
+from bst.sequences import build_sequences, load_store, save_store
+from bst.text import TextVectors
+from tests.conftest import random_tables
+
+quietly = settings(max_examples=100, deadline=None,
+                   suppress_health_check=[HealthCheck.function_scoped_fixture])
+DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
+                   st.binary(min_size=1, max_size=9))
+ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x", [], {}, [[]],
+                       {"a": 1}])
+
+
+def damaged(content: bytes, damage: tuple[str, float, bytes]) -> bytes:
+    """The content with bytes changed, cut off, or put in."""
+    kind, where, noise = damage
+    at = int(where * max(0, len(content) - 1))
+    if kind == "cut":
+        return content[:at]
+    return content[:at] + noise + content[at + len(noise) * (kind == "flip"):]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = ModelConfig(width=2, heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
+    model = BST(config, Sizes(items=2, known_items=1, genres=1, text=0, users=(3, 3, 3, 3, 3),
+                              dense=28, levels=2))
+    vocabulary = UserVocabulary([1], {name: ["a"] for name in USER_FEATURES})
+    save_model(folder, model, vocabulary, {"identity": {"hash": "0"}})
+    save_resume(folder, {"step": 3, "model": dict(model.head.state_dict()), "best": [0.5, None]})
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A fresh copy of the run at each call."""
+    return lambda: shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff",
+                                   b'{"version": 1}', b'{"version": 1, "config": []}'])
+def test_a_model_json_that_is_no_model_is_a_data_error(copy, found):
+    folder = copy()
+    (folder / "model.json").write_bytes(found)
+    with pytest.raises(DataError, match="expected model.json|do not fit|version None"):
+        load_model(folder)
+
+
+@quietly
+@given(place=st.integers(0, 10**6), value=ODD)
+def test_any_value_of_model_json_may_be_any_other(copy, place, value):
+    folder = copy()
+    about = json.loads((folder / "model.json").read_text())
+    inner = [(box, key) for box in (about, about["config"], about["sizes"], about["vocabulary"])
+             for key in box]
+    box, key = inner[place % len(inner)]
+    box[key] = value
+    (folder / "model.json").write_text(json.dumps(about))
+    try:
+        load_model(folder)
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+@quietly
+@given(name=st.sampled_from(["model.json", "model.safetensors", "resume.pt"]), damage=DAMAGE)
+def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
+    folder = copy()
+    (folder / name).write_bytes(damaged((folder / name).read_bytes(), damage))
+    for load in (load_model, load_resume):
+        try:
+            load(folder)
+        except DataError as error:
+            assert "\n" not in str(error)
+
+
+@quietly
+@given(damage=DAMAGE)
+def test_damaged_packed_bytes_are_a_value_error(damage):
+    content = pack(TextVectors(np.ones((2, 3), np.float32), np.array([True, False])))
+    try:
+        unpack(TextVectors, damaged(content, damage))
+    except ValueError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    save_store(build_sequences(random_tables(num_ratings=60)), folder)
+    return folder
+
+
+@quietly
+@given(which=st.integers(0, 6), damage=DAMAGE)
+def test_a_damaged_store_is_whole_or_a_data_error(saved, tmp_path, which, damage):
+    """Every byte that matters is under a hash: what loads is what was saved."""
+    folder = shutil.copytree(saved, tmp_path / "store", dirs_exist_ok=True)
+    path = sorted(folder.iterdir())[which]
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    try:
+        found = load_store(folder)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found.digest == load_store(saved).digest
+
+
+def test_a_cell_of_the_metadata_without_end_is_a_data_error(tmp_path):
+    head = "id,title,original_title,overview,release_date\n"
+    (tmp_path / "m.csv").write_text(head + '1,a,a,"' + "x" * (2**24 + 1))
+    with pytest.raises(DataError, match="m.csv:2: field larger than field limit"):
+        read_metadata(tmp_path / "m.csv")
