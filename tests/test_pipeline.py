@@ -115,7 +115,7 @@ def test_a_random_text_vector_knows_nothing_but_the_spread(text):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--data", "nowhere"], "cannot read users.dat"),
+    (["--data", "nowhere"], "nowhere: cannot read it"),
     (["--metadata", "x.csv"], "without --data"),
     (["--device", "cuda:7"], "--device cuda:7"),
     (["--heads", "7"], "width must be a multiple of heads, got width 64 and heads 7"),
