@@ -202,13 +202,16 @@ def _columns(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tupl
              ) -> tuple[dict[str, int], int]:
     """Place of each wanted column, and how many columns there are."""
     header = next(files.chunks(name, 2**16)).partition(b"\n")[0].decode("utf-8", "replace")
-    titles = [cell.strip() for cell in next(csv.reader([header]), [])]
+    try:
+        titles = [cell.strip() for cell in next(csv.reader([header]), [])]
+    except csv.Error as error:
+        raise DataError(f"{files.source}: {name}:1: {error}; expected a header") from error
     plain = [re.sub("[_ ]", "", title.lower()) for title in titles]
     place = {}
     for column in wanted + optional:
         found = [k for k, title in enumerate(plain) if title in HEADINGS[column]]
         if len(found) > 1 or (not found and column in wanted):
-            listed = ", ".join(titles)[:100]
+            listed = ", ".join(titles)[:100]  # repr below: the header may hold anything
             raise DataError(f"{files.source}: {name}:1: {len(found) or 'no'} columns for the "
                             f"{column} in the header {listed!r}, expected one, named "
                             f"{' or '.join(HEADINGS[column])}")

@@ -240,7 +240,9 @@ def test_what_is_not_recognised_is_told_in_one_line(tmp_path):
     ("1,10,4.5,1700000000", "no columns for the user in the header '1, 10, 4.5, 1700000000'"),
     ("user;item;rating;timestamp", "no columns for the user"),
     ("user,item,rating", "no columns for the timestamp.*named timestamp or time"),
-    ("user,item,movie,rating,time", "2 columns for the item"), ("", "is empty")])
+    ("user,item,movie,rating,time", "2 columns for the item"), ("", "is empty"),
+    ("user,item,\rrating,time", "mine.csv:1: new-line character seen"),  # atheris found it
+    ('user,item,"\0,', "no columns for the rating in the header 'user, item, .x00,'")])
 def test_a_header_that_names_no_ratings_is_refused(tmp_path, header, message):
     (tmp_path / "mine.csv").write_text(header + "\n" * bool(header))
     with pytest.raises(DataError, match=message):
