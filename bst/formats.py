@@ -211,7 +211,7 @@ def _columns(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tupl
     for column in wanted + optional:
         found = [k for k, title in enumerate(plain) if title in HEADINGS[column]]
         if len(found) > 1 or (not found and column in wanted):
-            listed = ", ".join(titles)[:100]  # repr below: the header may hold anything
+            listed = ", ".join(titles)[:100]
             raise DataError(f"{files.source}: {name}:1: {len(found) or 'no'} columns for the "
                             f"{column} in the header {listed!r}, expected one, named "
                             f"{' or '.join(HEADINGS[column])}")

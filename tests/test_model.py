@@ -1,6 +1,7 @@
 """Reference, invariances, leaks and knobs of the network. Run: pytest tests/test_model.py."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
 from bst.features import DENSE
-from bst.model import EncoderBlock, log_bucket
+from bst.model import BST, HALF_STARS, EncoderBlock, Sizes, log_bucket
 from bst.schema import OOV
 from bst.sequences import split_interactions
-from bst.training import build_model, train_step
+from bst.training import build_model, rating_rows, train_step
 
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
@@ -232,3 +233,19 @@ def test_log_bucket_counts_half_octaves():
     octave = np.floor(np.log2(x + 1)).astype(int)
     upper_half = (x + 1) >= 1.5 * 2.0**octave
     np.testing.assert_array_equal(log_bucket(torch.from_numpy(x)).numpy(), 2 * octave + upper_half)
+
+
+@pytest.mark.parametrize(("levels", "rows"), [
+    ([0.5, 1.0, 4.5, 5.0], [1, 2, 9, 10]), ([1.0, 5.0], [2, 10]), ([1.0, 10.0], [2, 20]),
+    ([0.0, 50.0, 100.0], [1, 12, 23]), ([-10.0, 10.0], [1, 23]), ([0.0], [1]), ([1.2, 3.4], [1, 23])])
+def test_each_scale_has_its_rows_in_the_rating_table(levels, rows):
+    """Half stars have theirs; another scale is spread over the table. Row 0 is no rating."""
+    zero, step = rating_rows(np.array(levels, np.float32))
+    config = ModelConfig(width=6, heads=1, rating_input="embedding", text=False)
+    sizes = Sizes(items=3, known_items=3, genres=1, text=0, users=(2,) * 5, dense=28,
+                  rating_zero=zero, rating_step=step)
+    model, x = BST(config, sizes), torch.randn(1, len(levels) + 2, 6)
+    history = torch.tensor([[*levels, levels[0] - 500, levels[-1] + 500]])  # not met in training
+    tokens = model._event_tokens(x, SimpleNamespace(event_rating=history))
+    expected = model.norm_token(x + model.rating.weight[[*rows, 1, HALF_STARS - 1]])
+    torch.testing.assert_close(tokens, expected)
