@@ -237,7 +237,8 @@ def test_log_bucket_counts_half_octaves():
 
 @pytest.mark.parametrize(("levels", "rows"), [
     ([0.5, 1.0, 4.5, 5.0], [1, 2, 9, 10]), ([1.0, 5.0], [2, 10]), ([1.0, 10.0], [2, 20]),
-    ([0.0, 50.0, 100.0], [1, 12, 23]), ([-10.0, 10.0], [1, 23]), ([0.0], [1]), ([1.2, 3.4], [1, 23])])
+    ([0.0, 50.0, 100.0], [1, 12, 23]), ([-10.0, 10.0], [1, 23]), ([0.0], [1]),
+    ([1.2, 3.4], [1, 23])])
 def test_each_scale_has_its_rows_in_the_rating_table(levels, rows):
     """Half stars have theirs; another scale is spread over the table. Row 0 is no rating."""
     zero, step = rating_rows(np.array(levels, np.float32))
