@@ -293,6 +293,8 @@ def plain_rows(text: str, separator: str, low: float, high: float, first_id: int
                     raise ValueError
             if not all(cell.isascii() and cell.isdecimal() for cell in (user, item, when)):
                 raise ValueError
+            if abs(float(rating)) > LARGEST:  # would overflow float32
+                raise ValueError
             row = (int(user), int(item), float(np.float32(float(rating))), int(when))
             if not (first_id <= row[0] < 2**31 and row[1] in (5, 7)
                     and low <= float(rating) <= high and EARLIEST <= row[3] <= LATEST):
