@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
          "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
-         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster"]
+         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
