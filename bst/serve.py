@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import h11
 import numpy as np
 import torch
-from fastapi import FastAPI, Query, Request
+from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -172,7 +172,8 @@ class Error(BaseModel):
     error: str = Field(examples=["history[0].stars: 6 stars, expected one of 1, 2, 3, 4, 5"])
 
 
-ERRORS = {408: "the body took too long", 413: "the body is too large",
+ERRORS = {400: "JSON cannot be read from the body", 408: "the body took too long",
+          413: "the body is too large",
           422: "the request is wrong; the line says where", 429: "too many requests wait",
           503: "not served in time"}
 RESPONSES = {code: {"model": Error, "description": text} for code, text in ERRORS.items()}
@@ -378,19 +379,20 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         too_large = Refused(413, f"the body is larger than {BODY} bytes")
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if len(length) > 12 or int(length) > BODY:
+        if len(length) > 12 or int(length) > 4 * BODY:
             raise too_large
-        body, more = b"", True
+        body, size, more = b"", 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    if len(body) > BODY:
-                        raise too_large
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    size += len(part)
+                    body += part if size <= BODY else b""
+                    if size > BODY and (not more or size > 4 * BODY):
+                        raise too_large  # a little too much is read, so that the answer is too
         except TimeoutError:
             raise Refused(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
         return body
@@ -458,6 +460,7 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
     """
     worker, metrics = Worker(waiting, patience), Metrics()
     html, policy = page()
+    person, known = _example(models.current.recommender)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -480,33 +483,39 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
         return reply(found | {"model": loaded.digest})
 
     @app.post("/recommend", response_model=Top, responses=RESPONSES)
-    async def recommend(asked: AskRecommend) -> Response:
+    async def recommend(
+        asked: Annotated[AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
+    ) -> Response:
         """The k films with the most expected stars, and what in the history raised them."""
-        person = asked.person()
+        given = asked.person()
         if asked.reasons:
             asked.check_short()
         return await answer(lambda model: {"items": [asdict(item) for item in model.recommend(
             k=asked.k, exclude_seen=asked.exclude_seen, genres=asked.genres,
-            years=asked.years and tuple(asked.years), reasons=asked.reasons, **person)]})
+            years=asked.years and tuple(asked.years), reasons=asked.reasons, **given)]})
 
     @app.post("/predict", response_model=Predictions, responses=RESPONSES)
-    async def predict(asked: AskPredict) -> Response:
+    async def predict(
+        asked: Annotated[AskPredict, Body(examples=[person | {"movies": known}])],
+    ) -> Response:
         """Expected stars of the films, in their order."""
-        person = asked.person()
+        given = asked.person()
 
         def job(model: Recommender) -> dict:
-            stars = model.predict(movies=asked.movies, **person).tolist()
+            stars = model.predict(movies=asked.movies, **given).tolist()
             return {"items": [{"movie_id": movie, "stars": found}
                               for movie, found in zip(asked.movies, stars, strict=True)]}
 
         return await answer(job)
 
     @app.post("/explain", response_model=Explained, responses=RESPONSES)
-    async def explain(asked: AskExplain) -> Response:
+    async def explain(
+        asked: Annotated[AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
+    ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        person = asked.person()
+        given = asked.person()
         asked.check_short()
-        return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **person)))
+        return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
 
     @app.get("/movies", response_model=Movies, responses=RESPONSES)
     async def movies(
@@ -569,6 +578,14 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     app.add_middleware(Guard, metrics=metrics, paths=paths)
     return app
+
+
+def _example(model: Recommender) -> tuple[dict, list[int]]:
+    """A person and films of the catalogue, so that the examples of the OpenAPI page work here."""
+    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
+    low, high = model.model.levels[[0, -1]].tolist()
+    history = [{"movie_id": known[0], "stars": high}, {"movie_id": known[1], "stars": low}]
+    return {"history": history}, known[2:]
 
 
 def _first_line(errors: list[dict]) -> str:
