@@ -33,10 +33,12 @@ class Args:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens, or one clear line."""
+    if not 0 <= port < 2**16:
+        raise DataError(f"--port {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise DataError(f"cannot listen on {host} port {port}: {error}; choose another --host or "
                         "--port") from error
 

@@ -59,7 +59,8 @@ def ask(port: int, path: str, body=None, *, method: str | None = None, headers=N
     try:
         headers = {"content-type": "application/json", **(headers or {})}
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
-        connection.request(method or ("GET" if body is None else "POST"), path, sent, headers)
+        connection.request(method or ("GET" if body is None else "POST"), path, sent, headers,
+                           encode_chunked="transfer-encoding" in headers)
         return Answer(connection.getresponse())
     finally:
         connection.close()
@@ -408,7 +409,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
         port = taken.getsockname()[1]
         for args, message in ((dict(model=tmp_path), "no readable model"),
                               (dict(model=models.folder, port=port), f"cannot listen on .*{port}"),
-                              (dict(model=models.folder, port=99999), "choose another")):
+                              (dict(model=models.folder, port=99999), "expected 0 to 65535")):
             with pytest.raises(DataError, match=message) as caught:
                 serve_script.main(serve_script.Args(**args))
             assert "\n" not in str(caught.value)
