@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -543,10 +543,11 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
                       "genres": list(model.catalogue.statistics.genres)})
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         """Numbers for Prometheus."""
-        return Response(metrics.text(models, worker), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(metrics.text(models, worker),
+                                 media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
