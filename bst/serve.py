@@ -328,6 +328,7 @@ class Metrics:
                  ("bst_model_reloads_total", "counter", models.reloads),
                  ("bst_model_reload_failures_total", "counter", models.failures),
                  (f'bst_model_info{{digest="{models.current.digest}"}}', "gauge", 1),
+                 ("process_cpu_seconds_total", "counter", f"{time.process_time():.3f}"),
                  ("process_start_time_seconds", "gauge", f"{self.started:.3f}")]
         memory = resident_bytes()
         if memory is not None:

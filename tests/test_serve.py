@@ -423,7 +423,7 @@ def test_the_metrics_count_what_was_asked(models):
             ask(port, path)
         text = ask(port, "/metrics").body.decode()
         kinds = re.findall(r"^# TYPE (\w+) (counter|gauge|histogram)$", text, flags=re.MULTILINE)
-        assert len(kinds) == len(dict(kinds)) == 9
+        assert len(kinds) == len(dict(kinds)) == 10
         for row in text.splitlines():
             assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
         assert number(port, 'bst_requests_total{path="/predict",status="200"}') == 3
