@@ -91,7 +91,16 @@ def keep(recommender: Recommender, folder: Path) -> Path:
 def number(port: int, name: str) -> float:
     """A number of /metrics."""
     text = ask(port, "/metrics").body.decode()
-    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)[1])
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def until(condition) -> None:
+    """Wait for it, not for ever."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +204,7 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
     ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
+    ("/recommend", b'{"\\ud800": 1}', 422, "Extra inputs"),
     ("/recommend", b"\xff\xfe\x00", 400, "parsing the body"),
     ("/recommend", b"[" * 100_000, 400, "parsing the body"),
     ("/predict", b'{"movies": [7], "history": [{"movie_id": 7, "stars": NaN}]}', 422, "nan stars"),
@@ -202,6 +212,7 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/predict", b" " * (BODY + 1), 413, f"larger than {BODY} bytes"),
     ("/movies?q=" + "x" * 101, None, 422, "q: .* at most 100 characters"),
     ("/nowhere", None, 404, "no page /nowhere"),
+    ("/predict/", {"movies": [7]}, 404, "no page /predict/"),
     ("/predict", None, 405, "/predict does not take GET"),
 ])
 def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, message):
@@ -258,8 +269,7 @@ def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, m
 def test_a_full_queue_answers_429_at_once_and_serves_those_who_wait(models, slow):
     with serving(models, waiting=2) as port, ThreadPoolExecutor(2) as clients:
         first = [clients.submit(ask, port, "/predict", {"movies": [7]}) for _ in range(2)]
-        while number(port, "bst_queue_requests") < 2:
-            time.sleep(0.01)
+        until(lambda: number(port, "bst_queue_requests") == 2)
         found = ask(port, "/predict", {"movies": [7]})
         assert (found.status, found.headers["retry-after"]) == (429, "1") and "2 requests" in \
             found.error()
@@ -273,8 +283,7 @@ def test_a_full_queue_answers_429_at_once_and_serves_those_who_wait(models, slow
 def test_who_waited_too_long_gets_503(models, slow):
     with serving(models, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
         first = clients.submit(ask, port, "/predict", {"movies": [7]})
-        while number(port, "bst_queue_requests") < 1:
-            time.sleep(0.01)
+        until(lambda: number(port, "bst_queue_requests") == 1)
         second = clients.submit(ask, port, "/predict", {"movies": [7]})
         time.sleep(0.4)
         slow.set()
@@ -339,8 +348,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
         client = threading.Thread(target=hammer)
         client.start()
         keep(other(recommender, 0.5), tmp_path)
-        while ask(port, "/readyz").json()["model"] == old["model"]:
-            time.sleep(0.02)
+        until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
         client.join()
         new = ask(port, "/predict", body).json()
@@ -356,14 +364,12 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
                 keep(other(recommender, float("nan")), tmp_path)
             else:
                 weights.write_bytes(broken)
-            while models.failures == failures:
-                time.sleep(0.02)
+            until(lambda: models.failures > failures)  # noqa: B023
             assert ask(port, "/predict", body).json() == new
             assert line in ask(port, "/readyz").json()["reload_error"]
             assert number(port, "bst_model_reload_failures_total") >= 1
             weights.write_bytes(good)
-            while ask(port, "/readyz").json()["reload_error"]:
-                time.sleep(0.02)
+            until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new
 
 
@@ -387,15 +393,13 @@ def test_signals_reload_and_finish_what_is_in_flight(process, models, recommende
     assert models.current.digest in line
     port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
     process.send_signal(signal.SIGHUP)
-    while number(port, "bst_model_reloads_total") < 1:  # the files have not changed
-        time.sleep(0.05)
+    until(lambda: number(port, "bst_model_reloads_total") == 1)  # the files have not changed
     films = recommender.catalogue.ids
     body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
     with ThreadPoolExecutor(40) as clients:
         asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
-        done = 0
-        while number(port, "bst_queue_requests") + done < 40:
-            done = sum(client.done() for client in asked)
+        until(lambda: number(port, "bst_queue_requests")
+              + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
         process.send_signal(signal.SIGTERM)
         assert not all(client.done() for client in asked)
         assert [client.result().status for client in asked] == [200] * 40
@@ -473,3 +477,20 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
          "not_a_server_error,status_code_conformance,content_type_conformance,"
          "response_schema_conformance"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@pytest.mark.slow
+def test_the_load_test_writes_what_it_saw(models, tmp_path):
+    subprocess.run([sys.executable, "scripts/load_test.py", "--model", models.folder, "--clients",
+                    "30", "--seconds", "2", "--json", tmp_path / "load.json"], cwd=ROOT, check=True,
+                   capture_output=True)
+    found = json.loads((tmp_path / "load.json").read_text())
+    assert found["model"] == models.current.digest and found["movies"] == 41
+    for name in ("one", "many", "too many", "many again"):
+        part = found[name]
+        assert part["status"]["200"] == part["served"] > 0
+        assert 0 < part["p50_ms"] <= part["p99_ms"] and part["cpu_ms_each"] > 0
+    assert found["too many"]["status"]["429"] > 0 and set(found["many"]["status"]) == {"200"}
+    assert found["equal"]["64_at_once_equal_alone"]
+    assert found["equal"]["64_films_minus_alone"] < 1e-5
+    assert abs(found["many again"]["rss_mb"] - found["one"]["rss_mb"]) < 20  # of some 300
