@@ -204,7 +204,7 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
     ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
-    ("/recommend", b'{"\\ud800": 1}', 422, "Extra inputs"),
+    ("/recommend", b'{"\\ud800": 1}', 422, "valid string"),
     ("/recommend", b"\xff\xfe\x00", 400, "parsing the body"),
     ("/recommend", b"[" * 100_000, 400, "parsing the body"),
     ("/predict", b'{"movies": [7], "history": [{"movie_id": 7, "stars": NaN}]}', 422, "nan stars"),
