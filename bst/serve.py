@@ -370,7 +370,9 @@ class Guard:
         path = scope["path"] if scope["path"] in self.paths else "other"
         try:
             body = await self._body(scope, receive)
-            if body is not None:  # None: nobody waits for an answer
+            if body is None:
+                status = 499  # the client hung up; nobody sees it but /metrics
+            else:
                 await self.app(scope, _replay(body, receive), sending)
         except Refused as refused:
             await error_reply(refused.status, str(refused), close=True)(scope, receive, sending)

@@ -300,6 +300,13 @@ def test_a_slow_body_is_given_up(port, monkeypatch):
         assert line.recv(65536).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_client_that_hangs_up_is_no_error_of_the_service(models):
+    with serving(models) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+            line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
+
+
 def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
     """64 clients at once, each with a history of its own: bit for bit the answers given alone."""
     films = recommender.catalogue.ids
