@@ -2,6 +2,8 @@
 
 import csv
 import difflib
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -100,6 +102,29 @@ class Catalogue:
         raise DataError(f"no single film '{title}'"
                         + (f"; did you mean: {listed}?" if listed else " or one like it"))
 
+    def search(self, query: str, k: int) -> list[int]:
+        """At most k items whose titles have, for each word of `query`, a word that begins so.
+
+        Titles that begin like the query come first, then those with more train ratings.
+        """
+        words = _fold(query).split()
+        count = self.statistics.count
+        rows = [row for row, title in enumerate(self._folded)
+                if all(f" {word}" in title for word in words)]
+        start = " " + " ".join(words)
+        rows.sort(key=lambda row: (not self._folded[row].startswith(start),
+                                   -count[row + FIRST_IDX], row))
+        return [row + FIRST_IDX for row in rows[:k]]
+
+    def about(self, item: int) -> dict:
+        """What is known of the film with this index: id, title, year, genres, train ratings."""
+        movie, title = self.name(item)
+        row = item - FIRST_IDX
+        genres = [g for g, has in zip(self.statistics.genres, self.statistics.hot[row], strict=True)
+                  if has]
+        return {"movie_id": movie, "title": title, "year": self.years[row], "genres": genres,
+                "ratings": int(self.statistics.count[item])}
+
     def check_new(self, new: Sequence[NewMovie]) -> None:
         """Refuse new films whose id is taken or whose genre is unknown."""
         taken = set(self._index)
@@ -114,6 +139,10 @@ class Catalogue:
                                     f"{', '.join(self.statistics.genres)}")
 
     @cached_property
+    def _folded(self) -> list[str]:
+        return [f" {_fold(title)}" for title in self.titles]
+
+    @cached_property
     def _by_key(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for row, title in enumerate(self.titles):
@@ -121,6 +150,18 @@ class Catalogue:
                 if row not in found.setdefault(key, []):
                     found[key].append(row)
         return found
+
+
+def _fold(text: str) -> str:
+    """Words of letters and digits, lower case, no accents.
+
+    Example:
+        >>> _fold("Cité d'Or (1995)")
+        'cite d or 1995'
+    """
+    plain = unicodedata.normalize("NFKD", text.lower())
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(re.findall(r"\w+", plain))
 
 
 def read_history(path: Path, catalogue: Catalogue) -> list[Interaction]:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ORDER = ["config", "files", "packing", "schema", "overviews", "raw", "movielens"
          "synthetic", "text", "sequences",
          "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
          "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
-         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster"]
+         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
@@ -44,6 +45,10 @@ def test_every_import_is_declared_and_pinned_exactly():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins), pins
     declared = {line.split("==")[0] for line in pins} | sys.stdlib_module_names
     declared |= {"bst", "scripts", "tests"}
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, extra in about["optional-dependencies"].items():
+        assert all(re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", pin) for pin in extra), name
+    assert set(about["optional-dependencies"]["serve"]) <= set(pins)  # the version that is tested
     extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm",
               "cluster.py": "ray", "fuzz.py": "atheris"}  # say how to get them
     for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
