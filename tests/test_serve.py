@@ -293,6 +293,13 @@ def test_who_waited_too_long_gets_503(models, slow):
         assert "not served within 0.2 seconds" in late.error()
 
 
+def test_a_body_that_says_it_is_large_is_refused_before_it_comes(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+                     % (4 * BODY + 1))
+        assert line.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_slow_body_is_given_up(port, monkeypatch):
     monkeypatch.setattr("bst.serve.BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
