@@ -142,10 +142,15 @@ def test_the_answers_are_those_of_the_recommender(port, models, recommender):
     assert said["items"] == [{"movie_id": m, "stars": s}
                              for m, s in zip(films, stars.tolist(), strict=True)]
     said = ask(port, "/recommend", asked | {"k": 4, "reasons": 2, "genres": ["War"],
-                                            "years": [1955, 1985], "exclude_seen": False}).json()
+                                            "years": [1955, 1985]}).json()
     best = recommender.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
-                                 reasons=2, exclude_seen=False)
+                                 reasons=2)
     assert said["items"] == json.loads(json.dumps([asdict(item) for item in best]))
+    for k, options in ((38, {}), (41, {"exclude_seen": False})):
+        found = ask(port, "/recommend", asked | {"k": 41} | options).json()["items"]
+        best = recommender.recommend(PERSON, 41, at=at, user=user, **options)
+        assert [item["movie_id"] for item in found] == [item.movie_id for item in best]
+        assert len(found) == k
     said = ask(port, "/explain", asked | {"movie_id": 9}).json()
     assert said.pop("model") == models.current.digest
     expected = asdict(recommender.explain(PERSON, 9, at=at, user=user))
