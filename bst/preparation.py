@@ -15,6 +15,8 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig
+from bst.files import naming
+from bst.guard import folder_lock, unchanged
 from bst.movielens import (
     BadRows,
     Known,
@@ -30,6 +32,7 @@ from bst.movielens import (
 )
 from bst.schema import FIRST_IDX, DataError, Tables
 from bst.sequences import (
+    AS_IT_WAS,
     SequenceStore,
     StoreWriter,
     build_sequences,
@@ -55,8 +58,9 @@ def open_store(
     config = _with_files(config)
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
-    tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
-                            report_dir=report_dir)
+    with unchanged(config.data, config.metadata):
+        tables = read_movielens(config.data, metadata=config.metadata, on_bad=config.on_bad,
+                                report_dir=report_dir)
     return build(tables)
 
 
@@ -64,12 +68,14 @@ def make_store(config: DataConfig, folder: Path) -> SequenceStore:
     """The same sequences, written to `folder`: in memory if ratings.dat is small, else in parts."""
     config = _with_files(config)
     is_raw = not (config.data / "manifest.json").exists()
-    if is_raw and RawFiles(config.data).size("ratings.dat") >= STREAMED:
-        stream_store(config.data, folder, metadata=config.metadata, on_bad=config.on_bad)
-        return load_store(folder)
-    store = open_store(config, report_dir=folder)
-    save_store(store, folder)
-    return store
+    with folder_lock(folder):
+        if is_raw and RawFiles(config.data).size("ratings.dat") >= STREAMED:
+            with unchanged(config.data, config.metadata):
+                stream_store(config.data, folder, metadata=config.metadata, on_bad=config.on_bad)
+            return load_store(folder)
+        store = open_store(config, report_dir=folder)
+        save_store(store, folder)
+        return store
 
 
 def _with_files(config: DataConfig) -> DataConfig:
@@ -168,7 +174,8 @@ class _Parts:
             rows, part = rows[order], part[order]
         names, begin = np.unique(part, return_index=True)
         for name, piece in zip(names, np.split(rows, begin[1:]), strict=True):
-            with open(self.folder / str(name), "ab") as file:
+            path = self.folder / str(name)
+            with naming(path, AS_IT_WAS), open(path, "ab") as file:
                 file.write(piece)
 
     def __iter__(self) -> Iterator[np.ndarray]:

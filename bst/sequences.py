@@ -17,12 +17,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.files import write_atomic
+from bst.files import naming, read_sealed, sha256_of, sync, write_sealed
 from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Tables, check_table
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
 HEADER = 128  # bytes before the values of a column's .npy
+TABLES = ("users", "movies")
+FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
+AS_IT_WAS = "a store that was there is as it was"
 BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
 
 
@@ -151,7 +154,7 @@ class StoreWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
         self.sha256 = {name: hashlib.sha256() for name in COLUMNS}
-        self.files = {name: open(self._temporary(name), "wb") for name in COLUMNS}
+        self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
         for file in self.files.values():
             file.write(bytes(HEADER))  # written at the end, when the length is known
 
@@ -159,40 +162,48 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        for name, file in self.files.items():
+        for file in self.files.values():
             with suppress(OSError):  # a full disk refuses what is still in the buffer
                 file.close()
+        for name in FILES:
             self._temporary(name).unlink(missing_ok=True)
 
     def append(self, **columns: np.ndarray) -> None:
         """Add values to the end of the named columns."""
         for name, values in columns.items():
             values = np.ascontiguousarray(values, dtype=COLUMNS[name])
-            self.files[name].write(values)
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS):
+                self.files[name].write(values)
             self.sha256[name].update(values)
             self.count[name] += len(values)
 
     def finish(self, users: pl.DataFrame, movies: pl.DataFrame, extra: dict) -> None:
         """Put the files in place, the manifest last; `extra` goes into the manifest."""
-        (self.folder / "manifest.json").unlink(missing_ok=True)
-        described = {}
+        described, tables = {}, {}
         for name, dtype in COLUMNS.items():
             shape = (self.count[name],)
-            self.files[name].seek(0)
-            self.files[name].write(_header(dtype, shape))
-            self.files[name].close()
-            os.replace(self._temporary(name), self.folder / f"{name}.npy")
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS), self.files[name] as file:
+                file.seek(0)
+                file.write(_header(dtype, shape))
+                sync(file)
             described[name] = {"dtype": str(np.dtype(dtype)), "shape": list(shape),
                                "sha256": self.sha256[name].hexdigest()}
-        users.write_parquet(self.folder / "users.parquet")
-        movies.write_parquet(self.folder / "movies.parquet")
+        for name, table in zip(TABLES, (users, movies), strict=True):
+            temporary = self._temporary(f"{name}.parquet")
+            with naming(self.folder / f"{name}.parquet", AS_IT_WAS), open(temporary, "wb") as file:
+                table.write_parquet(file)
+                sync(file)
+            tables[name] = sha256_of(temporary)
+        (self.folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no store
+        for name in FILES:
+            os.replace(self._temporary(name), self.folder / name)
         manifest = {
-            "version": STORE_VERSION, "columns": described,
+            "version": STORE_VERSION, "columns": described, "tables": tables,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
             "num_items": len(movies), "num_interactions": self.count["item_idx"],
             "digest": self._digest(users, movies), **extra,
         }
-        write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
     def _digest(self, users: pl.DataFrame, movies: pl.DataFrame) -> str:
         """`SequenceStore.digest` of what stands in the folder."""
@@ -207,8 +218,8 @@ class StoreWriter:
             digest.update(text)
         return digest.hexdigest()
 
-    def _temporary(self, name: str) -> Path:
-        return self.folder / f"{name}.npy.tmp"
+    def _temporary(self, file: str) -> Path:
+        return self.folder / f"{file}.tmp"
 
 
 def _header(dtype: type, shape: tuple[int]) -> bytes:
@@ -232,36 +243,43 @@ def load_store(folder: Path) -> SequenceStore:
     """Open a store that `save_store` wrote; arrays are memory-mapped and checked.
 
     Raises:
-        DataError: no manifest, another version, or a column that is not what the manifest says.
+        DataError: no manifest, another version, or a file that is not what the manifest says.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        manifest = json.loads(read_sealed(folder / "manifest.json"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder}: no readable manifest.json ({error}); "
                         "make the store again with scripts/make_sequences.py") from error
     if manifest.get("version") != STORE_VERSION:
         raise DataError(f"{folder}: store version {manifest.get('version')}, expected "
                         f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
-    columns = {}
-    for name in COLUMNS:
-        try:
-            columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}/{name}.npy: {error}; make the store again") from error
-        if _sha256_of(folder / f"{name}.npy") != manifest["columns"][name]["sha256"]:
-            raise DataError(f"{folder}/{name}.npy: its sha256 is not the manifest's; "
-                            "the store is damaged or mixed, make it again")
-    users, movies = (pl.read_parquet(folder / f"{t}.parquet") for t in ("users", "movies"))
-    check_table(users, USERS, "users")
-    check_table(movies, MOVIES, "movies")
-    return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
+    tables, columns = {}, {}
+    try:
+        for name, digest in manifest["tables"].items():
+            path = folder / f"{name}.parquet"
+            _check_whole(path, digest)
+            tables[name] = pl.read_parquet(path)
+        for name, about in manifest["columns"].items():
+            path = folder / f"{name}.npy"
+            _check_whole(path, about["sha256"], _header(COLUMNS[name], tuple(about["shape"])))
+            columns[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; make the store again") from error
+    check_table(tables["users"], USERS, "users")
+    check_table(tables["movies"], MOVIES, "movies")
+    return SequenceStore(**columns, **tables, manifest=manifest)
 
 
-def _sha256_of(column: Path) -> str:
-    """sha256 of the values of a .npy; read, not mapped, so that memory stays flat."""
-    with open(column, "rb") as file:
-        file.seek(HEADER)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_whole(path: Path, digest: str, header: bytes = b"") -> None:
+    """Refuse a file without this header, or whose other bytes have another sha256.
+
+    It is read, not mapped, so that memory stays flat.
+    """
+    with open(path, "rb") as file:
+        starts_well = file.read(len(header)) == header
+    if not starts_well or sha256_of(path, skip=len(header)) != digest:
+        raise DataError(f"{path}: its sha256 is not the manifest's; the store is damaged or mixed, "
+                        "make it again")
 
 
 def split_interactions(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["config", "files", "packing", "schema", "movielens", "synthetic", "text", "sequences",
-         "preparation", "features", "factors", "neighbours", "base", "batches", "people", "model",
-         "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
-         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster"]
+ORDER = ["config", "files", "packing", "schema", "guard", "movielens", "synthetic", "text",
+         "sequences", "preparation", "features", "factors", "neighbours", "base", "batches",
+         "people", "model", "scoring", "metrics", "baselines", "evaluation", "distributed",
+         "checkpoint", "training", "catalogue", "recommend", "ranking", "pipeline", "ablation",
+         "cluster"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
