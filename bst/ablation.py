@@ -5,7 +5,7 @@ import io
 import json
 import multiprocessing
 import os
-import sys
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +15,9 @@ import numpy as np
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.files import write_atomic
+from bst.guard import folder_lock, guarded
 from bst.metrics import user_bootstrap
+from bst.schema import DataError
 
 PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
@@ -48,11 +50,8 @@ def main(description: str, variants_of: Callable[[RunConfig], Variants]) -> None
     """The command line of an `ablate_*.py` script."""
     import tyro
 
-    try:
-        run_ablation(tyro.cli(AblationArgs, description=description,
-                              config=(tyro.conf.OmitArgPrefixes,)), variants_of)
-    except ValueError as error:  # DataError is one
-        sys.exit(f"error: {error}")
+    guarded(lambda: run_ablation(tyro.cli(AblationArgs, description=description,
+                                          config=(tyro.conf.OmitArgPrefixes,)), variants_of))
 
 
 def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants]) -> None:
@@ -110,8 +109,8 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
     out = runs / config.name
     saved = out / PREDICTIONS
     if not saved.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        with open(out / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+        with folder_lock(out), open(out / "log.txt", "a") as log, \
+                contextlib.redirect_stdout(log):
             use_device(config)
             prepared = prepare(config, report_dir=out)
             train_run(prepared, out)
@@ -121,8 +120,11 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
         write_atomic(saved, content.getvalue())
         print(f"{out}: seed {config.train.seed}, "
               f"valid MAE {scored['valid_mae']:.4f}", flush=True)
-    with np.load(saved, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(saved, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{saved}: damaged ({error}); delete it to compute it again") from error
 
 
 def compare_variant(

@@ -3,6 +3,7 @@
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
 RUN/fitted.safetensors               what else was fitted on train: enough to score anybody
 RUN/resume.pt                        weights, optimizer and counters of the last resume point
+RUN/sums.json                        sha256 of each of these files, checked whenever one is read
 No file of a run folder can execute code when it is read.
 """
 
@@ -19,7 +20,7 @@ from safetensors.torch import load, save
 from bst.base import BaseFit
 from bst.batches import UserVocabulary
 from bst.features import Statistics
-from bst.files import write_atomic
+from bst.files import read_sealed, write_sealed
 from bst.model import BST
 from bst.packing import pack, unpack
 from bst.schema import DataError
@@ -47,8 +48,8 @@ def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     about = {"version": MODEL_VERSION, **model.to_json(), "vocabulary": asdict(vocabulary), **info}
-    write_atomic(folder / "model.json", json.dumps(about, indent=1).encode())
-    write_atomic(folder / "model.safetensors", save(tensors))
+    write_sealed(folder / "model.json", json.dumps(about, indent=1).encode())
+    write_sealed(folder / "model.safetensors", save(tensors))
 
 
 def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
@@ -58,8 +59,8 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         DataError: a file is missing, damaged, from another version, or does not fit the other.
     """
     try:
-        info = json.loads((folder / "model.json").read_text())
-        tensors = load((folder / "model.safetensors").read_bytes())
+        info = json.loads(read_sealed(folder / "model.json"))
+        tensors = load(read_sealed(folder / "model.safetensors"))
         if not isinstance(info, dict):
             raise ValueError(f"model.json holds {json.dumps(info)[:20]}, expected an object")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
@@ -81,7 +82,7 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
 
 def save_fitted(folder: Path, fitted: Fitted) -> None:
     """Write what was fitted beside the model."""
-    write_atomic(folder / "fitted.safetensors", pack(fitted))
+    write_sealed(folder / "fitted.safetensors", pack(fitted))
 
 
 def load_fitted(folder: Path, identity: dict) -> Fitted:
@@ -96,7 +97,7 @@ def load_fitted(folder: Path, identity: dict) -> Fitted:
     """
     path = folder / "fitted.safetensors"
     try:
-        fitted = unpack(Fitted, path.read_bytes())
+        fitted = unpack(Fitted, read_sealed(path))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, run the "
                         "run's scripts/train.py command again and it is added") from error
@@ -115,7 +116,7 @@ def save_resume(folder: Path, state: dict) -> None:
     """Write the resume state: tensors, numbers, strings, dicts and lists only."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(folder / "resume.pt", buffer.getvalue())
+    write_sealed(folder / "resume.pt", buffer.getvalue())
 
 
 def load_resume(folder: Path) -> dict | None:
@@ -128,7 +129,8 @@ def load_resume(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(read_sealed(path))
+        return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds, by what is damaged
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: not a resume state of scripts/train.py ({line}); "

@@ -15,6 +15,7 @@ import polars as pl
 from bst.config import DataConfig, RunConfig
 from bst.distributed import PATIENCE, process_group
 from bst.evaluation import read_results
+from bst.guard import folder_lock
 from bst.pipeline import run_training
 from bst.preparation import open_store
 from bst.schema import DataError, Tables
@@ -50,9 +51,10 @@ def _ray() -> Iterator:
 
 def make_store_on_ray(config: DataConfig, folder: Path) -> SequenceStore:
     """What `make_store` does, but the files are read here whole and the sequences made by Ray."""
-    store = open_store(config, report_dir=folder, build=build_on_ray)
-    save_store(store, folder)
-    return store
+    with folder_lock(folder):
+        store = open_store(config, report_dir=folder, build=build_on_ray)
+        save_store(store, folder)
+        return store
 
 
 def build_on_ray(tables: Tables) -> SequenceStore:

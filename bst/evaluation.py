@@ -1,14 +1,15 @@
 """Predictions over a split -> named numbers with intervals and slices; the results table."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bst.features import History
-from bst.files import write_atomic
+from bst.files import read_sealed, write_atomic
 from bst.metrics import calibration, macro_mae, mae, rmse, to_stars, user_bootstrap
-from bst.schema import FIRST_IDX
+from bst.schema import FIRST_IDX, DataError
 from bst.sequences import SequenceStore, Split
 
 RARE = 10  # train ratings under which an item counts as rare
@@ -138,11 +139,21 @@ def format_slices(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_results(rows: list[dict], path: Path) -> None:
-    """Write the rows as JSON."""
-    write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode())
+def write_results(
+    rows: list[dict], path: Path, *, write: Callable[[Path, bytes], None] = write_atomic
+) -> None:
+    """Write the rows as JSON, in a run folder with `write_sealed`."""
+    write(path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 def read_results(path: Path) -> list[dict]:
-    """The rows that `write_results` wrote."""
-    return json.loads(path.read_text())
+    """The rows of a run folder.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(read_sealed(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; delete it and run the run's scripts/train.py command "
+                        "again, which computes it") from error

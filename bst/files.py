@@ -1,19 +1,124 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and that tell when a bit of them has changed."""
 
+import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+SUMS = "sums.json"  # of a folder: name of a sealed file -> its sha256, that before it first
+
+
+@contextmanager
+def open_atomic(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
+    """A file that replaces `path` when the block ends: a crash leaves the old or the new, whole.
+
+    Args:
+        path: the folder is there.
+        mode: as for `open`.
+        options: as for `open`.
+
+    Raises:
+        OSError: it cannot be written; names `path`, which stays as it was.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path):
+            with open(temporary, mode, **options) as file:
+                yield file
+                sync(file)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that a crash leaves the old file or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    """Replace `path` by `content`; see `open_atomic`."""
+    with open_atomic(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def naming(path: Path, note: str | None = None) -> Iterator[None]:
+    """Have an OSError of the block, which a failed write does not tell its file, name `path`.
+
+    `note` says what is still good; see `BaseException.add_note`.
+    """
     try:
-        os.fsync(folder)
+        yield
+    except OSError as error:
+        named = OSError(error.errno, error.strerror or str(error), str(path))
+        if note is not None:
+            named.add_note(note)
+        raise named from error
+
+
+def sync(file: IO) -> None:
+    """Have what was written to an open file on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of the folder's files on the disk, so that a power cut keeps them."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """`write_atomic`, and the sha256 in `SUMS` beside the file, where `read_sealed` looks.
+
+    The sums are written first, and hold that of the old content too: a crash between the two
+    writes leaves a file that is as good as before.
+
+    Raises:
+        OSError: as `open_atomic`.
+        ValueError: the sums are damaged.
+    """
+    sums = _read_sums(path.parent)
+    old = sha256_of(path) if path.exists() else None
+    kept = [digest for digest in sums.get(path.name, []) if digest == old]
+    sums[path.name] = [*kept, hashlib.sha256(content).hexdigest()]
+    write_atomic(path.parent / SUMS, json.dumps(sums, indent=1).encode())
+    write_atomic(path, content)
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content of a file, if it is what `write_sealed` wrote there.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a bit of it has changed, it was cut, or it was written by somebody else.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() not in _read_sums(path.parent).get(path.name, []):
+        raise ValueError(f"{path.name} is not the file whose sha256 is in {SUMS}: it was damaged "
+                         "or replaced")
+    return content
+
+
+def sha256_of(path: Path, *, skip: int = 0) -> str:
+    """sha256 of the bytes from `skip` on; read in blocks, so that memory stays flat."""
+    with open(path, "rb") as file:
+        file.seek(skip)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_sums(folder: Path) -> dict[str, list[str]]:
+    path = folder / SUMS
+    if not path.exists():
+        return {}
+    try:
+        sums = json.loads(path.read_bytes())
+        if all(isinstance(digest, str) for digests in sums.values() for digest in digests):
+            return sums
+    except (ValueError, AttributeError, TypeError):
+        pass  # told below
+    raise ValueError(f"{SUMS} is damaged, so nothing tells whether the files beside it are whole")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import FITTED_VERSION, Fitted, load_model, save_fitted
 from bst.config import DataConfig, RunConfig, from_dict, keras_example
-from bst.distributed import first_goes_first, rank
+from bst.distributed import first_goes_first, most, rank
 from bst.evaluation import (
     best_baseline,
     evaluate,
@@ -25,7 +25,8 @@ from bst.evaluation import (
     write_results,
 )
 from bst.features import fit_statistics
-from bst.files import write_atomic
+from bst.files import read_sealed, write_sealed
+from bst.guard import FolderInUseError, folder_lock
 from bst.metrics import mae, rmse
 from bst.preparation import open_store
 from bst.schema import DataError
@@ -53,7 +54,7 @@ def store_of(folder: Path) -> SequenceStore:
         DataError: the folder holds no run, or the data is not there any more.
     """
     try:
-        values = json.loads((folder / "config.json").read_text())["data"]
+        values = json.loads(read_sealed(folder / "config.json"))["data"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
                         "scripts/train.py") from error
@@ -129,17 +130,41 @@ def run_training(
         DataError: something is wrong with the data, the device or the folder `out`.
     """
     use_device(config)
-    with first_goes_first(), tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(config, report_dir=out if rank() == 0 else Path(scratch))
-    print(f"run folder: {out}")
-    if not train_run(prepared, out, stop_requested=stop_requested):
-        return None
-    if rank() == 0:
-        keep_fitted(prepared, out)
-    if (out / "results.json").exists():
-        print("this run is finished; its results:")
-        return read_results(out / "results.json")
-    return compare(prepared, out)
+    with only_run_in(out):
+        with first_goes_first(), tempfile.TemporaryDirectory() as scratch:
+            prepared = prepare(config, report_dir=out if rank() == 0 else Path(scratch))
+        print(f"run folder: {out}")
+        if not train_run(prepared, out, stop_requested=stop_requested):
+            return None
+        if rank() == 0:
+            keep_fitted(prepared, out)
+        if (out / "results.json").exists():
+            print("this run is finished; its results:")
+            return read_results(out / "results.json")
+        rows = compare(prepared, out)
+        if rank() == 0:
+            write_results(rows, out / "results.json", write=write_sealed)
+        return rows
+
+
+@contextlib.contextmanager
+def only_run_in(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder while the processes of this one work there.
+
+    Raises:
+        FolderInUseError: in each process of the group; names the process that is there.
+    """
+    with contextlib.ExitStack() as stack:
+        holder = 0
+        if rank() == 0:
+            try:
+                stack.enter_context(folder_lock(out))
+            except FolderInUseError as error:
+                holder = error.pid
+        holder = most(holder)
+        if holder:
+            raise FolderInUseError(out, holder)
+        yield
 
 
 def train_run(
@@ -156,11 +181,16 @@ def train_run(
     config = prepared.config
     identity, path = _identity(prepared), out / "config.json"
     if path.exists():
-        _check_identity(out, json.loads(path.read_text())["identity"], prepared)
+        try:
+            found = json.loads(read_sealed(path))["identity"]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}; delete the folder, or choose another --out"
+                            ) from error
+        _check_identity(out, found, prepared)
     if rank() == 0:
         out.mkdir(parents=True, exist_ok=True)
         described = {"identity": identity, **config.to_dict()}
-        write_atomic(path, json.dumps(described, indent=2).encode())
+        write_sealed(path, json.dumps(described, indent=2).encode())
     model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
     return fit(model, prepared.batches, config, out, info={"identity": identity},
                stop_requested=stop_requested)
@@ -215,8 +245,7 @@ def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     """Rows of the best model in `out` and of every baseline on `part`.
 
-    The rows of the test part are written to `results.json`. Processes but the first help to
-    predict and get no rows.
+    Processes but the first help to predict and get no rows.
 
     Raises:
         DataError: the model in `out` is of another config or of other data.
@@ -237,8 +266,6 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
         **paired_difference(predictions["bst"], predictions[rival], store, split, part,
                             seed=config.train.seed),
     }
-    if part == "test":
-        write_results(rows, out / "results.json")
     return rows
 
 

@@ -15,7 +15,9 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig, Format
+from bst.files import naming
 from bst.formats import layout_of, read_tables
+from bst.guard import folder_lock, unchanged
 from bst.overviews import merge_overviews
 from bst.raw import (
     BadRows,
@@ -28,6 +30,7 @@ from bst.raw import (
 )
 from bst.schema import FIRST_IDX, DataError, Tables
 from bst.sequences import (
+    AS_IT_WAS,
     SequenceStore,
     StoreWriter,
     build_sequences,
@@ -53,23 +56,26 @@ def open_store(
     config = _with_files(config)
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
-    tables = read_tables(config.data, format=config.format, metadata=config.metadata,
-                         on_bad=config.on_bad, report_dir=report_dir)
+    with unchanged(config.data, config.metadata):
+        tables = read_tables(config.data, format=config.format, metadata=config.metadata,
+                             on_bad=config.on_bad, report_dir=report_dir)
     return build(tables)
 
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:
     """The same sequences, written to `folder`: in parts if the ratings file is big."""
     config = _with_files(config)
-    if not (config.data / "manifest.json").exists():
-        files = RawFiles(config.data)
-        if files.size(layout_of(files, config.format).ratings.file) >= STREAMED:
-            stream_store(config.data, folder, format=config.format, metadata=config.metadata,
-                         on_bad=config.on_bad)
-            return load_store(folder)
-    store = open_store(config, report_dir=folder)
-    save_store(store, folder)
-    return store
+    with folder_lock(folder):
+        if not (config.data / "manifest.json").exists():
+            files = RawFiles(config.data)
+            if files.size(layout_of(files, config.format).ratings.file) >= STREAMED:
+                with unchanged(config.data, config.metadata):
+                    stream_store(config.data, folder, format=config.format,
+                                 metadata=config.metadata, on_bad=config.on_bad)
+                return load_store(folder)
+        store = open_store(config, report_dir=folder)
+        save_store(store, folder)
+        return store
 
 
 def _with_files(config: DataConfig) -> DataConfig:
@@ -174,7 +180,8 @@ class _Parts:
             rows, part = rows[order], part[order]
         names, begin = np.unique(part, return_index=True)
         for name, piece in zip(names, np.split(rows, begin[1:]), strict=True):
-            with open(self.folder / str(name), "ab") as file:
+            path = self.folder / str(name)
+            with naming(path, AS_IT_WAS), open(path, "ab") as file:
                 file.write(piece)
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.files import write_atomic
+from bst.files import naming, read_sealed, sha256_of, sync, write_sealed
 from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Tables, check_table
 
 STORE_VERSION = 2
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
 TABLES = ("users", "movies")
 HEADER = 128  # bytes before the values of a column's .npy
+FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
+AS_IT_WAS = "a store that was there is as it was"
 BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
 
 
@@ -152,7 +154,7 @@ class StoreWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
         self.sha256 = {name: hashlib.sha256() for name in COLUMNS}
-        self.files = {name: open(self._temporary(name), "wb") for name in COLUMNS}
+        self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
         for file in self.files.values():
             file.write(bytes(HEADER))  # written at the end, when the length is known
 
@@ -160,42 +162,48 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        for name, file in self.files.items():
+        for file in self.files.values():
             with suppress(OSError):  # a full disk refuses what is still in the buffer
                 file.close()
+        for name in FILES:
             self._temporary(name).unlink(missing_ok=True)
 
     def append(self, **columns: np.ndarray) -> None:
         """Add values to the end of the named columns."""
         for name, values in columns.items():
             values = np.ascontiguousarray(values, dtype=COLUMNS[name])
-            self.files[name].write(values)
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS):
+                self.files[name].write(values)
             self.sha256[name].update(values)
             self.count[name] += len(values)
 
     def finish(self, users: pl.DataFrame, movies: pl.DataFrame, extra: dict) -> None:
         """Put the files in place, the manifest last; `extra` goes into the manifest."""
-        (self.folder / "manifest.json").unlink(missing_ok=True)
-        described = {}
+        described, tables = {}, {}
         for name, dtype in COLUMNS.items():
             shape = (self.count[name],)
-            self.files[name].seek(0)
-            self.files[name].write(_header(dtype, shape))
-            self.files[name].close()
-            os.replace(self._temporary(name), self.folder / f"{name}.npy")
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS), self.files[name] as file:
+                file.seek(0)
+                file.write(_header(dtype, shape))
+                sync(file)
             described[name] = {"dtype": str(np.dtype(dtype)), "shape": list(shape),
                                "sha256": self.sha256[name].hexdigest()}
-        users.write_parquet(self.folder / "users.parquet")
-        movies.write_parquet(self.folder / "movies.parquet")
+        for name, table in zip(TABLES, (users, movies), strict=True):
+            temporary = self._temporary(f"{name}.parquet")
+            with naming(self.folder / f"{name}.parquet", AS_IT_WAS), open(temporary, "wb") as file:
+                table.write_parquet(file)
+                sync(file)
+            tables[name] = sha256_of(temporary)
+        (self.folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no store
+        for name in FILES:
+            os.replace(self._temporary(name), self.folder / name)
         manifest = {
-            "version": STORE_VERSION, "columns": described,
+            "version": STORE_VERSION, "columns": described, "tables": tables,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
             "num_items": len(movies), "num_interactions": self.count["item_idx"],
-            "digest": self._digest(users, movies),
-            "tables": {name: _sha256_of(self.folder / f"{name}.parquet") for name in TABLES},
-            **extra,
+            "digest": self._digest(users, movies), **extra,
         }
-        write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
     def _digest(self, users: pl.DataFrame, movies: pl.DataFrame) -> str:
         """`SequenceStore.digest` of what stands in the folder."""
@@ -210,8 +218,8 @@ class StoreWriter:
             digest.update(text)
         return digest.hexdigest()
 
-    def _temporary(self, name: str) -> Path:
-        return self.folder / f"{name}.npy.tmp"
+    def _temporary(self, file: str) -> Path:
+        return self.folder / f"{file}.tmp"
 
 
 def _header(dtype: type, shape: tuple[int]) -> bytes:
@@ -239,7 +247,7 @@ def load_store(folder: Path) -> SequenceStore:
         DataError: no manifest, another version, or a file that is not what the manifest says.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads(read_sealed(folder / "manifest.json"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder}: no readable manifest.json ({error}); "
                         "make the store again with scripts/make_sequences.py") from error
@@ -264,33 +272,31 @@ def _load_column(path: Path, described: dict) -> np.ndarray:
     """The mapped values of a .npy that is as the manifest describes it."""
     try:
         column = np.lib.format.open_memmap(path, mode="r")
+        with open(path, "rb") as file:
+            header = file.read(HEADER)
         found = {"dtype": str(column.dtype), "shape": list(column.shape),
-                 "sha256": _sha256_of(path, skip=HEADER)}
+                 "sha256": sha256_of(path, skip=HEADER)}
     except Exception as error:  # numpy raises what its header parser meets
         raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
     for name, value in found.items():
         if value != described[name]:
             raise DataError(f"{path}: its {name} is not the manifest's; "
                             "the store is damaged or mixed, make it again")
+    if header != _header(column.dtype, column.shape):
+        raise DataError(f"{path}: its header is not the one of a column; the store is damaged, "
+                        "make it again")
     return column
 
 
 def _load_table(path: Path, sha256: str) -> pl.DataFrame:
     """The table of a parquet file with this hash."""
     try:
-        if _sha256_of(path) != sha256:
+        if sha256_of(path) != sha256:
             raise DataError(f"{path}: its sha256 is not the manifest's; "
                             "the store is damaged or mixed, make it again")
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
-
-
-def _sha256_of(path: Path, *, skip: int = 0) -> str:
-    """sha256 of a file from byte `skip` on; read, not mapped, so that memory stays flat."""
-    with open(path, "rb") as file:
-        file.seek(skip)
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split_interactions(

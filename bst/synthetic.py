@@ -7,12 +7,13 @@ nobody has rated; a user's taste drifts, so recent ratings say more than old one
 
 import csv
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bst.files import write_atomic
+from bst.files import open_atomic, sha256_of, write_atomic
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
@@ -39,6 +40,7 @@ BAD = "clumsy tired hollow predictable noisy forgettable".split()
 NOUNS = "Night River Garden Letter Winter Shadow Bridge Mirror Road Song Tower Harvest".split()
 ADJECTIVES = "Silent Golden Broken Distant Hidden Crimson Last Étranger Lonely Bright".split()
 START, SPAN = 956_700_000, 90_000_000  # seconds since 1970 UTC; about three years
+FILES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")
 BLOCK = 500  # users that are drawn and written together: memory stays flat
 
 
@@ -75,18 +77,24 @@ def write_synthetic(
                          f"{num_users}, {num_movies} and {num_ratings}")
     shape = Shape(num_users, num_movies, num_ratings, seed)
     done = folder / "synthetic.json"
-    if done.exists() and json.loads(done.read_text()) == asdict(shape):
-        return folder
+    with suppress(OSError, ValueError):  # not there, cut or damaged: all is written again
+        if json.loads(done.read_bytes()) == _described(folder, shape):
+            return folder
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     movies = _Movies(shape)
     movies.write(folder)
-    with open(folder / "users.dat", "w", encoding="latin-1") as users, \
-            open(folder / "ratings.dat", "w", encoding="latin-1") as ratings:
+    with open_atomic(folder / "users.dat", "w", encoding="latin-1") as users, \
+            open_atomic(folder / "ratings.dat", "w", encoding="latin-1") as ratings:
         for block in range(0, num_users, BLOCK):
             _write_block(movies, shape, block, users, ratings)
-    write_atomic(done, json.dumps(asdict(shape)).encode())
+    write_atomic(done, json.dumps(_described(folder, shape)).encode())
     return folder
+
+
+def _described(folder: Path, shape: Shape) -> dict:
+    """The shape, and the sha256 of each file."""
+    return {**asdict(shape), "sha256": {name: sha256_of(folder / name) for name in FILES}}
 
 
 class _Movies:
@@ -111,8 +119,9 @@ class _Movies:
     def write(self, folder: Path) -> None:
         """movies.dat and movies_metadata.csv."""
         rng, words = self.rng, [w.split() for w in THEMES.values()]
-        with open(folder / "movies.dat", "w", encoding="latin-1") as movies, \
-                open(folder / "movies_metadata.csv", "w", encoding="utf-8", newline="") as file:
+        with open_atomic(folder / "movies.dat", "w", encoding="latin-1") as movies, \
+                open_atomic(folder / "movies_metadata.csv", "w", encoding="utf-8",
+                            newline="") as file:
             metadata = csv.writer(file)
             metadata.writerow(["id", "title", "original_title", "overview", "release_date"])
             for k, item in enumerate(self.item_id):

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from bst.distributed import (
     wait_for_all,
 )
 from bst.features import DENSE, genre_matrix
-from bst.files import write_atomic
+from bst.files import read_sealed, write_sealed
 from bst.metrics import mae, rmse
 from bst.model import BST, HALF_STARS, YEAR_BUCKETS, Sizes
 from bst.schema import FIRST_IDX, DataError
@@ -203,7 +204,8 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is not finite; names the step.
-        DataError: the processes do not start from the same weights.
+        DataError: the processes do not start from the same weights, or a file is damaged.
+        OSError: a file cannot be written; a note names the last resume point.
     """
     config = run.train
     model.to(config.device)
@@ -222,12 +224,16 @@ def fit(
         raise DataError(f"process {rank()} starts from other weights than the others (step "
                         f"{state['step']}); expected that every machine sees the same folder {out}")
     log = MetricsLog(out / "metrics.jsonl", state["step"]) if rank() == 0 else None
+    last_good = state["step"]
 
     def save_point() -> None:
+        nonlocal last_good
         if rank() > 0:
             return
-        save_resume(out, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                          "state": state})
+        with _noting(last_good):
+            save_resume(out, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                              "state": state})
+        last_good = state["step"]
 
     while state["epoch"] < config.epochs and state["bad_epochs"] < config.patience:
         started = time.perf_counter()
@@ -257,11 +263,22 @@ def fit(
                 return False
             if state["step"] % config.save_every == 0:
                 save_point()
-        _end_epoch(model, batches, state, out, info, log, config,
-                   seconds=time.perf_counter() - started)
+        with _noting(last_good):
+            _end_epoch(model, batches, state, out, info, log, config,
+                       seconds=time.perf_counter() - started)
         save_point()
     wait_for_all()  # before anyone reads the best model
     return True
+
+
+@contextmanager
+def _noting(step: int) -> Iterator[None]:
+    """Add to a failed write what is still good."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(f"last good checkpoint is step {step}" if step else "no checkpoint yet")
+        raise
 
 
 def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> None:
@@ -288,15 +305,23 @@ def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> Non
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one dict a line; lines after the resume point are dropped."""
+    """`metrics.jsonl`: one dict a line; lines after the resume point are dropped.
+
+    Raises:
+        DataError: the file is damaged.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line and json.loads(line)["step"] <= step]
-        write_atomic(path, "".join(line + "\n" for line in kept).encode())
+        try:
+            lines = read_sealed(path).decode().splitlines() if path.exists() else []
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; delete it, the run goes on without the lines that "
+                            "it had") from error
+        self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
 
     def append(self, row: dict) -> None:
         """Add one line."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        content = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_sealed(self.path, content.encode())

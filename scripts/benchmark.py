@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.schema import DataError
+from bst.guard import guarded
 from scripts.benchmarks import common, prep, scale, score, text, train
 
 # modules with `Args` and `run(args) -> rows`
@@ -28,7 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    guarded(main)

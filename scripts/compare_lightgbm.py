@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from bst.config import DataConfig, RunConfig
-from bst.schema import DataError
+from bst.guard import guarded
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
 ARMS = {"LightGBM": "bias", "LightGBM + base": "neighbours"}  # base score that it corrects
@@ -70,7 +70,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))

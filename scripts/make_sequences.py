@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.config import DataConfig
-from bst.schema import DataError
+from bst.guard import guarded
 
 AUDITED = 4_000_000  # ratings: the arrays of the audit take some 100 bytes each
 
@@ -65,10 +65,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: cannot write the store ({error.strerror}); free space or choose another "
-                 "--out, what was there is as it was")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.schema import DataError
+from bst.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__)))

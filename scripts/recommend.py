@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
 from bst.schema import DataError
 
 
@@ -94,7 +95,4 @@ def explanation_lines(found) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__)))

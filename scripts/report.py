@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.schema import DataError
+from bst.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-    except (DataError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))

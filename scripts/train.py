@@ -4,8 +4,6 @@ With no flags it uses the built-in synthetic data. The same command goes on wher
 Several processes: torchrun --standalone --nproc-per-node=2 scripts/train.py ...
 """
 
-import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.schema import DataError
+from bst.guard import StopRequest, guarded
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,6 @@ class Args:
     """ray: train in --workers processes of a Ray cluster; needs pip install -e ".[ray]" """
     workers: int = 2
     """processes of --engine ray"""
-
-
-class StopRequest:
-    """Turns the first SIGTERM or SIGINT into a clean stop; the second one exits at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, _frame) -> None:
-        # torchrun passes on what a terminal has sent already, and kills after 30 s by itself
-        if self.signal and "TORCHELASTIC_RUN_ID" not in os.environ:
-            os._exit(128 + number)
-        self.signal = number
-
-    def __call__(self) -> bool:
-        """True once a signal came."""
-        return self.signal != 0
 
 
 def main(args: Args) -> int:
@@ -79,7 +58,5 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
-    except (DataError, ValueError, FloatingPointError, ConnectionError) as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(
+        tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))

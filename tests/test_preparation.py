@@ -195,7 +195,8 @@ def test_a_full_disk_is_one_line_and_the_old_store_stays(tmp_path):
     done = subprocess.run([sys.executable, "scripts/make_sequences.py", "--data", str(source),
                            "--out", str(out)], cwd=ROOT, capture_output=True, text=True,
                           preexec_fn=limit)
-    assert done.returncode == 1 and done.stderr.startswith("error: cannot write the store (")
+    assert done.returncode == 74 and done.stderr.startswith(f"error: disk full writing {out}")
+    assert "a store that was there is as it was" in done.stderr
     assert done.stderr.count("\n") == 1 and contents(out) == before
 
 

@@ -1,6 +1,7 @@
 """Order, resume, stopping, loss. Run: pytest tests/test_training.py."""
 
 import hashlib
+import io
 import json
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import torch
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import load_model, load_resume
 from bst.config import ModelConfig, RunConfig, TrainConfig
+from bst.files import write_sealed
 from bst.schema import DataError
 from bst.training import build_model, fit, learning_rate, predict_part, train_step
 
@@ -62,7 +64,7 @@ def test_a_run_killed_after_a_resume_point_replays_to_the_same_bits(job, tmp_pat
     assert not job(tmp_path / "cut", stop_after=8)
     old = (tmp_path / "cut" / "resume.pt").read_bytes()
     assert not job(tmp_path / "cut", stop_after=11)
-    (tmp_path / "cut" / "resume.pt").write_bytes(old)
+    write_sealed(tmp_path / "cut" / "resume.pt", old)
     assert job(tmp_path / "cut")
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
@@ -140,8 +142,8 @@ def test_a_saved_model_comes_back_bit_by_bit(job, tmp_path, small):
 
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda f: (f / "model.json").unlink(), "no readable model"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04."), "no readable model"),
-    (lambda f: (f / "model.json").write_text('{"version": 9}'), "version 9, expected 1"),
+    (lambda f: write_sealed(f / "model.safetensors", b"\x80\x04."), "no readable model"),
+    (lambda f: write_sealed(f / "model.json", b'{"version": 9}'), "version 9, expected 1"),
 ])
 def test_a_damaged_model_folder_is_refused_in_one_line(job, tmp_path, damage, message):
     job(tmp_path)
@@ -158,7 +160,9 @@ def test_a_pickle_bomb_in_place_of_the_resume_state_is_refused_and_does_not_run(
         def __reduce__(self):
             return (marker.write_text, ("boom",))
 
-    torch.save({"model": Bomb()}, tmp_path / "resume.pt")
+    content = io.BytesIO()
+    torch.save({"model": Bomb()}, content)
+    write_sealed(tmp_path / "resume.pt", content.getvalue())
     with pytest.raises(DataError, match="not a resume state"):
         load_resume(tmp_path)
     assert not marker.exists()
