@@ -1,0 +1,147 @@
+"""A script of the project in a process of its own, with a fault planted in it.
+
+The process is forked from a server that has the imports done, so that a test can afford many.
+"""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import bst.files
+import bst.pipeline
+import bst.training
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CALLS = {"before write": (os, "fsync"), "before rename": (os, "replace"),
+         "after rename": (bst.files, "sync_folder")}  # what an atomic write calls, in its order
+
+
+class Child:
+    """`python scripts/SCRIPT ARGS` with `fault(*about)` called first; its output is in `log`."""
+
+    def __init__(self, log: Path, script: str, args: list, fault=None, about: tuple = ()) -> None:
+        os.environ["PYTHONPATH"] = str(ROOT)  # of the server
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self.log = log
+        log.write_text("")
+        self.process = context.Process(
+            target=_run, args=(log, script, [str(arg) for arg in args], fault, about))
+        self.process.start()
+
+    def wait(self) -> int:
+        """The exit code, negative for a signal that killed it."""
+        self.process.join(300)
+        assert self.process.exitcode is not None, f"no end: {self.said}"
+        return self.process.exitcode
+
+    def wait_for(self, words: str) -> None:
+        """Return once it has printed `words`, or has ended."""
+        ends = time.monotonic() + 300
+        while words not in self.said and self.process.is_alive() and time.monotonic() < ends:
+            time.sleep(0.01)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    @property
+    def said(self) -> str:
+        """What it has printed."""
+        return self.log.read_text()
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of `said` that an error makes, a traceback included."""
+        lines = self.said.splitlines()
+        return [k for k in lines if k.startswith(("error:", "Traceback", "  File", "thread '"))]
+
+
+def _run(log: Path, script: str, args: list[str], fault, about: tuple) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(ROOT)
+    sys.argv = [f"scripts/{script}", *args]
+    if fault is not None:
+        fault(*about)
+    runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+
+
+def kill_at(when: str, number: int) -> None:
+    """Die by SIGKILL at the `number`-th call of the one of `CALLS` that is named `when`."""
+    module, name = CALLS[when]
+    real, count = getattr(module, name), itertools.count(1)
+
+    def call(*args):
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    setattr(module, name, call)
+
+
+def turn_clock_back() -> None:
+    """Have the clock of the wall go backwards, an hour at each look."""
+    late = itertools.count(2_000_000_000, -3600)
+    time.time = lambda: float(next(late))
+    time.time_ns = lambda: next(late) * 10**9
+
+
+def poison(step: int) -> None:
+    """Make one row of the film embedding NaN before the `step`-th update."""
+    real, count = bst.training.train_step, itertools.count(1)
+
+    def train_step(model, *args, **options):
+        if next(count) == step:
+            model.item_id.weight.data[2:] = float("nan")
+        return real(model, *args, **options)
+
+    bst.training.train_step = train_step
+
+
+def limit_memory(spare: int) -> None:
+    """Let the address space grow by `spare` bytes from here."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + spare
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def limit_files(size: int) -> None:
+    """Refuse files of more than `size` bytes, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def forbid_network() -> None:
+    """Have every look for an address and every connection end the process with code 99."""
+
+    def refuse(*about, **_):
+        print(f"network: {about}", flush=True)
+        os._exit(99)
+
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        setattr(socket, name, refuse)
+    socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
+
+
+def change_while_read(path: Path) -> None:
+    """Append a rating to the file once it has been opened and read."""
+    import bst.preparation
+
+    real = bst.preparation.read_movielens
+
+    def read(*args, **options):
+        tables = real(*args, **options)
+        with open(path, "a") as file:
+            file.write("\n")
+        return tables
+
+    bst.preparation.read_movielens = read

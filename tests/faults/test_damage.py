@@ -1,0 +1,199 @@
+"""Flipped bits, cut files, files of strangers, bombs. Run: pytest -m faults."""
+
+import io
+import json
+import pickle
+import random
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bst.base import fit_base
+from bst.checkpoint import load_fitted, load_model, load_resume
+from bst.evaluation import read_results
+from bst.files import write_sealed
+from bst.movielens import read_movielens
+from bst.pipeline import store_of
+from bst.schema import DataError
+from bst.sequences import build_sequences, load_store, save_store, split_interactions
+from bst.synthetic import write_synthetic
+from bst.training import MetricsLog
+from tests.faults.conftest import digest
+
+RUN_FILES = ["config.json", "fitted.safetensors", "metrics.jsonl", "model.json",
+             "model.safetensors", "results.json", "resume.pt", "sums.json"]
+STORE_FILES = ["item_idx.npy", "manifest.json", "movies.parquet", "offsets.npy", "rating.npy",
+               "sums.json", "timestamp.npy", "users.parquet"]
+
+
+def read_run(folder: Path) -> None:
+    """Read every file of a run folder."""
+    _, _, info = load_model(folder)
+    load_fitted(folder, info["identity"])
+    load_resume(folder)
+    store_of(folder)
+    MetricsLog(folder / "metrics.jsonl", 10**9)
+    read_results(folder / "results.json")
+
+
+def damages(content: bytes, seed: int) -> list[bytes]:
+    """The content with a bit flipped here and there, and cut."""
+    rng, found = random.Random(seed), []
+    places = {0, len(content) - 1, *(rng.randrange(len(content)) for _ in range(20))}
+    for place in sorted(places):
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.randrange(8)
+        found.append(bytes(changed))
+    return [*found, b"", content[:len(content) // 2], content[:-1], content + b"\n"]
+
+
+def refused_in_one_line(read, path: Path) -> None:
+    good = path.read_bytes()
+    for number, bad in enumerate(damages(good, seed=len(good))):
+        if path.name == "sums.json" and newest(bad) == newest(good):
+            continue  # only what was there before the last write has changed
+        path.write_bytes(bad)
+        with pytest.raises(DataError) as caught:
+            read(path.parent)
+            pytest.fail(f"damage {number} of {path.name} passed")
+        assert "\n" not in str(caught.value) and str(path.parent) in str(caught.value)
+    path.write_bytes(good)
+    read(path.parent)
+
+
+def newest(sums: bytes) -> dict | None:
+    """What the sums say of the files that stand there."""
+    try:
+        return {name: digests[-1] for name, digests in json.loads(sums).items()}
+    except ValueError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def run_copy(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copy") / "run"
+    shutil.copytree(whole, folder)
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
+    return folder
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_damaged_file_of_a_run_folder_is_refused(run_copy, name):
+    refused_in_one_line(read_run, run_copy / name)
+
+
+@pytest.fixture(scope="module")
+def store_copy(raw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    save_store(build_sequences(read_movielens(raw)), folder)
+    assert sorted(path.name for path in folder.iterdir()) == STORE_FILES
+    return folder
+
+
+@pytest.mark.parametrize("name", STORE_FILES)
+def test_a_damaged_file_of_a_store_is_refused(store_copy, name):
+    refused_in_one_line(load_store, store_copy / name)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "resume.pt"])
+def test_a_file_of_another_run_is_refused(whole, tmp_path, name):
+    """Whole, but not what this run wrote."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(whole, mixed)
+    (mixed / name).write_bytes((whole / name).read_bytes() + b" ")
+    with pytest.raises(DataError, match="damaged or replaced"):
+        read_run(mixed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_train_on_a_damaged_run_folder_answers_in_one_line_or_with_the_whole_result(
+    whole, start, tmp_path, name
+):
+    for number, bad in enumerate(damages((whole / name).read_bytes(), seed=1)[::7]):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        (folder / name).write_bytes(bad)
+        child = start(folder)
+        code = child.wait()
+        if code == 0:  # what was damaged is made again
+            assert not child.errors and digest(folder) == digest(whole)
+            read_run(folder)
+        else:
+            assert code == 1 and len(child.errors) == 1, child.said
+
+
+def test_a_damaged_cache_of_base_scores_is_computed_again(raw, tmp_path, capsys):
+    store = build_sequences(read_movielens(raw))
+    split = split_interactions(store)
+    whole = fit_base(store, split, "neighbours", cache_dir=tmp_path)[1]
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    for bad in damages(good, seed=2)[::9]:
+        path.write_bytes(bad)
+        again = fit_base(store, split, "neighbours", cache_dir=tmp_path)[1]
+        np.testing.assert_array_equal(again.score, whole.score)
+        assert "damaged, the base is computed again" in capsys.readouterr().err
+        assert [p.read_bytes() for p in tmp_path.iterdir()] == [good]
+
+
+def test_damaged_built_in_data_is_written_again(tmp_path):
+    size = {"num_users": 10, "num_movies": 40, "num_ratings": 300}
+    write_synthetic(tmp_path, **size)
+    good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, content in good.items():
+        for bad in damages(content, seed=3)[::3]:
+            (tmp_path / name).write_bytes(bad)
+            write_synthetic(tmp_path, **size)
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == good
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.write_text, (self.marker, "boom"))
+
+
+def bombs(marker: Path) -> dict[str, bytes]:
+    """Pickles in the wrappings that a loader may open."""
+    torch_file, archive = io.BytesIO(), io.BytesIO()
+    torch.save({"model": Bomb(marker)}, torch_file)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(Bomb(marker)))
+        file.writestr("archive/version", "3")
+    array = io.BytesIO()
+    np.save(array, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
+    return {"pickle": pickle.dumps(Bomb(marker)), "torch": torch_file.getvalue(),
+            "zip": archive.getvalue(), "npy": array.getvalue()}
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "zip", "npy"])
+def test_a_bomb_in_the_place_of_any_file_does_not_go_off(
+    whole, store_copy, tmp_path, kind
+):
+    """With its sha256 in place, as an attacker would have it."""
+    marker = tmp_path / "marker"
+    bomb = bombs(marker)[kind]
+    with pytest.raises((DataError, ValueError)):
+        torch.load(io.BytesIO(bomb), weights_only=True)
+    for folder, names, read in ((whole, RUN_FILES, read_run), (store_copy, STORE_FILES, load_store)):
+        for name in names:
+            copy = tmp_path / f"{folder.name}-{name}"
+            shutil.copytree(folder, copy)
+            if name == "sums.json":
+                (copy / name).write_bytes(bomb)
+            else:
+                write_sealed(copy / name, bomb)
+            with pytest.raises(DataError):
+                read(copy)
+    assert not marker.exists()
+    pickle.loads(bombs(marker)["pickle"])  # noqa: S301 - the bomb is a real one
+    assert marker.exists()
