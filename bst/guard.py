@@ -51,9 +51,9 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        _leave(f"out of memory ({str(error).splitlines()[0][:120]}); expected more of it, or "
-               "smaller --batch-targets, --width or --history-len" if str(error) else
-               "out of memory", 1)
+        first = str(error).splitlines()[:1]
+        _leave(f"out of memory{''.join(f' ({line[:120]})' for line in first)}; expected more of "
+               "it, or smaller --batch-targets, --width or --history-len", 1)
 
 
 def _leave(line: str, code: int) -> NoReturn:

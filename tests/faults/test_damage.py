@@ -146,7 +146,7 @@ def test_damaged_built_in_data_is_written_again(tmp_path):
     write_synthetic(tmp_path, **size)
     good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, content in good.items():
-        for bad in damages(content, seed=3)[::3]:
+        for bad in damages(content, seed=3)[1:-1:6]:
             (tmp_path / name).write_bytes(bad)
             write_synthetic(tmp_path, **size)
             assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == good
@@ -184,16 +184,17 @@ def test_a_bomb_in_the_place_of_any_file_does_not_go_off(
     bomb = bombs(marker)[kind]
     with pytest.raises((DataError, ValueError)):
         torch.load(io.BytesIO(bomb), weights_only=True)
-    for folder, names, read in ((whole, RUN_FILES, read_run), (store_copy, STORE_FILES, load_store)):
-        for name in names:
-            copy = tmp_path / f"{folder.name}-{name}"
-            shutil.copytree(folder, copy)
-            if name == "sums.json":
-                (copy / name).write_bytes(bomb)
-            else:
-                write_sealed(copy / name, bomb)
-            with pytest.raises(DataError):
-                read(copy)
+    places = [(whole, read_run, name) for name in RUN_FILES]
+    places += [(store_copy, load_store, name) for name in STORE_FILES]
+    for folder, read, name in places:
+        copy = tmp_path / f"{folder.name}-{name}"
+        shutil.copytree(folder, copy)
+        if name == "sums.json":
+            (copy / name).write_bytes(bomb)
+        else:
+            write_sealed(copy / name, bomb)
+        with pytest.raises(DataError):
+            read(copy)
     assert not marker.exists()
     pickle.loads(bombs(marker)["pickle"])  # noqa: S301 - the bomb is a real one
     assert marker.exists()
