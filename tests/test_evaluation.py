@@ -12,6 +12,7 @@ from bst.evaluation import (
     slices,
     write_results,
 )
+from bst.files import write_sealed
 
 
 def row(store, split, predictions, scorer="bst"):
@@ -27,7 +28,7 @@ def test_a_row_has_the_keys_of_the_results_file_and_counts_only_its_part(store, 
     assert found["mae_star"] == 0.0
     assert {"protocol", "ties", "part", "scorer", "n", "mae", "rmse", "mae_star", "mae_low",
             "mae_high", "seed", "config_hash"} <= set(found)
-    write_results([found], tmp_path / "results.json")
+    write_results([found], tmp_path / "results.json", write=write_sealed)
     assert read_results(tmp_path / "results.json") == [found]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bst.files import write_sealed
 from bst.schema import FIRST_IDX, DataError, Tables
 from bst.sequences import (
     audit_split,
@@ -142,9 +143,9 @@ def test_a_store_comes_back_as_it_was_saved(store, tmp_path):
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
      "sha256 is not the manifest's"),
-    (lambda f: (f / "manifest.json").write_text('{"version": 0}'), "store version 0, expected 2"),
-    (lambda f: (f / "manifest.json").write_text("[]"), "store version None, expected 2"),
-    (lambda f: (f / "manifest.json").write_text('{"version": 2}'), "KeyError 'columns'"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 2"),
+    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 2"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 2}'), "KeyError 'columns'"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
         b"<f4", b">f4")), "rating.npy: its dtype is not the manifest's"),
     (lambda f: (f / "rating.npy").write_bytes(b""), "rating.npy: "),
