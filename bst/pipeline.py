@@ -139,6 +139,7 @@ def run_training(
         if rank() == 0:
             keep_fitted(prepared, out)
         if (out / "results.json").exists():
+            load_model(out)  # damaged, it is not what the results are of
             print("this run is finished; its results:")
             return read_results(out / "results.json")
         rows = compare(prepared, out)

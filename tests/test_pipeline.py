@@ -66,11 +66,12 @@ def test_another_config_in_the_same_folder_is_refused_in_one_line(trained):
     assert "holds a run of config" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_evaluate_gives_the_numbers_that_train_wrote(trained):
-    out, flags, _ = trained
-    kept = json.loads((out / "results.json").read_text())
-    call("evaluate.py", *flags)
-    assert json.loads((out / "results.json").read_text()) == kept
+def test_evaluate_gives_the_table_that_train_printed_and_writes_nothing(trained):
+    out, flags, said = trained
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    table = call("evaluate.py", *flags).stdout.splitlines()[-13:]
+    assert table == said.splitlines()[-13:] and table[0].startswith("protocol temporal")
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
 def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tmp_path):
