@@ -110,6 +110,8 @@ def poison(step: int) -> None:
 
 def limit_memory(spare: int) -> None:
     """Let the address space grow by `spare` bytes from here."""
+    import torch._inductor.config  # noqa: F401 - torch loads it late, to be deterministic
+
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + spare
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
