@@ -146,15 +146,16 @@ def embed_batch(texts: list[str], tokenizer, model, pooling: str) -> np.ndarray:
 
 
 def load_encoder(folder: Path):
-    """Tokenizer and model in evaluation mode, from local safetensors only."""
+    """Tokenizer and model in evaluation mode, from local safetensors, running no code of theirs."""
     import transformers
     from transformers import AutoModel, AutoTokenizer
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        local = {"local_files_only": True, "trust_remote_code": False}  # None would ask
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, **local)
     except (OSError, ValueError) as error:
         line = str(error).splitlines()[0]
         raise DataError(f"--bert {folder}: {line}; expected a BERT of transformers") from error

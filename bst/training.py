@@ -315,10 +315,11 @@ class MetricsLog:
         self.path = path
         try:
             lines = read_sealed(path).decode().splitlines() if path.exists() else []
+            rows = list(map(json.loads, lines))
         except ValueError as error:
             raise DataError(f"{path}: {error}; delete it, the run goes on without the lines that "
                             "it had") from error
-        self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
+        self.rows = [row for row in rows if row["step"] <= step]
 
     def append(self, row: dict) -> None:
         """Add one line."""
