@@ -128,6 +128,18 @@ def test_train_on_a_damaged_run_folder_answers_in_one_line_or_with_the_whole_res
             assert code == 1 and len(child.errors) == 1, child.said
 
 
+@pytest.mark.slow
+def test_a_run_folder_of_other_data_is_refused(whole, start, tmp_path):
+    other = write_synthetic(tmp_path / "other", num_users=60, num_movies=40, num_ratings=1500,
+                            seed=1)
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    child = start(copy, data=other)
+    assert child.wait() == 1 and len(child.errors) == 1, child.said
+    assert f"error: {copy} holds a run of config " in child.errors[0]
+    assert digest(copy) == digest(whole)
+
+
 def test_a_damaged_cache_of_base_scores_is_computed_again(raw, tmp_path, capsys):
     store = build_sequences(read_movielens(raw))
     split = split_interactions(store)

@@ -58,6 +58,7 @@ def fill_disk(stuff: Path) -> None:
     bst.training.train_step = train_step
 
 
+@pytest.mark.slow
 def test_a_limit_on_files_is_a_full_disk_too(start, tmp_path):
     child = start(tmp_path / "run", fault=limit_files, about=(50_000,))
     assert child.wait() == 74
@@ -89,7 +90,8 @@ def test_a_store_on_a_disk_that_fills_up_stays_as_it_was(raw, mounted, tmp_path)
     assert {path.name: path.read_bytes() for path in (disk / "store").iterdir()} == before
 
 
-@pytest.mark.parametrize("flag", ["--out", "--cache"])
+@pytest.mark.parametrize("flag", [
+    "--out", pytest.param("--cache", marks=pytest.mark.slow)])
 def test_a_folder_that_nobody_may_write_is_one_line(start, mounted, tmp_path, flag):
     folder = mounted("-t", "tmpfs", "tmpfs")
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)

@@ -44,7 +44,8 @@ def test_a_kill_inside_a_write_and_the_same_bits_in_the_end(
     assert digest(out) == digest(whole) and losses(out) == losses(whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves_with_its_code_and_the_run_goes_on(
     start, whole, tmp_path, number, code
 ):
@@ -88,6 +89,7 @@ def endless_steps() -> None:
     bst.training.train_step = train_step
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_run_that_is_stuck_at_once(start, whole, tmp_path):
     out = tmp_path / "run"
     child = start(out, fault=endless_steps)
@@ -121,6 +123,7 @@ def test_a_second_run_in_the_folder_is_refused_and_a_lock_of_the_dead_is_not(
     assert digest(out) == digest(whole) and not (out / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_names_the_step_and_keeps_the_last_checkpoint(
     start, whole, tmp_path
 ):
