@@ -1,5 +1,6 @@
 """Two processes equal one. Run: pytest tests/test_distributed.py (-m slow for torchrun itself)."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -31,8 +32,11 @@ from bst.distributed import (
     rank,
     shard,
     size,
+    wait_for_all,
 )
+from bst.guard import FolderInUseError, folder_lock
 from bst.metrics import mae, rmse
+from bst.pipeline import only_run_in
 from bst.schema import DataError
 from bst.sequences import build_sequences, split_interactions
 from bst.synthetic import write_synthetic
@@ -127,6 +131,19 @@ def refuses_other_weights(out: Path) -> bool:
     return not out.exists()
 
 
+def keeps_both_out(out: Path) -> bool:
+    """True when a run of both is refused in both while somebody is in the folder, then let in."""
+    with contextlib.ExitStack() as somebody:
+        if rank() == 0:
+            somebody.enter_context(folder_lock(out))
+        with pytest.raises(FolderInUseError, match="expected nobody"), only_run_in(out):
+            pytest.fail("let in")
+    with only_run_in(out):
+        is_locked = (out / "run.lock").exists()
+        wait_for_all()
+    return is_locked
+
+
 def work(number: int, folder: Path) -> None:
     """What each of two processes does; its findings go to `folder`."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -154,6 +171,7 @@ def work(number: int, folder: Path) -> None:
             (folder / "mark").touch()
         found["refused"] = np.array([refuses_a_loss_of_one_process(),
                                      refuses_other_weights(folder / "other")])
+        found["kept out"] = np.array(keeps_both_out(folder / "busy"))
         found["whole"] = np.array(train(folder / "whole"))
         found["stopped"] = np.array(train(folder / "changing", stop_after=3, asker=1))
     dist.destroy_process_group()
@@ -178,7 +196,7 @@ def group(tmp_path_factory):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(400)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
@@ -227,6 +245,11 @@ def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, targets)
     for measure in (mae, rmse):
         assert measure(alone[0, valid], label[valid]) == pytest.approx(
             measure(reference[0, valid], label[valid]), rel=1e-6)
+
+
+def test_a_folder_where_somebody_works_is_refused_in_every_process(group):
+    assert all(found["kept out"] for found in group[1])
+    assert not list((group[0] / "busy").iterdir())
 
 
 def test_a_run_of_two_processes_logs_what_one_logs(group, tmp_path):
