@@ -155,6 +155,7 @@ class StopRequest:
         if self.signal and "TORCHELASTIC_RUN_ID" not in os.environ:
             os._exit(128 + number)
         self.signal = number
+        os.write(2, b"stopping after this step; a second signal ends it at once\n")
 
     def __call__(self) -> bool:
         """True once a signal came."""

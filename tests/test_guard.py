@@ -110,13 +110,15 @@ def test_files_that_are_written_meanwhile_are_named(tmp_path):
         (tmp_path / "b").write_text("2")
 
 
-def test_the_first_signal_is_a_request():
+def test_the_first_signal_is_a_request(capfd):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         stop = StopRequest()
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop() and stop.signal == signal.SIGTERM
+        assert capfd.readouterr().err == (
+            "stopping after this step; a second signal ends it at once\n")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
