@@ -19,8 +19,8 @@ import bst.pipeline
 import bst.training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CALLS = {"before write": (os, "fsync"), "before rename": (os, "replace"),
-         "after rename": (bst.files, "sync_folder")}  # what an atomic write calls, in its order
+CALLS = {"before write": (bst.files, "open"), "after write": (os, "fsync"),
+         "before rename": (os, "replace"), "after rename": (bst.files, "sync_folder")}
 
 
 class Child:
@@ -77,14 +77,17 @@ def _run(log: Path, script: str, args: list[str], fault, about: tuple) -> None:
 
 
 def kill_at(when: str, number: int) -> None:
-    """Die by SIGKILL at the `number`-th call of the one of `CALLS` that is named `when`."""
-    module, name = CALLS[when]
-    real, count = getattr(module, name), itertools.count(1)
+    """Die by SIGKILL at the `number`-th call of the one of `CALLS` that is named `when`.
 
-    def call(*args):
+    They are what an atomic write calls, in its order.
+    """
+    module, name = CALLS[when]
+    real, count = getattr(module, name, open), itertools.count(1)
+
+    def call(*args, **options):
         if next(count) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
+        return real(*args, **options)
 
     setattr(module, name, call)
 
