@@ -1,6 +1,7 @@
 """One line and an exit code for each failure; locks. Run: pytest tests/test_guard.py."""
 
 import errno
+import fcntl
 import os
 import pickle
 import signal
@@ -81,6 +82,19 @@ def test_a_lock_file_of_a_process_that_is_gone_is_taken_over(tmp_path):
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)
     (tmp_path / "run.lock").write_text(done.stdout.strip())
+    with folder_lock(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_file_that_its_owner_has_just_removed_is_made_anew(tmp_path, monkeypatch):
+    real, first = fcntl.flock, iter([True])
+
+    def flock(file, how):
+        real(file, how)
+        if next(first, False):
+            os.unlink(file.name)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     with folder_lock(tmp_path):
         assert (tmp_path / "run.lock").read_text() == str(os.getpid())
 
