@@ -23,7 +23,6 @@ from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Table
 STORE_VERSION = 2
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
 HEADER = 128  # bytes before the values of a column's .npy
-TABLES = ("users", "movies")
 FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
 AS_IT_WAS = "a store that was there is as it was"
 BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
@@ -272,6 +271,8 @@ def _load_column(path: Path, described: dict) -> np.ndarray:
     """The mapped values of a .npy that is as the manifest describes it."""
     try:
         column = np.lib.format.open_memmap(path, mode="r")
+        with open(path, "rb") as file:
+            header = file.read(HEADER)
         found = {"dtype": str(column.dtype), "shape": list(column.shape),
                  "sha256": sha256_of(path, skip=HEADER)}
     except Exception as error:  # numpy raises what its header parser meets
@@ -280,6 +281,9 @@ def _load_column(path: Path, described: dict) -> np.ndarray:
         if value != described[name]:
             raise DataError(f"{path}: its {name} is not the manifest's; "
                             "the store is damaged or mixed, make it again")
+    if header != _header(column.dtype, column.shape):
+        raise DataError(f"{path}: its header is not the one of a column; the store is damaged, "
+                        "make it again")
     return column
 
 
@@ -292,7 +296,6 @@ def _load_table(path: Path, sha256: str) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
-
 
 
 def split_interactions(

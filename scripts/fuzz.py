@@ -103,6 +103,7 @@ def fuzz(target: Target, seconds: int, out: Path) -> None:
     with atheris.instrument_imports(include=["bst"]):
         import bst.checkpoint  # noqa: F401
         import bst.formats  # noqa: F401
+    from bst.files import write_sealed
     from bst.schema import DataError
     good, read = reader(target, folder)
     for k, content in enumerate(good.values()):  # the first byte says which file the others are
@@ -111,7 +112,7 @@ def fuzz(target: Target, seconds: int, out: Path) -> None:
     def one(data: bytes) -> None:
         name = list(good)[(data[0] if data else 0) % len(good)]
         for other, content in good.items():
-            (folder / other).write_bytes(data[1:] if other == name else content)
+            write_sealed(folder / other, data[1:] if other == name else content)
         try:
             read()
         except DataError as error:

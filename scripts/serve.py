@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
 from bst.schema import DataError
 
 
@@ -68,7 +69,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    guarded(lambda: main(tyro.cli(Args, description=__doc__)))

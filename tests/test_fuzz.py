@@ -5,6 +5,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from bst.batches import UserVocabulary
 from bst.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.config import ModelConfig
+from bst.files import write_sealed
 from bst.model import BST, Sizes
 from bst.overviews import read_metadata
 from bst.packing import pack, unpack
@@ -61,7 +63,7 @@ def copy(run, tmp_path):
                                    b'{"version": 1}', b'{"version": 1, "config": []}'])
 def test_a_model_json_that_is_no_model_is_a_data_error(copy, found):
     folder = copy()
-    (folder / "model.json").write_bytes(found)
+    write_sealed(folder / "model.json", found)
     with pytest.raises(DataError, match="expected model.json|do not fit|version None"):
         load_model(folder)
 
@@ -75,7 +77,7 @@ def test_any_value_of_model_json_may_be_any_other(copy, place, value):
              for key in box]
     box, key = inner[place % len(inner)]
     box[key] = value
-    (folder / "model.json").write_text(json.dumps(about))
+    write_sealed(folder / "model.json", json.dumps(about).encode())
     try:
         load_model(folder)
     except DataError as error:
@@ -86,7 +88,7 @@ def test_any_value_of_model_json_may_be_any_other(copy, place, value):
 @given(name=st.sampled_from(["model.json", "model.safetensors", "resume.pt"]), damage=DAMAGE)
 def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
     folder = copy()
-    (folder / name).write_bytes(damaged((folder / name).read_bytes(), damage))
+    write_sealed(folder / name, damaged((folder / name).read_bytes(), damage))
     for load in (load_model, load_resume):
         try:
             load(folder)
@@ -112,12 +114,13 @@ def saved(tmp_path_factory):
 
 
 @quietly
-@given(which=st.integers(0, 6), damage=DAMAGE)
+@given(which=st.integers(0, 7), damage=DAMAGE)
 def test_a_damaged_store_is_whole_or_a_data_error(saved, tmp_path, which, damage):
     """Every byte that matters is under a hash: what loads is what was saved."""
     folder = shutil.copytree(saved, tmp_path / "store", dirs_exist_ok=True)
     path = sorted(folder.iterdir())[which]
-    path.write_bytes(damaged(path.read_bytes(), damage))
+    write = write_sealed if path.name == "manifest.json" else Path.write_bytes  # deeper in
+    write(path, damaged(path.read_bytes(), damage))
     try:
         found = load_store(folder)
     except DataError as error:

@@ -141,7 +141,7 @@ def change_while_read(path: Path) -> None:
     """Append a rating to the file once it has been opened and read."""
     import bst.preparation
 
-    real = bst.preparation.read_movielens
+    real = bst.preparation.read_tables
 
     def read(*args, **options):
         tables = real(*args, **options)
@@ -149,4 +149,4 @@ def change_while_read(path: Path) -> None:
             file.write("\n")
         return tables
 
-    bst.preparation.read_movielens = read
+    bst.preparation.read_tables = read

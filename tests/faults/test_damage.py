@@ -158,6 +158,7 @@ def test_damaged_built_in_data_is_written_again(tmp_path):
     size = {"num_users": 10, "num_movies": 40, "num_ratings": 300}
     write_synthetic(tmp_path, **size)
     good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(good) == 5
     for name, content in good.items():
         for bad in damages(content, seed=3)[1:-1:6]:
             (tmp_path / name).write_bytes(bad)
