@@ -22,6 +22,7 @@ from bst.schema import FIRST_IDX, MOVIES, PAD, USERS, DataError, RowIndex, Table
 
 STORE_VERSION = 2
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
+TABLES = ("users", "movies")
 HEADER = 128  # bytes before the values of a column's .npy
 FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
 AS_IT_WAS = "a store that was there is as it was"

@@ -9,29 +9,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-PROTOCOLS = ("leave-last-one", "random", "keras-windows")
+STUDIES = {  # ablate_NAME.py and its flags
+    "dense": "", "loss": "", "text": "", "readout": "",
+    "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
+                "'no position (order shuffled)' 'position: gap only' 'position: rank only' "
+                "'history of 20' 'stars multiplied into the token' 'stars as residual'",
+    "base": "--only 'mean, transformer' 'mean, no sequence'",
+}
 
 
 def commands(files: str, jobs: int) -> list[str]:
     """The commands, in the order of the README; `files` are the flags of the data."""
     data, metadata = files.split(" --metadata ")
     study = f"{files} --jobs {jobs} --threads 1"
-    named = {"dense": "", "loss": "",
-             "text": "--only 'no text' 'shuffled overviews'",
-             "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
-                         "'no position (order shuffled)'",
-             "base": "--only 'mean, transformer' 'mean, no sequence'"}
     return [
         f"scripts/report.py {study} --json pics/results.json",
         "scripts/draw_results.py",
         *(f"scripts/ablate_{name}.py {study} {flags} --json pics/ablate_{name}.json "
-          f"--figure pics/ablate_{name}.png" for name, flags in named.items()),
+          f"--figure pics/ablate_{name}.png" for name, flags in STUDIES.items()),
+        f"scripts/ablate_loss.py {study} --protocol leave-last-one --only ordinal "
+        "--json pics/ablate_loss_last.json --figure pics/ablate_loss_last.png",
         f"scripts/compare_lightgbm.py {files} --json pics/lightgbm.json",
-        *(f"scripts/train.py {files} --threads 1 --protocol {protocol} --out runs/{protocol}"
-          for protocol in PROTOCOLS),
+        *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
+          for protocol in ("leave-last-one", "random")),
+        f"scripts/train.py {files} --threads 1 --protocol keras-windows --out runs/keras-windows",
         f"scripts/train.py {files} --threads 1 --out runs/ml-1m",
         "scripts/rank.py --model runs/ml-1m --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
+        f"scripts/benchmark.py train {data} --alternatives --json pics/benchmark_train.json",
+        "scripts/benchmark.py score --model runs/ml-1m --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
         "scripts/draw_architecture.py",
