@@ -117,8 +117,8 @@ class PositionBias(nn.Module):
 class Interest(nn.Module):
     """Which film a person rates next, whatever the stars.
 
-    score = log share of the film in the train ratings + the person's state . the film's vector, so
-    that it starts as popularity. The state is read off the visible history, never off a target.
+    score = log share of the film in the train ratings + bias + state of the person . vector of the
+    film. The state is read off the visible history, never off a target.
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes, num_user: int) -> None:
@@ -137,6 +137,8 @@ class Interest(nn.Module):
         self.item = nn.Linear(d, d, bias=False)
         self.bias = nn.Embedding(sizes.known_items + FIRST_IDX, 1)
         self.apply(_init)
+        for zero in (self.bias.weight, self.state[-1].weight, self.state[-1].bias):
+            nn.init.zeros_(zero)  # starts as popularity
         steps = torch.arange(RANK_BUCKETS) * DECAY
         with torch.no_grad():  # heads from the whole history to the last few events
             self.position.rank.copy_(-steps * torch.linspace(0, 2, h)[:, None])
@@ -306,7 +308,7 @@ class BST(nn.Module):
         """
         chance = self._chance(sample)
         items = (torch.rand_like(chance) < chance).nonzero()[:, 0] + FIRST_IDX  # (m,)
-        vectors, shift = self._films(torch.cat([items, batch.target_item[batch.is_target]]))
+        vectors, shift = self.films(torch.cat([items, batch.target_item[batch.is_target]]))
         m = len(items)
         states = self.states(batch, events)
         rival = einsum(states, vectors[:m], "b i d, m d -> b i m") + shift[:m]
@@ -315,16 +317,24 @@ class BST(nn.Module):
         own = einsum(states[batch.is_target], vectors[m:], "k d, k d -> k") + shift[m:]
         return (torch.cat([own[:, None], rival], dim=-1).logsumexp(dim=-1) - own).mean()
 
-    def interest_scores(self, batch: Batch) -> Tensor:
-        """Score of every film of the catalogue for the person before each target, (b, i, n).
+    def interest_scores(self, batch: Batch, films: tuple[Tensor, Tensor]) -> Tensor:
+        """Score of each of the `films` for the person before each target, (b, i, n).
 
-        Their softmax is the chance of each film to come next; films that the person has rated are
-        not left out.
+        Their softmax over the films that the person has not rated yet is the share of each in what
+        the person rates next.
+
+        Args:
+            batch: whose target films are not looked at.
+            films: what `films` made of n items.
         """
-        events, _, _ = self._encode(batch)
-        items = torch.arange(self.sizes.items, device=events.device) + FIRST_IDX
-        vectors, shift = self._films(items)
-        return einsum(self.states(batch, events), vectors, "b i d, n d -> b i n") + shift
+        vectors, shift = films
+        states = self.states(batch, self._encode(batch)[0])
+        return einsum(states, vectors, "b i d, n d -> b i n") + shift
+
+    def films(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (n, d) and shifts (n,) of items (n,), as the interest head scores them."""
+        ids = self._ids(items)
+        return self.interest.films(items, ids, self._embed(items, ids)[0])
 
     def states(self, batch: Batch, events: Tensor) -> Tensor:
         """The person before each target, as the interest head reads it, (b, i, d)."""
@@ -335,10 +345,6 @@ class BST(nn.Module):
         """Probability of each film to be in a sample, (n,)."""
         share = self.interest.log_share[FIRST_IDX:].softmax(dim=0)
         return (sample * (share + 1 / len(share)) / 2).clamp(max=1.0)
-
-    def _films(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        ids = self._ids(items)
-        return self.interest.films(items, ids, self._embed(items, ids)[0])
 
     def _is_out(self, batch: Batch, items: Tensor) -> Tensor:
         """Which of `items` (m,) are no rivals of a target: itself and what it sees, (b, i, m)."""

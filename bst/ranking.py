@@ -17,11 +17,15 @@ from bst.schema import FIRST_IDX
 from bst.sequences import SequenceStore, Split
 
 LIKED = 4.0  # stars
+RECENT = 30 * 24 * 3600  # seconds
 Scorer = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
 
 
-def scorers(recommender: Recommender) -> dict[str, Scorer]:
-    """What is compared, by name: each scores candidates for a person at a time."""
+def scorers(recommender: Recommender, store: SequenceStore, split: Split) -> dict[str, Scorer]:
+    """What is compared, by name: each scores candidates for a person at a time.
+
+    All but the recent popularity know of other people what was fitted on train.
+    """
     fitted = recommender.fitted
     statistics = fitted.statistics
 
@@ -29,12 +33,33 @@ def scorers(recommender: Recommender) -> dict[str, Scorer]:
         request = Request.of(person, items, at, ties=fitted.protocol["ties"])
         return base_of(request, fitted.base, statistics).score[request.rows]
 
-    return {
-        "bst": lambda person, items, at: recommender.score(person, items, at),
+    def both(person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        return recommender.interest(person, items, at) + recommender.score(person, items, at)
+
+    found = {
+        "bst stars": lambda person, items, at: recommender.score(person, items, at),
         "base score": base,
         "item mean": lambda person, items, at: statistics.bias[items],
         "popularity": lambda person, items, at: statistics.count[items],
+        "recent popularity": recent_popularity(store, split),
     }
+    if recommender.model.interest is None:
+        return found
+    return {"bst interest": lambda person, items, at: recommender.interest(person, items, at),
+            "bst interest + stars": both, **found}
+
+
+def recent_popularity(store: SequenceStore, split: Split, *, seconds: int = RECENT) -> Scorer:
+    """Ratings by anybody in the `seconds` before the request, of those that may be history."""
+    rows = np.flatnonzero(split.is_history)
+    rows = rows[np.argsort(store.timestamp[rows], kind="stable")]
+    time, item = store.timestamp[rows], store.item_idx[rows]
+
+    def score(person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        window = slice(*np.searchsorted(time, [at - seconds, at]))
+        return np.bincount(item[window], minlength=store.num_items + FIRST_IDX)[items]
+
+    return score
 
 
 def top_lists(
@@ -52,7 +77,7 @@ def top_lists(
     Returns:
         (u, k) item indices by scorer, best first; and for each user the stars of the part by item.
     """
-    known = scorers(recommender)
+    known = scorers(recommender, store, split)
     count = recommender.fitted.statistics.count
     targets = split.part(part)
     begin = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))

@@ -62,8 +62,8 @@ def build_model(
         _set_text(model, text, train_items)
     model.levels.copy_(torch.from_numpy(levels))
     if model.interest is not None:
-        model.interest.log_share.copy_(log_share(
-            np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)))
+        count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+        model.interest.log_share.copy_(log_share(count, count.sum()))
     dense = batches.dense[split.train]
     model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
     model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
@@ -72,9 +72,9 @@ def build_model(
     return model
 
 
-def log_share(count: np.ndarray) -> Tensor:
-    """Log share of each item in the train ratings, (n,) float32, half a rating added to each."""
-    return torch.from_numpy(np.log((count + 0.5) / count.sum())).float()
+def log_share(count: np.ndarray, total: int) -> Tensor:
+    """Log share in `total` train ratings of items with `count` (n,) of them, and half a one."""
+    return torch.from_numpy(np.log((count + 0.5) / total)).float()
 
 
 def year_bucket(year: np.ndarray) -> Tensor:
