@@ -514,13 +514,15 @@ class BST(nn.Module):
 
 
 def _earlier(batch: Batch) -> Batch:
-    """Each target asked at the time of a random target of its row that is not later.
+    """Half of the targets asked at the time of a random target of their row that is not later.
 
-    So the head learns what a person rates from now on, not only what comes next.
+    So the head learns what a person rates from now on, not only what comes next. Each alone is
+    worse at one of HR@10 (the former) and NDCG@10 (the latter).
     """
     b, i = batch.target_item.shape
-    upto = torch.arange(i, device=batch.stop.device)
-    when = (torch.rand(b, i, device=upto.device) * (upto + 1)).long()
+    own = torch.arange(i, device=batch.stop.device)
+    back = (torch.rand(b, i, device=own.device) * (own + 1)).long()
+    when = torch.where(torch.rand(b, i, device=own.device) < 0.5, back, own)
     asked = {name: getattr(batch, name).gather(1, when)
              for name in ("first", "stop", "target_time")}
     dense = batch.dense.gather(1, repeat(when, "b i -> b i f", f=batch.dense.shape[-1]))
