@@ -30,7 +30,8 @@ def commands(files: str, jobs: int) -> list[str]:
         *(f"scripts/train.py {files} --threads 1 --protocol {protocol} --out runs/{protocol}"
           for protocol in PROTOCOLS),
         f"scripts/train.py {files} --threads 1 --out runs/ml-1m",
-        "scripts/rank.py --model runs/ml-1m --json pics/ranking.json",
+        f"scripts/train.py {files} --threads 1 --interest 0.1 --out runs/ml-1m-interest",
+        "scripts/rank.py --model runs/ml-1m-interest --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
