@@ -15,6 +15,7 @@ from bst.config import LATER, ModelConfig, RunConfig
 from bst.features import DENSE
 from bst.model import CLOCK, _earlier
 from bst.ranking import recent_popularity
+from bst.ranking import scores as ranking_scores
 from bst.schema import FIRST_IDX, DataError
 from bst.training import build_model, train_step
 from scripts import rank as rank_script
@@ -325,6 +326,20 @@ def test_the_scripts_recommend_and_rank_by_interest(
     rank_script.main(rank_script.Args(tmp_path, part="valid"))
     said = capsys.readouterr().out
     assert "part valid" in said and "| rated | bst interest |" in said
+
+
+def test_the_recent_shares_take_the_place_of_those_in_train(recommender, store, split):
+    person, at = recommender.person(ratings(store, 3, 17)), int(store.timestamp.max()) + 1
+    items = np.arange(store.num_items) + FIRST_IDX
+    counts = np.bincount(store.item_idx, minlength=store.num_items + FIRST_IDX)[items]
+    found = ranking_scores(recommender, recent_popularity(store, split, seconds=10**9), person,
+                           items, at)
+    assert (found["recent popularity"] == counts).all()
+    share = recommender.model.interest.log_share.numpy()[items]
+    expected = found["bst interest"] - share + np.log(counts + 50 * np.exp(share))
+    np.testing.assert_allclose(found["bst interest, recent popularity"], expected, atol=1e-5)
+    np.testing.assert_allclose(found["bst interest + stars"],
+                               found["bst interest"] + found["bst stars"], atol=1e-5)
 
 
 def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
