@@ -19,7 +19,7 @@ from bst.model import BST
 from bst.overviews import title_keys
 from bst.schema import FIRST_IDX, OOV, DataError
 from bst.text import TextVectors
-from bst.training import genre_shares, year_bucket
+from bst.training import genre_shares, log_share, year_bucket
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ def model_with(model: BST, fitted: Fitted, hot: np.ndarray, year: np.ndarray,
         scaled = (text.vectors - fitted.text_mean) / fitted.text_scale
         new |= {"item_text": torch.from_numpy(scaled),
                 "item_has_text": torch.from_numpy(text.has_text)}
+    if model.interest is not None:
+        new["interest.log_share"] = log_share(np.zeros(n), fitted.statistics.count.sum())
     longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
     longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
                                     for name, rows in new.items()})

@@ -11,6 +11,11 @@ Ties = Literal["strict", "stable"]
 Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
 
 
+# Fields that came after results were published, each with the value at which it changes nothing:
+# there it is left out of the hash, so that results keep their names.
+LATER = {("model", "interest"): 0.0}
+
+
 def option(default, text: str):
     """A dataclass field with its default and its help text (which names the unit)."""
     return field(default=default, metadata={"help": text})
@@ -91,6 +96,10 @@ class ModelConfig:
         "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
         "cumulative link with a learned spread per target"
     )
+    interest: float = option(
+        0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
+        "no such head"
+    )
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
     dropout: float = option(0.2, "probability of zeroing, in [0, 1)")
     item_dropout: float = option(0.2, "probability that an item's id is replaced by OOV")
@@ -106,6 +115,8 @@ class ModelConfig:
         for name in ("dropout", "item_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0.0 <= self.interest <= 100.0:
+            raise ValueError(f"interest must be in [0, 100], got {self.interest}")
         if self.layers == 0 and self.readout == "flatten":
             raise ValueError("readout 'flatten' needs a transformer layer, got layers 0")
         if self.layers > 0 and self.readout == "mean":
@@ -168,6 +179,9 @@ class RunConfig:
             fixed["data"].pop(name)  # where and how, not what: the store has its hash
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)
+        for (part, name), neutral in LATER.items():
+            if fixed[part][name] == neutral:
+                fixed[part].pop(name)
         return fixed
 
     @property

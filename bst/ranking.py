@@ -6,6 +6,7 @@ that the person rates in the part, or those with `LIKED` stars or more. Equal sc
 more train ratings first, then catalogue order.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -17,24 +18,51 @@ from bst.schema import FIRST_IDX
 from bst.sequences import SequenceStore, Split
 
 LIKED = 4.0  # stars
-Scorer = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
+RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days
+PRIOR = 50  # train ratings, shared out by popularity, beside the recent ones
+Score = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
 
 
-def scorers(recommender: Recommender) -> dict[str, Scorer]:
-    """What is compared, by name: each scores candidates for a person at a time."""
+def scores(
+    recommender: Recommender, recent: Score, person: Person, items: np.ndarray, at: int
+) -> dict[str, np.ndarray]:
+    """What is compared, by name: scores (items,) of candidates for a person at a time.
+
+    What has the recent popularity in its name counts other people's ratings up to the request, the
+    rest knows of others what was fitted on train. The sum of interest (nats) and stars ranks by a
+    share that grows by e with each expected star; "bst interest, recent popularity" has the recent
+    shares in place of those in train, by which the interest starts.
+    """
     fitted = recommender.fitted
     statistics = fitted.statistics
-
-    def base(person: Person, items: np.ndarray, at: int) -> np.ndarray:
-        request = Request.of(person, items, at, ties=fitted.protocol["ties"])
-        return base_of(request, fitted.base, statistics).score[request.rows]
-
-    return {
-        "bst": lambda person, items, at: recommender.score(person, items, at),
-        "base score": base,
-        "item mean": lambda person, items, at: statistics.bias[items],
-        "popularity": lambda person, items, at: statistics.count[items],
+    request = Request.of(person, items, at, ties=fitted.protocol["ties"])
+    found = {
+        "bst stars": recommender.score(person, items, at),
+        "base score": base_of(request, fitted.base, statistics).score[request.rows],
+        "item mean": statistics.bias[items],
+        "popularity": statistics.count[items],
+        "recent popularity": recent(person, items, at),
     }
+    if recommender.model.interest is None:
+        return found
+    interest = recommender.interest(person, items, at)
+    log_share = recommender.model.interest.log_share.numpy()[items]
+    trend = found["recent popularity"] + PRIOR * np.exp(log_share)
+    return {"bst interest": interest, "bst interest + stars": interest + found["bst stars"],
+            "bst interest, recent popularity": interest - log_share + np.log(trend), **found}
+
+
+def recent_popularity(store: SequenceStore, split: Split, *, seconds: int = RECENT) -> Score:
+    """Ratings by anybody in the `seconds` before the request, of those that may be history."""
+    rows = np.flatnonzero(split.is_history)
+    rows = rows[np.argsort(store.timestamp[rows], kind="stable")]
+    time, item = store.timestamp[rows], store.item_idx[rows]
+
+    def score(person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        window = slice(*np.searchsorted(time, [at - seconds, at]))
+        return np.bincount(item[window], minlength=store.num_items + FIRST_IDX)[items]
+
+    return score
 
 
 def top_lists(
@@ -52,18 +80,18 @@ def top_lists(
     Returns:
         (u, k) item indices by scorer, best first; and for each user the stars of the part by item.
     """
-    known = scorers(recommender)
+    recent = recent_popularity(store, split)
     count = recommender.fitted.statistics.count
     targets = split.part(part)
     begin = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
-    lists, rated = {name: [] for name in known}, []
+    lists, rated = defaultdict(list), []
     for mine in np.split(targets, begin[1:]):
         first, user = mine[0], int(store.user_row[mine[0]])
         at = int(store.timestamp[first])
         person = recommender.history_of(store, store.users["user_id"][user]).before(at)
         candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
-        for name, score in known.items():
-            order = np.lexsort((candidates, -count[candidates], -score(person, candidates, at)))
+        for name, score in scores(recommender, recent, person, candidates, at).items():
+            order = np.lexsort((candidates, -count[candidates], -score))
             lists[name].append(candidates[order[:k]])
         rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),
                               strict=True)))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -50,6 +51,7 @@ class Recommendation:
     title: str
     stars: float
     reasons: tuple[Reason, ...] = ()
+    chance: float | None = None  # by interest: share in what the person rates next
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Recommender:
         self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
         self.catalogue = Catalogue(fitted.movies, fitted.statistics)
         self._scorer = Scorer(model) if Scorer.serves(model) else None
+        self._films = None
+        if self.model.interest is not None:
+            with torch.inference_mode():
+                self._films = model.films(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)
         self._scale = tuple(self.model.levels[[0, -1]].tolist())
         self._splits = {}
         self._encode = lru_cache(maxsize=1024)(self._encode_user)
@@ -166,8 +172,13 @@ class Recommender:
         self, history: History, k: int = 10, *, at: int | None = None,
         user: dict[str, str] | None = None, exclude_seen: bool = True,
         genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
+        by: Literal["stars", "interest"] = "stars",
     ) -> list[Recommendation]:
-        """The k films with the most expected stars, best first.
+        """The k best films, best first.
+
+        By stars: those that this person would rate highest, once seen. By interest: those that
+        this person is most likely to rate next, whatever the stars; `chance` is then each film's
+        share among the candidates in what the person rates next.
 
         The candidates are the whole catalogue. Equal scores: the film with more train ratings
         comes first, then the one that stands earlier in the catalogue.
@@ -181,12 +192,15 @@ class Recommender:
             genres: films with any of these genres; none: all.
             years: first and last release year.
             reasons: events to name for each film: those whose removal lowers its stars most.
+            by: stars or interest.
 
         Raises:
-            DataError: see `predict`; or no such genre.
+            DataError: see `predict`; or no such genre; or the run has no interest head.
         """
         if k < 1:
             raise DataError(f"k is {k}, expected at least 1")
+        if by not in ("stars", "interest"):
+            raise DataError(f"by is '{by}', expected stars or interest")
         person, at = self._ask(history, user, at)
         allowed = self.catalogue.allowed(genres, years)
         if exclude_seen:
@@ -194,14 +208,18 @@ class Recommender:
         items = np.flatnonzero(allowed) + FIRST_IDX
         if not len(items):
             return []
-        score = self.score(person, items, at)
+        score = (self.score if by == "stars" else self.interest)(person, items, at)
         best = np.lexsort((items, -self.fitted.statistics.count[items], -score))[:k]
+        stars, chance = score[best], None
+        if by == "interest":
+            stars, chance = self.score(person, items[best], at), softmax(score)[best]
         why = self._differences(person, items[best], at) if reasons else None
         found = []
         for rank, row in enumerate(best):
             named = () if why is None else self._reasons(person, why[rank], None, most=reasons)
-            stars = float(self._clamp(score[row]))
-            found.append(Recommendation(*self.catalogue.name(items[row]), stars, named))
+            found.append(Recommendation(
+                *self.catalogue.name(items[row]), float(self._clamp(stars[rank])), named,
+                None if chance is None else float(chance[rank])))
         return found
 
     def explain(self, history: History, movie: int, *, at: int | None = None,
@@ -259,6 +277,24 @@ class Recommender:
         if self._scorer is not None:
             return self._scorer.score(batch).numpy()
         return self._forward(batch, len(items))[0]
+
+    @torch.inference_mode()
+    def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        """Log of each film's share in what the person rates next, up to a constant: (items,).
+
+        Args:
+            person: as `person` and `history_of` make one; every event before `at`.
+            items: (i,) item indices.
+            at: seconds since 1970 UTC.
+
+        Raises:
+            DataError: the run has no interest head.
+        """
+        if self._films is None:
+            raise DataError("this run cannot rank by interest, it has no such head; train with "
+                            "--interest 0.1, or rank by stars")
+        batch = self._batch(person, items[:1], at)
+        return self.model.interest_scores(batch, self._films)[0, 0].numpy()[items - FIRST_IDX]
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
@@ -401,6 +437,12 @@ class Recommender:
             return found
         return TextVectors(np.zeros((len(texts), len(self.fitted.text_mean)), np.float32),
                            found.has_text)
+
+
+def softmax(score: np.ndarray) -> np.ndarray:
+    """Shares that sum to 1."""
+    share = np.exp(score - score.max())
+    return share / share.sum()
 
 
 def _interaction(event: Interaction | tuple[int, float, int], rank: int) -> Interaction:

@@ -65,12 +65,20 @@ def build_model(
     if text is not None:
         _set_text(model, text, train_items)
     model.levels.copy_(torch.from_numpy(levels))
+    if model.interest is not None:
+        count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+        model.interest.log_share.copy_(log_share(count, count.sum()))
     dense = batches.dense[split.train]
     model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
     model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
     quantiles = np.linspace(0, 1, config.buckets + 1)[1:-1]
     model.dense_edges.copy_(torch.from_numpy(np.quantile(dense, quantiles, axis=0).T))
     return model
+
+
+def log_share(count: np.ndarray, total: int) -> Tensor:
+    """Log share in `total` train ratings of items with `count` (n,) of them, and half a one."""
+    return torch.from_numpy(np.log((count + 0.5) / total)).float()
 
 
 def year_bucket(year: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,6 +31,9 @@ class Args:
     """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
     """films to recommend"""
+    by: Literal["stars", "interest"] = "stars"
+    """stars: what the person would rate highest; interest: what the person is most likely to rate
+    next, for a run that was trained with --interest"""
     genres: tuple[str, ...] = ()
     """only films with any of these genres"""
     years: tuple[int, int] | None = None
@@ -39,7 +43,8 @@ class Args:
     explain: str | None = None
     """title of a film: say what each event of the history does to its prediction"""
     json: Path | None = None
-    """also write {"items": [{movie_id, title, stars, reasons}]} to this file; -: print only that"""
+    """also write {"items": [{movie_id, title, stars, reasons, chance}]} to this file; -: print
+    only that"""
 
 
 def main(args: Args) -> None:
@@ -63,9 +68,11 @@ def main(args: Args) -> None:
         lines = explanation_lines(items[0])
     else:
         items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,
-                                      reasons=args.reasons)
+                                      reasons=args.reasons, by=args.by)
         lines = table_lines(items)
-    written = json.dumps({"items": [asdict(item) for item in items]}, indent=1)
+    known = [{name: value for name, value in asdict(item).items() if value is not None}
+             for item in items]
+    written = json.dumps({"items": known}, indent=1)
     if str(args.json) == "-":
         print(written)
         return
@@ -75,11 +82,14 @@ def main(args: Args) -> None:
 
 
 def table_lines(items: list) -> list[str]:
-    """A line a film: rank, predicted stars, title, what raised it."""
-    lines = [f"{'':>3} {'stars':>5}  {'film':<48} because of your rating of"]
+    """A line a film: rank, chance if known, predicted stars, title, what raised the stars."""
+    with_chance = any(item.chance is not None for item in items)
+    head = f"{'chance':>7} " if with_chance else ""
+    lines = [f"{'':>3} {head}{'stars':>5}  {'film':<48} because of your rating of"]
     for rank, item in enumerate(items, start=1):
         why = ", ".join(f"{r.title} ({r.rating:g}, {r.difference:+.2f})" for r in item.reasons)
-        lines.append(f"{rank:>3} {item.stars:>5.2f}  {item.title[:48]:<48} {why}".rstrip())
+        chance = f"{item.chance:>7.2%} " if with_chance else ""
+        lines.append(f"{rank:>3} {chance}{item.stars:>5.2f}  {item.title[:48]:<48} {why}".rstrip())
     return lines
 
 

@@ -161,6 +161,7 @@ def test_buckets_and_dropouts_have_an_effect(small):
         "width", "heads", "layers", "history_len", "readout", "rating_input", "position", "genres",
         "year", "text", "text_dim", "user_id", "user_features", "feature_dim", "dense", "base",
         "hidden", "loss"}
+    tested |= {"interest"}  # tests/test_interest.py
     assert tested == {f.name for f in fields(ModelConfig)}
 
 
@@ -204,7 +205,7 @@ def test_the_losses_are_those_of_plain_formulas(small):
     expected = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
     assert models["huber"].loss(batch).item() == pytest.approx(expected.item())
     model = models["ordinal"]
-    score, spread = (t[real].tolist() for t in model._score(batch))
+    score, spread = (t[real].tolist() for t in model._score(batch, *model._encode(batch)))
     shift = model.threshold.tolist()
     edges = [e + d for e, d in zip((1.5, 2.5, 3.5, 4.5), shift, strict=True)]
     expected, means, medians = 0.0, [], []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bst.ranking import format_ranking, ranking_rows, scorers, top_lists
+from bst.ranking import format_ranking, ranking_rows, recent_popularity, scores, top_lists
 from tests.test_recommend import build, fits, movie  # noqa: F401
 
 
@@ -28,9 +28,10 @@ def test_the_popularity_list_is_the_most_rated_unseen_films(ranked, store):
         assert found.tolist() == order[:4]
 
 
-def test_the_list_of_bst_is_the_one_that_recommend_gives(ranked, store):
+def test_the_list_by_stars_is_the_one_that_recommend_gives(ranked, store):
     recommender, split, lists, _ = ranked
-    for user, found in zip(sorted(set(store.user_row[split.test])), lists["bst"], strict=True):
+    users = sorted(set(store.user_row[split.test]))
+    for user, found in zip(users, lists["bst stars"], strict=True):
         first = next(p for p in split.test if store.user_row[p] == user)
         at = int(store.timestamp[first])
         person = recommender.history_of(store, store.users["user_id"][int(user)]).before(at)
@@ -41,11 +42,12 @@ def test_the_list_of_bst_is_the_one_that_recommend_gives(ranked, store):
 def test_the_base_score_is_that_of_training(ranked, store, fits):  # noqa: F811
     recommender, split, _, _ = ranked
     base = fits("temporal", "strict", "neighbours")[2]
-    score = scorers(recommender)["base score"]
+    recent = recent_popularity(store, split)
     for p in split.test[::9]:
         at, user = int(store.timestamp[p]), int(store.user_row[p])
         person = recommender.history_of(store, store.users["user_id"][user]).before(at)
-        found = score(person, store.item_idx[[p]].astype(np.int64), at)
+        items = store.item_idx[[p]].astype(np.int64)
+        found = scores(recommender, recent, person, items, at)["base score"]
         assert found == pytest.approx(base.score[p], abs=1e-5)
 
 
@@ -67,7 +69,7 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
     ranked, store, monkeypatch
 ):
     recommender, split, lists, _ = ranked
-    monkeypatch.setattr("bst.ranking.scorers", lambda _: {
-        "same": lambda person, items, at: np.zeros(len(items))})
+    monkeypatch.setattr("bst.ranking.scores", lambda recommender, recent, person, items, at: {
+        "same": np.zeros(len(items))})
     found, _ = top_lists(recommender, store, split, "test", 4)
     np.testing.assert_array_equal(found["same"], lists["popularity"])
