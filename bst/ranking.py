@@ -19,7 +19,6 @@ from bst.sequences import SequenceStore, Split
 
 LIKED = 4.0  # stars
 RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days
-PRIOR = 50  # train ratings, shared out by popularity, beside the recent ones
 Score = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
 
 
@@ -28,10 +27,7 @@ def scores(
 ) -> dict[str, np.ndarray]:
     """What is compared, by name: scores (items,) of candidates for a person at a time.
 
-    What has the recent popularity in its name counts other people's ratings up to the request, the
-    rest knows of others what was fitted on train. The sum of interest (nats) and stars ranks by a
-    share that grows by e with each expected star; "bst interest, recent popularity" has the recent
-    shares in place of those in train, by which the interest starts.
+    All but the recent popularity know of other people what was fitted on train alone.
     """
     fitted = recommender.fitted
     statistics = fitted.statistics
@@ -46,10 +42,8 @@ def scores(
     if recommender.model.interest is None:
         return found
     interest = recommender.interest(person, items, at)
-    log_share = recommender.model.interest.log_share.numpy()[items]
-    trend = found["recent popularity"] + PRIOR * np.exp(log_share)
     return {"bst interest": interest, "bst interest + stars": interest + found["bst stars"],
-            "bst interest, recent popularity": interest - log_share + np.log(trend), **found}
+            **found}
 
 
 def recent_popularity(store: SequenceStore, split: Split, *, seconds: int = RECENT) -> Score:

@@ -51,7 +51,7 @@ class Recommendation:
     title: str
     stars: float
     reasons: tuple[Reason, ...] = ()
-    chance: float | None = None  # by interest: share in what the person rates next
+    chance: float | None = None  # by interest or both: share in what the person rates next
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,14 @@ class Recommender:
         self, history: History, k: int = 10, *, at: int | None = None,
         user: dict[str, str] | None = None, exclude_seen: bool = True,
         genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
-        by: Literal["stars", "interest"] = "stars",
+        by: Literal["stars", "interest", "both"] = "stars",
     ) -> list[Recommendation]:
         """The k best films, best first.
 
         By stars: those that this person would rate highest, once seen. By interest: those that
         this person is most likely to rate next, whatever the stars; `chance` is then each film's
-        share among the candidates in what the person rates next.
+        share among the candidates in what the person rates next. By both: by log share plus stars,
+        that is, the share times e for each expected star.
 
         The candidates are the whole catalogue. Equal scores: the film with more train ratings
         comes first, then the one that stands earlier in the catalogue.
@@ -192,15 +193,15 @@ class Recommender:
             genres: films with any of these genres; none: all.
             years: first and last release year.
             reasons: events to name for each film: those whose removal lowers its stars most.
-            by: stars or interest.
+            by: stars, interest or both.
 
         Raises:
             DataError: see `predict`; or no such genre; or the run has no interest head.
         """
         if k < 1:
             raise DataError(f"k is {k}, expected at least 1")
-        if by not in ("stars", "interest"):
-            raise DataError(f"by is '{by}', expected stars or interest")
+        if by not in ("stars", "interest", "both"):
+            raise DataError(f"by is '{by}', expected stars, interest or both")
         person, at = self._ask(history, user, at)
         allowed = self.catalogue.allowed(genres, years)
         if exclude_seen:
@@ -209,17 +210,18 @@ class Recommender:
         if not len(items):
             return []
         score = (self.score if by == "stars" else self.interest)(person, items, at)
+        chance = None if by == "stars" else softmax(score)
+        if by == "both":
+            score = score + self.score(person, items, at)
         best = np.lexsort((items, -self.fitted.statistics.count[items], -score))[:k]
-        stars, chance = score[best], None
-        if by == "interest":
-            stars, chance = self.score(person, items[best], at), softmax(score)[best]
+        stars = score[best] if by == "stars" else self.score(person, items[best], at)
         why = self._differences(person, items[best], at) if reasons else None
         found = []
         for rank, row in enumerate(best):
             named = () if why is None else self._reasons(person, why[rank], None, most=reasons)
             found.append(Recommendation(
                 *self.catalogue.name(items[row]), float(self._clamp(stars[rank])), named,
-                None if chance is None else float(chance[rank])))
+                None if chance is None else float(chance[row])))
         return found
 
     def explain(self, history: History, movie: int, *, at: int | None = None,

@@ -31,9 +31,9 @@ class Args:
     """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
     """films to recommend"""
-    by: Literal["stars", "interest"] = "stars"
+    by: Literal["stars", "interest", "both"] = "stars"
     """stars: what the person would rate highest; interest: what the person is most likely to rate
-    next, for a run that was trained with --interest"""
+    next; both: the sum, log share plus stars. The last two need a run trained with --interest"""
     genres: tuple[str, ...] = ()
     """only films with any of these genres"""
     years: tuple[int, int] | None = None

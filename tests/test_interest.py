@@ -15,7 +15,6 @@ from bst.config import LATER, ModelConfig, RunConfig
 from bst.features import DENSE
 from bst.model import CLOCK, _earlier
 from bst.ranking import recent_popularity
-from bst.ranking import scores as ranking_scores
 from bst.schema import FIRST_IDX, DataError
 from bst.training import build_model, train_step
 from scripts import rank as rank_script
@@ -279,9 +278,15 @@ def test_a_list_by_interest_is_the_catalogue_by_interest_without_what_was_seen(
     share = {film: np.exp(s) for film, s in zip(films, score, strict=True) if film not in seen}
     for item in found:
         assert item.chance == pytest.approx(share[item.movie_id] / sum(share.values()), rel=1e-4)
+    stars = recommender.score(person, recommender.catalogue.items(films), at)
+    order = [films[k] for k in np.argsort(-score - stars) if films[k] not in seen]
+    both = recommender.recommend(history, len(films), by="both")
+    assert [item.movie_id for item in both] == order != [item.movie_id for item in found]
+    assert {(item.movie_id, item.chance) for item in both} == {
+        (item.movie_id, item.chance) for item in found}
     by_stars = {item.movie_id: item for item in recommender.recommend(
         history, len(films), reasons=1)}
-    assert list(by_stars) != order
+    assert list(by_stars) not in (order, [item.movie_id for item in found])
     for item in found:  # stars and reasons are the same, whatever ranks
         other = by_stars[item.movie_id]
         assert item.stars == pytest.approx(other.stars, abs=1e-5) and other.chance is None
@@ -305,7 +310,7 @@ def test_a_run_without_the_head_says_so_in_one_line(build, recommender):  # noqa
     with pytest.raises(DataError, match="cannot rank by interest.*train with --interest") as caught:
         plain.recommend([], by="interest")
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="by is 'luck', expected stars or interest"):
+    with pytest.raises(DataError, match="by is 'luck', expected stars, interest or both"):
         recommender.recommend([], by="luck")
 
 
@@ -326,20 +331,6 @@ def test_the_scripts_recommend_and_rank_by_interest(
     rank_script.main(rank_script.Args(tmp_path, part="valid"))
     said = capsys.readouterr().out
     assert "part valid" in said and "| rated | bst interest |" in said
-
-
-def test_the_recent_shares_take_the_place_of_those_in_train(recommender, store, split):
-    person, at = recommender.person(ratings(store, 3, 17)), int(store.timestamp.max()) + 1
-    items = np.arange(store.num_items) + FIRST_IDX
-    counts = np.bincount(store.item_idx, minlength=store.num_items + FIRST_IDX)[items]
-    found = ranking_scores(recommender, recent_popularity(store, split, seconds=10**9), person,
-                           items, at)
-    assert (found["recent popularity"] == counts).all()
-    share = recommender.model.interest.log_share.numpy()[items]
-    expected = found["bst interest"] - share + np.log(counts + 50 * np.exp(share))
-    np.testing.assert_allclose(found["bst interest, recent popularity"], expected, atol=1e-5)
-    np.testing.assert_allclose(found["bst interest + stars"],
-                               found["bst interest"] + found["bst stars"], atol=1e-5)
 
 
 def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
