@@ -28,6 +28,7 @@ from bst.raw import (
     movie_table,
     parsed,
     read_layout,
+    split_fields,
     table,
     whole,
     year_of,
@@ -87,17 +88,8 @@ def layout_of(files: RawFiles, format: Format = "auto") -> Layout:
     return {"ml-1m": lambda _: ML_1M, "ml-100k": lambda _: ML_100K, "ml-csv": _csv}[format](files)
 
 
-def _split(line: str, separator: str, count: int) -> list[str]:
-    fields = line.split(separator)
-    if len(fields) != count:
-        raise ValueError(f"{len(fields)} fields, expected {count} separated by {separator!r}")
-    if "\0" in line:
-        raise ValueError("a NUL byte, expected text")
-    return fields
-
-
 def _parse_user(line: str) -> tuple:
-    user, years, sex, occupation, zip_code = _split(line, "|", 5)
+    user, years, sex, occupation, zip_code = split_fields(line, "|", 5)
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
     if not occupation.strip():
@@ -117,7 +109,7 @@ def age_code(years: int) -> str:
 
 
 def _parse_item(line: str) -> tuple:
-    item, title, date, _, _, *flags = _split(line, "|", 5 + len(GENRES))
+    item, title, date, _, _, *flags = split_fields(line, "|", 5 + len(GENRES))
     if date and not re.fullmatch(r"[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}", date):
         raise ValueError(f"release date {date!r} is not like 01-Jan-1995")
     if set(flags) - {"0", "1"}:
@@ -128,7 +120,7 @@ def _parse_item(line: str) -> tuple:
 
 
 def _parse_data(line: str) -> tuple:
-    user, item, rating, timestamp = _split(line, "\t", 4)
+    user, item, rating, timestamp = split_fields(line, "\t", 4)
     return (whole(user, "user", 1, 2**31 - 1), whole(item, "movie", 1, 2**31 - 1),
             float(whole(rating, "rating", 1, 5)), whole(timestamp, "timestamp", EARLIEST, LATEST))
 

@@ -14,6 +14,7 @@ from bst.raw import (
     RawFiles,
     movie_table,
     read_layout,
+    split_fields,
     table,
     whole,
     year_of,
@@ -39,17 +40,8 @@ def read_movielens(
                        report_dir=report_dir)
 
 
-def _fields(line: str, count: int) -> list[str]:
-    fields = line.split("::")
-    if len(fields) != count:
-        raise ValueError(f"{len(fields)} fields, expected {count} separated by '::'")
-    if "\0" in line:
-        raise ValueError("a NUL byte, expected text")
-    return fields
-
-
 def _parse_user(line: str) -> tuple:
-    user, sex, age, occupation, zip_code = _fields(line, 5)
+    user, sex, age, occupation, zip_code = split_fields(line, "::", 5)
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
     if age not in AGES:
@@ -59,12 +51,12 @@ def _parse_user(line: str) -> tuple:
 
 
 def _parse_movie(line: str) -> tuple:
-    item, title, genres = _fields(line, 3)
+    item, title, genres = split_fields(line, "::", 3)
     return whole(item, "movie", 1, 2**31 - 1), title, year_of(title), genres, None, "none"
 
 
 def _parse_rating(line: str) -> tuple:
-    user, item, rating, timestamp = _fields(line, 4)
+    user, item, rating, timestamp = split_fields(line, "::", 4)
     return (whole(user, "user", 1, 2**31 - 1), whole(item, "movie", 1, 2**31 - 1),
             float(whole(rating, "rating", 1, 5)),
             whole(timestamp, "timestamp", EARLIEST, LATEST))

@@ -243,6 +243,20 @@ def parsed(
                 yield number, line, error
 
 
+def split_fields(line: str, separator: str, count: int) -> list[str]:
+    """The fields of a line without quotes.
+
+    Raises:
+        ValueError: they are not `count`, or a byte is NUL.
+    """
+    fields = line.split(separator)
+    if len(fields) != count:
+        raise ValueError(f"{len(fields)} fields, expected {count} separated by {separator!r}")
+    if "\0" in line:
+        raise ValueError("a NUL byte, expected text")
+    return fields
+
+
 def whole(value: str, name: str, low: int, high: int) -> int:
     """The whole number that `value` writes.
 
