@@ -35,7 +35,7 @@ class Fitted:
     version: int
     identity: dict  # hash of the config and digest of the data, as in model.json
     protocol: dict  # name, ties and seed of the split
-    encoder: dict  # bert, pooling, text_source of `DataConfig`
+    encoder: dict  # bert, pooling, precision (none: fp32), text_source of `DataConfig`
     movies: dict  # item_id, title, year, genres: a list each
     base: BaseFit
     statistics: Statistics

@@ -77,7 +77,8 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     text = None
     if config.model.text:
         text = embed_texts(texts_of(store, config.data), bert=config.data.bert,
-                           pooling=config.data.pooling, cache_dir=config.data.cache)
+                           pooling=config.data.pooling, precision=config.data.precision,
+                           cache_dir=config.data.cache)
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
     base_fit, base = fit_base(store, split, config.model.base, text, cache_dir=config.data.cache)
@@ -207,7 +208,8 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": prepared.split.ties, "seed": config.split_seed},
-        {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
+        {"bert": config.bert, "pooling": config.pooling, "precision": config.precision,
+         "text_source": config.text_source},
         movies, prepared.base_fit,
         fit_statistics(store, prepared.split, prepared.batches.base), mean, scale))
 

@@ -95,19 +95,33 @@ def top_lists(
 def ranking_rows(
     lists: dict[str, np.ndarray], rated: list[dict[int, float]], *, k: int, seed: int = 0
 ) -> list[dict]:
-    """HR@k and NDCG@k of each scorer with 95 % intervals over users, for rated and liked films."""
+    """HR@k and NDCG@k of each scorer, for rated and for liked films.
+
+    Means over users and runs, `_spread` between runs, and 95 % intervals over users, whose values
+    are first averaged over the runs.
+
+    Args:
+        lists: (r, u, k) item indices by scorer: the lists of r runs for the same users.
+        rated: stars by item, of each user.
+        k: length of a list.
+        seed: of the bootstrap.
+    """
     rows = []
     for relevant, least in (("rated", -np.inf), ("liked", LIKED)):
         wanted = [{i for i, stars in films.items() if stars >= least} for films in rated]
         users = [u for u, films in enumerate(wanted) if films]
         num_relevant = np.array([len(wanted[u]) for u in users])
         for name, found in lists.items():
-            hit = np.array([[i in wanted[u] for i in found[u].tolist()] for u in users])
-            row = {"scorer": name, "relevant": relevant, "users": len(users), "k": k}
-            for metric, values in (("hr", hit_at_k(hit, k)),
-                                   ("ndcg", ndcg_at_k(hit, num_relevant, k))):
+            hits = [np.array([[i in wanted[u] for i in run[u].tolist()] for u in users])
+                    for run in found]
+            row = {"scorer": name, "relevant": relevant, "users": len(users), "k": k,
+                   "runs": len(found)}
+            for metric, of_runs in (("hr", [hit_at_k(hit, k) for hit in hits]),
+                                    ("ndcg", [ndcg_at_k(hit, num_relevant, k) for hit in hits])):
+                values = np.mean(of_runs, axis=0)
                 low, high = user_bootstrap(values, np.arange(len(users)), seed=seed)
-                row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high}
+                row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high,
+                        f"{metric}_spread": float(np.std(np.mean(of_runs, axis=1)))}
             rows.append(row)
     return rows
 

@@ -434,7 +434,7 @@ class Recommender:
                             "with --text-source overview to place new films")
         texts = titles if encoder["text_source"] == "title" else overviews
         found = embed_texts(texts, bert=encoder["bert"], pooling=encoder["pooling"],
-                            cache_dir=cache_dir)
+                            precision=encoder.get("precision", "fp32"), cache_dir=cache_dir)
         if found.has_text.any():
             return found
         return TextVectors(np.zeros((len(texts), len(self.fitted.text_mean)), np.float32),

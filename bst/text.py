@@ -1,4 +1,4 @@
-"""Overviews -> BERT vectors, cached by (model hash, text hash, pooling)."""
+"""Overviews -> BERT vectors, cached by (model hash, text hash, pooling, precision)."""
 
 import hashlib
 import importlib.util
@@ -30,7 +30,7 @@ class TextVectors:
 
 def embed_texts(
     texts: list[str | None], *, bert: str | None = None, pooling: str = "mean-last-two",
-    cache_dir: Path,
+    precision: str = "fp32", cache_dir: Path,
 ) -> TextVectors:
     """Embed every text with a frozen BERT.
 
@@ -39,6 +39,7 @@ def embed_texts(
         bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
             all-MiniLM-L6-v2.
         pooling: see `pool`.
+        precision: of the matrix products, `fp32` or `bf16`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 
     Raises:
@@ -49,13 +50,14 @@ def embed_texts(
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
                         f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
-    cache = Path(cache_dir) / f"{weights[:16]}-{pooling}-{MAX_TOKENS}"
+    how = f"{pooling}-{MAX_TOKENS}" + f"-{precision}" * (precision != "fp32")
+    cache = Path(cache_dir) / f"{weights[:16]}-{how}"
     cleaned = [text.strip() if text else "" for text in texts]
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
     known = _read_cache(cache)
     missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in known}
     if missing:
-        _embed_missing(missing, folder, pooling, cache)
+        _embed_missing(missing, folder, pooling, precision, cache)
         known = _read_cache(cache)
     width = len(next(iter(known.values()))) if known else 1
     rows = [known[k] if t else np.zeros(width, np.float32)
@@ -86,7 +88,7 @@ def pool(hidden_states, is_real, pooling: str):
     """
     layers = {"mean-last-two": hidden_states[-2:], "last": hidden_states[-1:],
               "second-to-last": hidden_states[-2:-1]}[pooling]
-    mean = sum(layers) / len(layers)
+    mean = sum(layer.float() for layer in layers) / len(layers)
     weight = is_real[..., None].to(mean.dtype)
     total = reduce(mean * weight, "b s t -> b t", "sum")
     return total / reduce(weight, "b s 1 -> b 1", "sum")
@@ -117,7 +119,9 @@ def encoder_folder(bert: str | None) -> Path:
     return folder
 
 
-def _embed_missing(missing: dict[str, str], folder: Path, pooling: str, cache: Path) -> None:
+def _embed_missing(
+    missing: dict[str, str], folder: Path, pooling: str, precision: str, cache: Path
+) -> None:
     """Embed texts, longest first, and write a file of the cache every `CHUNK` texts."""
     tokenizer, model = load_encoder(folder)
     order = sorted(missing, key=lambda key: (-len(missing[key]), key))
@@ -128,21 +132,24 @@ def _embed_missing(missing: dict[str, str], folder: Path, pooling: str, cache: P
         chunk, vectors = order[start:start + CHUNK], []
         for low in range(0, len(chunk), BATCH):
             texts = [missing[key] for key in chunk[low:low + BATCH]]
-            vectors.append(embed_batch(texts, tokenizer, model, pooling))
+            vectors.append(embed_batch(texts, tokenizer, model, pooling, precision))
             bar.update(len(texts))
         _write_cache(cache, chunk, np.concatenate(vectors))
     bar.close()
 
 
-def embed_batch(texts: list[str], tokenizer, model, pooling: str) -> np.ndarray:
+def embed_batch(
+    texts: list[str], tokenizer, model, pooling: str, precision: str = "fp32"
+) -> np.ndarray:
     """Vectors of texts that are padded to the longest of them, (n, t) float32."""
     import torch
 
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS,
                        return_tensors="pt")
-    with torch.inference_mode():
+    is_low = precision == "bf16"
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_low):
         states = model(**tokens, output_hidden_states=True).hidden_states
-        return pool(states, tokens["attention_mask"], pooling).float().numpy()
+    return pool(states, tokens["attention_mask"], pooling).numpy()
 
 
 def load_encoder(folder: Path):

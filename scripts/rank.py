@@ -1,4 +1,4 @@
-"""Ranking quality of a run over the whole catalogue, beside popularity, as a markdown table."""
+"""Ranking quality over the whole catalogue, beside popularity, as a markdown table."""
 
 import json
 import sys
@@ -11,14 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.guard import guarded
+from bst.schema import DataError
 
 
 @dataclass(frozen=True)
 class Args:
     """Ask everybody's top k at their first rating of the part; count what they then rate."""
 
-    model: Path
-    """run folder of scripts/train.py"""
+    model: tuple[Path, ...]
+    """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""
     part: Literal["valid", "test"] = "test"
     """which ratings count"""
     k: int = 10
@@ -29,21 +30,29 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, rank, print."""
+    import numpy as np
+
     from bst.files import write_atomic
     from bst.pipeline import store_of
     from bst.ranking import format_ranking, ranking_rows, top_lists
     from bst.recommend import Recommender
     from bst.sequences import split_interactions
 
-    recommender = Recommender.from_pretrained(args.model)
-    store, protocol = store_of(args.model), recommender.fitted.protocol
+    runs = [Recommender.from_pretrained(folder) for folder in args.model]
+    store, protocol = store_of(args.model[0]), runs[0].fitted.protocol
+    for folder, run in zip(args.model, runs, strict=True):
+        if (run.fitted.identity["data"], run.fitted.protocol) != (store.digest, protocol):
+            raise DataError(f"{folder}: its data or protocol is not that of {args.model[0]}; give "
+                            "runs that differ in their seeds alone")
     split = split_interactions(store, **protocol)
-    rows = ranking_rows(*top_lists(recommender, store, split, args.part, args.k), k=args.k)
+    found = [top_lists(run, store, split, args.part, args.k) for run in runs]
+    lists = {name: np.stack([of_run[name] for of_run, _ in found]) for name in found[0][0]}
+    rows = ranking_rows(lists, found[0][1], k=args.k)
     about = {"protocol": protocol["protocol"], "ties": protocol["ties"], "part": args.part,
-             "config_hash": recommender.fitted.identity["hash"]}
-    print(f"protocol {about['protocol']}, ties {about['ties']}, part {args.part}; candidates: the "
-          f"whole catalogue of {store.num_items:,} films without those of the history; equal "
-          "scores: more train ratings first")
+             "config_hashes": [run.fitted.identity["hash"] for run in runs]}
+    print(f"protocol {about['protocol']}, ties {about['ties']}, part {args.part}, {len(runs)} "
+          f"runs; candidates: the whole catalogue of {store.num_items:,} films without those of "
+          "the history; equal scores: more train ratings first")
     print(format_ranking(rows))
     if args.json is not None:
         content = json.dumps([{**about, **row} for row in rows], indent=1)

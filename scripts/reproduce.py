@@ -21,6 +21,7 @@ STUDIES = {  # ablate_NAME.py and its flags
 def commands(files: str, jobs: int) -> list[str]:
     """The commands, in the order of the README; `files` are the flags of the data."""
     data, metadata = files.split(" --metadata ")
+    ranked = [f"runs/ml-1m-interest-{seed}" for seed in range(5)]
     study = f"{files} --jobs {jobs} --threads 1"
     return [
         f"scripts/report.py {study} --json pics/results.json",
@@ -34,8 +35,9 @@ def commands(files: str, jobs: int) -> list[str]:
           for protocol in ("leave-last-one", "random")),
         f"scripts/train.py {files} --threads 1 --protocol keras-windows --out runs/keras-windows",
         f"scripts/train.py {files} --threads 1 --out runs/ml-1m",
-        f"scripts/train.py {files} --threads 1 --interest 0.1 --out runs/ml-1m-interest",
-        "scripts/rank.py --model runs/ml-1m-interest --json pics/ranking.json",
+        *(f"scripts/train.py {files} --threads 1 --interest 0.1 --seed {seed} --out {folder}"
+          for seed, folder in enumerate(ranked)),
+        f"scripts/rank.py --model {' '.join(ranked)} --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py train {data} --alternatives --json pics/benchmark_train.json",
         "scripts/benchmark.py score --model runs/ml-1m --json pics/benchmark_score.json",

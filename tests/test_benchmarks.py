@@ -66,7 +66,7 @@ def test_vectors_come_back_in_the_order_of_the_texts(monkeypatch):
     monkeypatch.setattr(bst.text, "BATCH", 2)
     monkeypatch.setattr(bst.text, "embed_batch", lambda texts, *_: np.array(
         [[len(text)] for text in texts], dtype=np.float32))
-    found = text.in_order(["a", "ccc", "bb"], [1, 2, 0], (None, None))
+    found = text.in_order(["a", "ccc", "bb"], [1, 2, 0], (None, None), "fp32")
     assert found.tolist() == [[1], [3], [2]]
 
 

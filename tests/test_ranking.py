@@ -53,7 +53,7 @@ def test_the_base_score_is_that_of_training(ranked, store, fits):  # noqa: F811
 
 def test_the_rows_are_means_over_users_of_the_formulas():
     """Three users: a hit at rank 2 of 2 relevant; none of 1; nobody liked by the third."""
-    lists = {"bst": np.array([[7, 8], [7, 8], [9, 8]])}
+    lists = {"bst": np.array([[[7, 8], [7, 8], [9, 8]]])}
     rated = [{8: 5.0, 3: 4.0}, {3: 4.0}, {9: 1.0}]
     rows = {row["relevant"]: row for row in ranking_rows(lists, rated, k=2)}
     discount = [1, 1 / np.log2(3)]
@@ -63,6 +63,15 @@ def test_the_rows_are_means_over_users_of_the_formulas():
     assert rows["liked"]["ndcg"] == pytest.approx(discount[1] / sum(discount) / 2)
     assert rows["rated"]["hr_low"] <= 2 / 3 <= rows["rated"]["hr_high"]
     assert "| liked | bst | 2 | 0.5000 [" in format_ranking(list(rows.values()))
+
+
+def test_two_runs_count_half_each():
+    """The first run hits at rank 1 for the first of two users, the second for nobody."""
+    lists = {"bst": np.array([[[1], [2]], [[2], [2]]])}
+    row = ranking_rows(lists, [{1: 5.0}, {3: 5.0}], k=1)[0]
+    assert (row["runs"], row["hr"], row["ndcg"]) == (2, 0.25, 0.25)
+    assert (row["hr_low"], row["hr_high"]) == (0.0, 0.5)  # a user is worth half a hit
+    assert row["hr_spread"] == row["ndcg_spread"] == 0.25
 
 
 def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(

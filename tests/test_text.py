@@ -46,6 +46,16 @@ def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_p
     np.testing.assert_allclose(alone, expected.numpy(), atol=1e-5)
 
 
+def test_bf16_is_close_to_fp32_and_kept_apart_from_it(tmp_path):
+    exact = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
+    rough = embed_texts(TEXTS, precision="bf16", cache_dir=tmp_path).vectors[[0, 2]]
+    assert np.abs(rough - exact).max() > 1e-4  # it was done at all
+    cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.999 and rough.dtype == np.float32
+    again = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
+    assert again.tobytes() == exact.tobytes()
+
+
 def test_the_cache_gives_the_same_bytes_without_loading_the_model(tmp_path, monkeypatch):
     first = embed_texts(TEXTS, cache_dir=tmp_path)
     monkeypatch.setattr(bst.text, "load_encoder", lambda folder: pytest.fail("loaded again"))
