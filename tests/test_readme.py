@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bst.ablation import format_study
+from scripts.benchmarks.common import Row, format_rows
 from scripts.report import format_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,14 @@ def test_each_study_is_the_one_of_its_file(name):
     for line in table_lines(format_study(found, found[0]["variant"])):
         assert line in README
     assert all(row["seeds"] >= 5 and row["config_hash"] for row in found)
+
+
+@pytest.mark.parametrize("work", ["prep", "train", "score", "text", "scale"])
+def test_each_benchmark_with_a_goal_is_the_one_of_its_file(work):
+    with_goal = [Row(**row) for row in rows(f"benchmark_{work}.json") if row["goal"] is not None]
+    assert with_goal
+    for line in table_lines(format_rows(with_goal)):
+        assert line in README
 
 
 def test_every_figure_and_script_that_is_named_is_there():
