@@ -328,7 +328,7 @@ def test_the_scripts_recommend_and_rank_by_interest(
     for line, item in zip(said[2:], recommender.recommend(person, 3, by="interest"), strict=True):
         assert f"{item.chance:.2%}" in line and item.title in line
     monkeypatch.setattr("bst.pipeline.store_of", lambda _: store)
-    rank_script.main(rank_script.Args(tmp_path, part="valid"))
+    rank_script.main(rank_script.Args((tmp_path,), part="valid"))
     said = capsys.readouterr().out
     assert "part valid" in said and "| rated | bst interest |" in said
 
