@@ -50,7 +50,9 @@ def main(args: Args) -> None:
     try:
         import uvicorn
 
-        from bst.serve import JsonProtocol, Models, create_app
+        from bst.gate import JsonProtocol
+        from bst.serve import create_app
+        from bst.worker import Models
     except ModuleNotFoundError as error:
         raise DataError(f"no module {error.name}; run: pip install '.[serve]'") from error
     import torch

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bst.recommend import Recommender
-from bst.serve import Models
+from bst.worker import Models
 from tests.browser import CHROMIUM, Browser
 from tests.test_recommend import build, fits  # noqa: F401
 from tests.test_serve import keep, serving

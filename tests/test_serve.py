@@ -23,9 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.checkpoint import save_fitted, save_model
+from bst.gate import BODY, JsonProtocol
+from bst.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.recommend import Recommender
 from bst.schema import DataError
-from bst.serve import BODY, EXPLAINED, HISTORY, MOVIES, TOP, JsonProtocol, Models, create_app
+from bst.serve import create_app
+from bst.worker import Models
 from scripts import serve as serve_script
 from tests.test_recommend import build, fits  # noqa: F401
 
@@ -306,7 +309,7 @@ def test_a_body_that_says_it_is_large_is_refused_before_it_comes(port):
 
 
 def test_a_slow_body_is_given_up(port, monkeypatch):
-    monkeypatch.setattr("bst.serve.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("bst.gate.BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
         assert line.recv(65536).startswith(b"HTTP/1.1 408 ")

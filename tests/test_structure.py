@@ -15,7 +15,7 @@ ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "raw", "m
          "formats", "synthetic", "text", "sequences", "preparation", "features", "factors",
          "neighbours", "base", "batches", "people", "model", "scoring", "metrics", "baselines",
          "evaluation", "distributed", "checkpoint", "training", "catalogue", "recommend", "ranking",
-         "pipeline", "ablation", "cluster", "serve"]
+         "pipeline", "ablation", "cluster", "messages", "worker", "gate", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
