@@ -12,16 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bst.batches import UserVocabulary
-from bst.checkpoint import load_model, load_resume, save_model, save_resume
-from bst.config import ModelConfig
+from bst.checkpoint import load_model, load_resume
 from bst.files import write_sealed
-from bst.model import BST, Sizes
 from bst.overviews import read_metadata
 from bst.packing import pack, unpack
-from bst.schema import USER_FEATURES, DataError
+from bst.schema import DataError
 from bst.sequences import build_sequences, load_store, save_store
 from bst.text import TextVectors
+from scripts.fuzzing.targets import small_run
 from tests.conftest import random_tables
 
 quietly = settings(max_examples=100, deadline=None,
@@ -43,14 +41,7 @@ def damaged(content: bytes, damage: tuple[str, float, bytes]) -> bytes:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = ModelConfig(width=2, heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
-    model = BST(config, Sizes(items=2, known_items=1, genres=1, text=0, users=(3, 3, 3, 3, 3),
-                              dense=28, levels=2))
-    vocabulary = UserVocabulary([1], {name: ["a"] for name in USER_FEATURES})
-    save_model(folder, model, vocabulary, {"identity": {"hash": "0"}})
-    save_resume(folder, {"step": 3, "model": dict(model.head.state_dict()), "best": [0.5, None]})
-    return folder
+    return small_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
