@@ -95,9 +95,14 @@ def read_sealed(path: Path) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a bit of it has changed, it was cut, or it was written by somebody else.
+        ValueError: a bit of it has changed, it was cut, it was written by somebody else, or the
+            sums are gone.
     """
     content = path.read_bytes()
+    if not (path.parent / SUMS).exists():
+        raise ValueError(f"no {SUMS} beside {path.name} tells whether it is whole: an older "
+                         "version made the folder, or the file was removed; make it again with "
+                         "this version")
     if hashlib.sha256(content).hexdigest() not in _read_sums(path.parent).get(path.name, []):
         raise ValueError(f"{path.name} is not the file whose sha256 is in {SUMS}: it was damaged "
                          "or replaced")

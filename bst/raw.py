@@ -21,6 +21,8 @@ from bst.schema import MOVIES, RATINGS, DataError, RowIndex, Tables
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
+GROWTH = 100  # times that a file of a zip may grow when it is unpacked; MovieLens: 4 times
+SMALL_FILE, LARGEST_FILE = 2**26, 2**36  # bytes, unpacked: always taken, never taken
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,18 @@ class RawFiles:
                 if member is None:
                     raise DataError(f"{self.source}: no {name} in the zip, expected it beside the "
                                     "other files of the data set, see data/README.md")
+                self._refuse_bomb(name, member)
                 with archive.open(member) as file:
                     yield file, member.file_size
+
+    def _refuse_bomb(self, name: str, member: zipfile.ZipInfo) -> None:
+        """Raise if the file would fill the memory; never more is unpacked than it declares."""
+        size, packed = member.file_size, min(member.compress_size, self.source.stat().st_size)
+        if size > min(max(SMALL_FILE, GROWTH * packed), LARGEST_FILE):
+            raise DataError(
+                f"{self.source}: {name} grows from {packed:,} to {size:,} bytes when it is "
+                f"unpacked, expected at most {GROWTH} times as many, and {LARGEST_FILE:,}; if you "
+                "trust the zip, unpack it yourself and give the folder")
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -212,6 +212,41 @@ def test_a_second_rating_of_a_pair_is_a_bad_row(tmp_path, format):
         read_tables(folder)
 
 
+def test_a_zip_bomb_is_refused_in_one_line_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ml/ratings.csv", OWN + "\n" * 2**26)
+        archive.writestr("ml/movies.csv", "movieId,title\n" + "\n" * 2**22)  # small: no matter
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", None)
+    packed = zipfile.ZipFile(path).getinfo("ml/ratings.csv").compress_size.to_bytes(4, "little")
+    honest, lie = path.read_bytes(), (2**31).to_bytes(4, "little")
+    for content in (lie.join(honest.rsplit(packed, 1)), honest):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"ratings.csv grows from [0-9,]+ to 67,1[0-9,]+ bytes"
+                           ) as caught:
+            read_tables(path)
+        assert "\n" not in str(caught.value) and "unpack it yourself" in str(caught.value)
+    assert RawFiles(path).size("movies.csv") > 2**22
+    monkeypatch.setattr("bst.raw.LARGEST_FILE", 2**20)
+    with pytest.raises(DataError, match="movies.csv grows"):
+        RawFiles(path).size("movies.csv")
+
+
+def test_a_zip_that_lies_about_its_sizes_is_a_data_error(tmp_path):
+    """Its directory says that ratings.csv is small: no more than that is unpacked."""
+    path = tmp_path / "lie.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ratings.csv", OWN + "\n" * 2**20)
+    raw = path.read_bytes()
+    true = (len(OWN) + 2**20).to_bytes(4, "little")
+    at = raw.rindex(true)  # in the directory; the first one stands before the file itself
+    path.write_bytes(raw[:at] + (1000).to_bytes(4, "little") + raw[at + 4:])
+    files = RawFiles(path)
+    assert files.size("ratings.csv") == 1000
+    with pytest.raises(DataError, match="cannot read ratings.csv .*Bad CRC-32"):
+        files.read("ratings.csv")
+
+
 def test_what_is_not_recognised_is_told_in_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     accepted = re.escape("ml-1m (ratings.dat, movies.dat, users.dat), ml-100k (u.data, u.item, "

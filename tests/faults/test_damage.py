@@ -110,6 +110,18 @@ def test_a_file_of_another_run_is_refused(whole, tmp_path, name):
         read_run(mixed)
 
 
+@pytest.mark.parametrize("what", ["run", "store"])
+def test_a_folder_of_an_older_version_is_refused_and_says_what_to_do(
+    whole, store_copy, tmp_path, what
+):
+    """One without sums.json."""
+    folder, read = {"run": (whole, read_run), "store": (store_copy, load_store)}[what]
+    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("sums.json"))
+    with pytest.raises(DataError, match="no sums.json .* make it again") as caught:
+        read(tmp_path / "old")
+    assert "\n" not in str(caught.value) and "damaged" not in str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_train_on_a_damaged_run_folder_answers_in_one_line_or_with_the_whole_result(
