@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bst.files import SUMS
 from bst.recommend import Recommender
 from bst.schema import DataError
 
@@ -59,7 +60,9 @@ class Models:
     def refresh(self) -> None:
         """Load the folder again if a file of it has changed or `asked` is set."""
         stamp = self._look()
-        if stamp == self._stamp and not self.asked:
+        # the sums change with every resume point, so they count only where they may mend an error
+        count = len(FILES) if self.error is None else len(stamp)
+        if stamp[:count] == self._stamp[:count] and not self.asked:
             return
         self.asked, self._stamp = False, stamp
         try:
@@ -69,8 +72,8 @@ class Models:
             self.error = str(error) or type(error).__name__
             log.error("kept model %s: %s", self.current.digest, self.error)
             return
-        if self._look() != stamp:
-            self._stamp = None  # written while it was read: look again next time
+        if self._look()[:len(FILES)] != stamp[:len(FILES)]:
+            self._stamp = ()  # written while it was read: look again next time
             return
         self.current, self.error = loaded, None
         self.reloads += 1
@@ -94,7 +97,7 @@ class Models:
                 return None
             return found.st_mtime_ns, found.st_size, found.st_ino
 
-        return tuple(stamp(self.folder / name) for name in FILES)
+        return tuple(stamp(self.folder / name) for name in (*FILES, SUMS))
 
 
 class Worker:

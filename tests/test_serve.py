@@ -395,6 +395,21 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
         assert ask(port, "/predict", body).json() == new
 
 
+def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(recommender, tmp_path):
+    """As a plain copy of a run folder may leave them for a moment."""
+    models = Models(keep(recommender, tmp_path / "run"))
+    old = models.current.digest
+    new = keep(other(recommender, 0.5), tmp_path / "new")
+    for name in ("model.safetensors", "sums.json"):
+        shutil.copy(new / name, tmp_path / "run")
+        models.refresh()
+        assert (models.current.digest == old) == (name != "sums.json") == bool(models.error)
+    loaded = models.reloads
+    (tmp_path / "run" / "sums.json").touch()  # as each resume point of a training run does
+    models.refresh()
+    assert (models.reloads, models.failures) == (loaded, 1)
+
+
 def test_no_service_without_a_model(tmp_path):
     with pytest.raises(DataError, match="no readable model"):
         Models(tmp_path)
