@@ -15,7 +15,7 @@ import numpy as np
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.files import write_atomic
-from bst.guard import folder_lock, guarded
+from bst.guard import command, folder_lock
 from bst.metrics import user_bootstrap
 from bst.schema import DataError
 
@@ -48,10 +48,7 @@ class AblationArgs:
 
 def main(description: str, variants_of: Callable[[RunConfig], Variants]) -> None:
     """The command line of an `ablate_*.py` script."""
-    import tyro
-
-    guarded(lambda: run_ablation(tyro.cli(AblationArgs, description=description,
-                                          config=(tyro.conf.OmitArgPrefixes,)), variants_of))
+    command(lambda args: run_ablation(args, variants_of), AblationArgs, description)
 
 
 def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants]) -> None:

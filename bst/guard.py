@@ -56,6 +56,20 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
                "it, or smaller --batch-targets, --width or --history-len", 1)
 
 
+def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:
+    """The command line of a script: `guarded`, and the flags are the fields of what `main` takes.
+
+    Args:
+        main: takes an instance of `flags`.
+        flags: a dataclass; the fields of dataclasses in it are flags without a prefix.
+        description: of the script, for --help.
+    """
+    import tyro
+
+    guarded(lambda: main(tyro.cli(flags, description=description,
+                                  config=(tyro.conf.OmitArgPrefixes,))))
+
+
 def _leave(line: str, code: int) -> NoReturn:
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -10,10 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import tyro
 
 from bst.config import DataConfig, RunConfig
-from bst.guard import guarded
+from bst.guard import command
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
 ARMS = {"LightGBM": "bias", "LightGBM + base": "neighbours"}  # base score that it corrects
@@ -70,4 +69,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
+    command(main, Args, __doc__)

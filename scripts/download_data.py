@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
+
 URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 MD5 = "c4d9eecfca2ab87c1945afe126590906"
 KAGGLE = """movies_metadata.csv: Kaggle asks for a (free) account, so fetch it by hand:
@@ -78,4 +80,4 @@ def main(out: Path = Path("data"), url: str = URL, md5: str = MD5) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -7,6 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
+
 STAR, INK, FAINT = "\u2605", "#22303c", "#5f6f7c"
 GREY, BLUE, YELLOW, ORANGE = "#f1f3f5", "#d6e5f5", "#fdf0bf", "#fbdfc3"
 GREEN, PURPLE, WHITE = "#d9eed8", "#e7def2", "#ffffff"  # what is white is an option
@@ -21,13 +23,11 @@ BOXES = [  # left, low, width, height, colour, text
     (91, 34, 12, 8, GREEN, "sex, age,\noccupation,\nzip region"),
     (105, 34, 12, 8, GREEN, "dense:\nconcat or\nbucket"), (55, 46, 62, 4.2, GREY, "concatenate"),
     (61, 54.2, 50, 4.2, ORANGE, "*three dense layers with ReLU: 256, 128, 64"),
-    (86, 2, 31, 16, PURPLE, "*base score, without gradients\nstreaming factors: a Kalman filter\n"
-     "reads the taste off the history;\nitem neighbours add what similar\n"
-     "films of the history left over"),
+    (86, 2, 31, 16, PURPLE, "*base score, without gradients\nstreaming factors: a Kalman filter\nreads "
+     "the taste off the history;\nitem neighbours add what similar\nfilms of the history left over"),
     (84, 63, 4, 4, GREY, "*+"), (55, 62.2, 20, 5.6, YELLOW, "*predicted stars"),
-    (2, 46, 44, 12.4, WHITE, "*optional second head (--interest)\n"
-     "its own attention over the history,\nthe user and the time of asking;\n"
-     "scores every film of the catalogue"),
+    (2, 46, 44, 12.4, WHITE, "*optional second head (--interest)\nits own attention over the history,\n"
+     "the user and the time of asking;\nscores every film of the catalogue"),
     (9, 62.2, 30, 5.6, WHITE, "*which film is rated next"),
 ]
 ARROWS = [
@@ -117,4 +117,4 @@ def main(out: Path = Path("pics/architecture.png")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -8,6 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
+
 INK, BLUE, GREY, ORANGE = "#22303c", "#2e6da4", "#95a5a6", "#d68910"
 LENGTHS = ("0", "1-5", "6-20", "21-100", "101-300", "301+")
 
@@ -69,4 +71,4 @@ def main(results: Path = Path("pics/results.json"), out: Path = Path("pics/resul
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -7,10 +7,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.guard import guarded
+from bst.guard import command
 
 
 @dataclass(frozen=True)
@@ -42,4 +40,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
+    command(main, Args, __doc__)

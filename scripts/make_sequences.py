@@ -13,10 +13,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
 from bst.config import DataConfig
-from bst.guard import guarded
+from bst.guard import command
 
 AUDITED = 4_000_000  # ratings: the arrays of the audit take some 100 bytes each
 
@@ -65,4 +63,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
+    command(main, Args, __doc__)

@@ -8,9 +8,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
-from bst.guard import guarded
+from bst.guard import command
 from bst.schema import DataError
 
 
@@ -60,4 +58,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__)))
+    command(main, Args, __doc__)

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.guard import guarded
+
 STUDIES = {  # ablate_NAME.py and its flags
     "dense": "", "loss": "", "text": "", "readout": "",
     "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
@@ -67,4 +69,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

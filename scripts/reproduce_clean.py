@@ -12,9 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import tyro
-
-from bst.guard import guarded
+from bst.guard import command
 from bst.schema import DataError
 
 SECTION = "Five-minute start"
@@ -92,4 +90,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__)))
+    command(main, Args, __doc__)

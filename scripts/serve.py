@@ -14,9 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
-from bst.guard import guarded
+from bst.guard import command
 from bst.schema import DataError
 
 
@@ -71,4 +69,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(tyro.cli(Args, description=__doc__)))
+    command(main, Args, __doc__)

@@ -11,10 +11,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tyro
-
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.guard import StopRequest, guarded
+from bst.guard import StopRequest, command
 
 
 @dataclass(frozen=True)
@@ -58,5 +56,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(
-        tyro.cli(Args, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))))
+    command(main, Args, __doc__)
