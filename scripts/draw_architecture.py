@@ -23,11 +23,11 @@ BOXES = [  # left, low, width, height, colour, text
     (91, 34, 12, 8, GREEN, "sex, age,\noccupation,\nzip region"),
     (105, 34, 12, 8, GREEN, "dense:\nconcat or\nbucket"), (55, 46, 62, 4.2, GREY, "concatenate"),
     (61, 54.2, 50, 4.2, ORANGE, "*three dense layers with ReLU: 256, 128, 64"),
-    (86, 2, 31, 16, PURPLE, "*base score, without gradients\nstreaming factors: a Kalman filter\nreads "
-     "the taste off the history;\nitem neighbours add what similar\nfilms of the history left over"),
+    (86, 2, 31, 16, PURPLE, "*base score, without gradients\nstreaming factors: a Kalman filter\n"
+     "reads the taste off the history;\nitem neighbours add what\nsimilar films of it left over"),
     (84, 63, 4, 4, GREY, "*+"), (55, 62.2, 20, 5.6, YELLOW, "*predicted stars"),
-    (2, 46, 44, 12.4, WHITE, "*optional second head (--interest)\nits own attention over the history,\n"
-     "the user and the time of asking;\nscores every film of the catalogue"),
+    (2, 46, 44, 12.4, WHITE, "*optional second head: --interest\nown attention to the history\n"
+     "+ the user and the time of asking;\nscores every film of the catalogue"),
     (9, 62.2, 30, 5.6, WHITE, "*which film is rated next"),
 ]
 ARROWS = [
