@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from bst import factors, features, neighbours
-from bst.factors import FOLDS, Factors, Reading, streaming_reading, user_values
+from bst import factors, features, kalman, neighbours
+from bst.factors import FOLDS, Factors, user_values
 from bst.features import Base, item_bias, streaming_bias
 from bst.files import write_atomic
+from bst.kalman import Reading, streaming_reading
 from bst.neighbours import Neighbours, add_neighbours, fit_neighbours
 from bst.packing import pack, unpack
 from bst.sequences import SequenceStore, Split
 from bst.text import TextVectors
 
 BLAS_THREADS = 2  # of numpy, on any machine: their number decides the last bits, cores do not
-CODE = [Path(__file__), *(Path(m.__file__) for m in (factors, features, neighbours))]
+CODE = [Path(__file__), *(Path(m.__file__) for m in (factors, features, kalman, neighbours))]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from bst.raw import (
     BadRows,
     Layout,
     RatingLines,
-    RawFiles,
     fast_ratings,
     movie_table,
     parsed,
@@ -34,6 +33,7 @@ from bst.raw import (
     year_of,
 )
 from bst.schema import MOVIES, USERS, DataError, Tables
+from bst.sources import RawFiles
 
 MARKS = {"ml-1m": "ratings.dat", "ml-100k": "u.data", "ml-csv": "ratings.csv"}
 EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-100k (u.data, u.item, u.user) or "

@@ -11,7 +11,6 @@ from bst.raw import (
     BadRows,
     Layout,
     RatingLines,
-    RawFiles,
     movie_table,
     read_layout,
     split_fields,
@@ -20,6 +19,7 @@ from bst.raw import (
     year_of,
 )
 from bst.schema import USERS, Tables
+from bst.sources import RawFiles
 
 AGES = {"1", "18", "25", "35", "45", "50", "56"}
 

@@ -14,8 +14,8 @@ from einops import rearrange, repeat
 
 from bst.base import BaseFit
 from bst.batches import Batch
-from bst.factors import read_histories, read_one
 from bst.features import Base, History, Statistics, add_user_bias, dense_at
+from bst.kalman import read_histories, read_one
 from bst.neighbours import add_neighbours, sum_visible
 from bst.schema import PAD
 from bst.sequences import SequenceStore

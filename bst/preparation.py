@@ -5,7 +5,6 @@ users; then one range after the other is sorted and appended to the store. The f
 byte the one that `build_sequences` and `save_store` make.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,15 +17,14 @@ from bst.config import DataConfig, Format
 from bst.files import naming
 from bst.formats import layout_of, read_tables
 from bst.guard import folder_lock, unchanged
-from bst.overviews import merge_overviews
 from bst.raw import (
     BadRows,
     Known,
-    RawFiles,
     check_ratings,
     list_repeats,
     refuse_nothing_left,
     repeated,
+    with_overviews,
 )
 from bst.schema import FIRST_IDX, DataError, Tables
 from bst.sequences import (
@@ -38,6 +36,7 @@ from bst.sequences import (
     save_store,
     time_order,
 )
+from bst.sources import RawFiles
 from bst.synthetic import write_synthetic
 
 BUILTIN = Path("data/builtin")
@@ -118,7 +117,7 @@ def stream_store(
     layout = layout_of(files, format)
     lines, bad = layout.ratings, BadRows(on_bad, layout.files)
     users, movies = layout.read_people(files, bad)
-    links = layout.read_links(files, bad) if metadata is not None else {}
+    links = {} if metadata is None else layout.read_links(files, bad)
     known = Known.of(users, movies)
     parts = _Parts(folder / "parts.tmp", num_users=len(users),
                    count=max(1, -(-files.size(lines.file) // part_bytes)))
@@ -145,9 +144,7 @@ def stream_store(
                         movies["item_id"].gather(rows["item_row"]), strict=True)), lines)
         bad.report(folder)
         refuse_nothing_left(int(counts.sum()), lines, bad)
-        if metadata is not None:
-            movies = merge_overviews(movies, metadata, report_dir=folder, links=links)
-            files.sha256["movies_metadata.csv"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
+        movies = with_overviews(movies, metadata, files, report_dir=folder, links=links)
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
         writer.finish(users, movies, {"source": files.sha256})
 

@@ -1,4 +1,4 @@
-"""Streaming factors against exact Gaussian regression. Run: pytest tests/test_factors.py."""
+"""Factors and their filter against exact Gaussian regression. Run: pytest tests/test_factors.py."""
 
 from dataclasses import replace
 
@@ -9,17 +9,15 @@ import torch
 
 from bst import factors
 from bst.factors import (
-    DRIFT,
     FOLDS,
     Factors,
     fit_factors,
     item_features,
-    read_histories,
-    streaming_reading,
     user_features,
     user_values,
 )
 from bst.features import History, streaming_bias
+from bst.kalman import DRIFT, read_histories, streaming_reading
 from bst.schema import FIRST_IDX
 from bst.sequences import split_interactions
 from tests.test_features import visible

@@ -18,10 +18,11 @@ from bst.evaluation import evaluate
 from bst.formats import LARGEST, ML_100K, layout_of, read_tables
 from bst.pipeline import compare, keep_fitted, predict_run, prepare, train_run
 from bst.preparation import make_store, open_store, stream_store
-from bst.raw import EARLIEST, LATEST, BadRows, Known, RawFiles, check_ratings
+from bst.raw import EARLIEST, LATEST, BadRows, Known, check_ratings
 from bst.recommend import Recommender
 from bst.schema import DataError
 from bst.sequences import build_sequences, save_store
+from bst.sources import RawFiles
 from tests.conftest import random_tables
 from tests.family import (
     YEARS,
@@ -227,7 +228,7 @@ def test_a_zip_bomb_is_refused_in_one_line_before_it_is_unpacked(tmp_path, monke
             read_tables(path)
         assert "\n" not in str(caught.value) and "unpack it yourself" in str(caught.value)
     assert RawFiles(path).size("movies.csv") > 2**22
-    monkeypatch.setattr("bst.raw.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("bst.sources.LARGEST_FILE", 2**20)
     with pytest.raises(DataError, match="movies.csv grows"):
         RawFiles(path).size("movies.csv")
 

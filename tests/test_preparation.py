@@ -23,9 +23,10 @@ import bst.preparation
 from bst.config import DataConfig
 from bst.movielens import ML_1M, _fast_ratings, _fast_users, _parse_user, read_movielens
 from bst.preparation import make_store, stream_store
-from bst.raw import BadRows, Known, RawFiles, _all_differ, check_ratings, repeated, table
+from bst.raw import BadRows, Known, _all_differ, check_ratings, repeated, table
 from bst.schema import USERS, DataError, RowIndex
 from bst.sequences import _json_of, build_sequences, load_store, save_store, time_order
+from bst.sources import RawFiles
 from bst.synthetic import write_synthetic
 from tests.conftest import random_tables
 

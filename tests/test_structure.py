@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "raw", "movielens",
-         "formats", "synthetic", "text", "sequences", "preparation", "features", "factors",
-         "neighbours", "base", "batches", "people", "model", "scoring", "metrics", "baselines",
-         "evaluation", "distributed", "checkpoint", "training", "catalogue", "recommend", "ranking",
-         "pipeline", "ablation", "cluster", "messages", "worker", "gate", "serve"]
+ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "sources", "raw",
+         "movielens", "formats", "synthetic", "text", "sequences", "preparation", "features",
+         "factors", "kalman", "neighbours", "base", "batches", "people", "model", "scoring",
+         "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
+         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster", "messages",
+         "worker", "gate", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
