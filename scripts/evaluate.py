@@ -24,11 +24,13 @@ class Args:
     """which targets"""
     slices: bool = False
     """also print the slices"""
+    json: Path | None = None
+    """also write the rows to this file"""
 
 
 def main(args: Args) -> None:
     """Prepare, score, print."""
-    from bst.evaluation import format_slices, format_table
+    from bst.evaluation import format_slices, format_table, write_results
     from bst.pipeline import compare, prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
@@ -37,6 +39,8 @@ def main(args: Args) -> None:
     print(format_table(rows))
     if args.slices:
         print(format_slices(rows))
+    if args.json is not None:
+        write_results(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Every number and figure of the README, one command after the other; finished runs are kept."""
+"""The tables and figures of the README, one command after the other; finished runs are kept.
+
+Left out: what breaks things on purpose (pytest -m faults, scripts/fuzz.py), and pics/page.png.
+"""
 
 import shlex
 import subprocess
@@ -35,16 +38,20 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/compare_lightgbm.py {files} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
-        f"scripts/train.py {files} --threads 1 --protocol keras-windows --out runs/keras-windows",
+        *(f"scripts/{script}.py {files} --threads 1 --protocol keras-windows "
+          f"--out runs/keras-windows{flags}" for script, flags in
+          (("train", ""), ("evaluate", " --json pics/keras-windows.json"))),
         f"scripts/train.py {files} --threads 1 --out runs/ml-1m",
         *(f"scripts/train.py {files} --threads 1 --interest 0.1 --seed {seed} --out {folder}"
           for seed, folder in enumerate(ranked)),
         f"scripts/rank.py --model {' '.join(ranked)} --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
-        f"scripts/benchmark.py train {data} --alternatives --json pics/benchmark_train.json",
+        f"scripts/benchmark.py train {data} --alternatives --profile "
+        "--json pics/benchmark_train.json",
         "scripts/benchmark.py score --model runs/ml-1m --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
+        "scripts/load_test.py --model runs/ml-1m --json pics/load.json",
         "scripts/draw_architecture.py",
     ]
 

@@ -66,12 +66,14 @@ def test_another_config_in_the_same_folder_is_refused_in_one_line(trained):
     assert "holds a run of config" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_evaluate_gives_the_table_that_train_printed_and_writes_nothing(trained):
+def test_evaluate_gives_the_table_that_train_printed_and_leaves_the_run_alone(trained, tmp_path):
     out, flags, said = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    table = call("evaluate.py", *flags).stdout.splitlines()[-13:]
+    done = call("evaluate.py", *flags, "--json", tmp_path / "rows.json")
+    table = done.stdout.splitlines()[-13:]
     assert table == said.splitlines()[-13:] and table[0].startswith("protocol temporal")
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert (tmp_path / "rows.json").read_bytes() == (out / "results.json").read_bytes()
 
 
 def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tmp_path):
