@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,11 @@ from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
 from bst.schema import MOVIES, RATINGS, USERS, Tables
-from bst.sequences import build_sequences, split_interactions
+from bst.sequences import SequenceStore, build_sequences, split_interactions
+from bst.synthetic import write_synthetic
 from bst.text import TextVectors
 from bst.training import build_model
+from tests.command import call
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 torch.set_num_threads(1)
@@ -58,6 +61,36 @@ def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0
          "rating": rng.integers(1, 6, num_ratings).astype(np.float32),
          "timestamp": (978_000_000 + np.cumsum(step))[order]}, schema=RATINGS)
     return Tables(users, movies, ratings)
+
+
+def from_then_on(store: SequenceStore, position: int) -> np.ndarray:
+    """Where the user of the rating at `position` rates at its time or later, (n,) bool."""
+    return ((store.user_row == store.user_row[position])
+            & (store.timestamp >= store.timestamp[position]))
+
+
+def turned(store: SequenceStore, rows: np.ndarray) -> SequenceStore:
+    """The store with the stars at `rows` turned around: 5 for 1, 4 for 2."""
+    rating = store.rating.copy()
+    rating[rows] = 6 - rating[rows]
+    return replace(store, rating=rating)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    """A folder of small raw files with their metadata."""
+    return write_synthetic(tmp_path_factory.mktemp("raw"), num_users=120, num_movies=60,
+                           num_ratings=4_000)
+
+
+@pytest.fixture(scope="session")
+def trained(raw, tmp_path_factory):
+    """Run folder, flags and output of a small train.py."""
+    out = tmp_path_factory.mktemp("run")
+    flags = ["--data", raw, "--metadata", raw / "movies_metadata.csv", "--out", out, "--cache",
+             raw / "cache", "--epochs", "2", "--width", "16", "--heads", "2", "--history-len", "20",
+             "--threads", "1", "--batch-targets", "256"]
+    return out, flags, call("train.py", *flags).stdout
 
 
 @pytest.fixture(scope="session")

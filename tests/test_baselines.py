@@ -1,6 +1,5 @@
 """Baselines see train only and find what is there. Run: pytest tests/test_baselines.py."""
 
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,17 +8,16 @@ import pytest
 from bst.baselines import BASELINES, matrix_factorisation, user_item_bias
 from bst.schema import MOVIES, RATINGS, USERS, Tables
 from bst.sequences import build_sequences, split_interactions
+from tests.conftest import turned
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_baseline_sees_a_rating_from_its_targets_time_on(store, split, name):
     target = split.test[len(split.test) // 2]
-    changed = store.rating.copy()
     late = np.setdiff1d(np.concatenate([split.valid, split.test]), split.train)
     late = late[store.timestamp[late] >= store.timestamp[target]]
-    changed[late] = 6 - changed[late]
     before = BASELINES[name](store, split)
-    after = BASELINES[name](replace(store, rating=changed), split)
+    after = BASELINES[name](turned(store, late), split)
     assert after[target] == pytest.approx(before[target], abs=1e-9)
 
 

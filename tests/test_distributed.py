@@ -1,7 +1,6 @@
 """Two processes equal one. Run: pytest tests/test_distributed.py (-m slow for torchrun itself)."""
 
 import contextlib
-import hashlib
 import io
 import json
 import multiprocessing
@@ -39,7 +38,6 @@ from bst.metrics import mae, rmse
 from bst.pipeline import only_run_in
 from bst.schema import DataError
 from bst.sequences import build_sequences, split_interactions
-from bst.synthetic import write_synthetic
 from bst.training import build_model, fit, gather_shard, predict_part, train_step
 from tests.conftest import random_tables
 
@@ -323,12 +321,6 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    return write_synthetic(tmp_path_factory.mktemp("raw"), num_users=120, num_movies=60,
-                           num_ratings=4_000)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(raw, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     said, problems = torchrun(raw, out).communicate(timeout=400)
@@ -398,6 +390,5 @@ def test_one_process_of_torchrun_has_the_bits_of_a_plain_run(raw, tmp_path):
     plain = [*process.args[process.args.index("scripts/train.py"):]]
     plain[plain.index("--out") + 1] = str(tmp_path / "plain")
     subprocess.run([sys.executable, *plain], cwd=ROOT, check=True, capture_output=True)
-    one, plain = (hashlib.sha256((tmp_path / n / "model.safetensors").read_bytes()).hexdigest()
-                  for n in ("one", "plain"))
+    one, plain = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "plain"))
     assert one == plain

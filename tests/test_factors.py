@@ -20,6 +20,7 @@ from bst.features import History, streaming_bias
 from bst.kalman import DRIFT, read_histories, streaming_reading
 from bst.schema import FIRST_IDX
 from bst.sequences import split_interactions
+from tests.conftest import from_then_on, turned
 from tests.test_features import visible
 
 
@@ -78,19 +79,15 @@ def test_train_targets_are_read_with_items_fitted_without_their_users(store, spl
 
 def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, split):
     p = split.train[len(split.train) // 2]
-    late = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
-    changed = replace(store, rating=np.where(late, 6 - store.rating, store.rating))
+    changed = turned(store, from_then_on(store, p))
     before, after = (streaming_reading(s, split)[0].score for s in (store, changed))
     assert after[p] == pytest.approx(before[p], abs=1e-6)
     assert not np.allclose(after[split.train], before[split.train])
 
 
 def test_held_out_ratings_do_not_change_the_items(store, split):
-    held_out = np.concatenate([split.valid, split.test])
-    rating = store.rating.copy()
-    rating[held_out] = 6 - rating[held_out]
     before = fit_factors(store, split.train)
-    after = fit_factors(replace(store, rating=rating), split.train)
+    after = fit_factors(turned(store, np.concatenate([split.valid, split.test])), split.train)
     assert torch.equal(before.weight, after.weight)
     assert torch.equal(before.prior, after.prior)
 

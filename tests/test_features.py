@@ -1,6 +1,5 @@
 """Causal features against plain loops. Run: pytest tests/test_features.py."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from bst.features import (
 )
 from bst.schema import FIRST_IDX
 from bst.sequences import split_interactions
+from tests.conftest import from_then_on, turned
 
 
 def visible(store, split, p):
@@ -51,21 +51,15 @@ def test_item_bias_is_a_shrunken_mean_over_train_only(store, split):
 
 
 def test_nothing_fitted_sees_a_held_out_rating(store, split):
-    held_out = np.concatenate([split.valid, split.test])
-    changed = store.rating.copy()
-    changed[held_out] = 6 - changed[held_out]
-    for before, after in zip(item_bias(store, split),
-                             item_bias(replace(store, rating=changed), split), strict=True):
+    changed = turned(store, np.concatenate([split.valid, split.test]))
+    for before, after in zip(item_bias(store, split), item_bias(changed, split), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
 def test_dense_features_know_nothing_of_the_targets_rating(store, split):
     before = dense_features(store, split, base_scores(store, split, "neighbours"))
     for p in split.test[:5]:
-        changed = store.rating.copy()
-        tied = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
-        changed[tied] = 6 - changed[tied]
-        other = replace(store, rating=changed)
+        other = turned(store, from_then_on(store, p))
         after = dense_features(other, split, base_scores(other, split, "neighbours"))[p]
         np.testing.assert_allclose(after, before[p], atol=1e-6)
 

@@ -17,6 +17,7 @@ from bst.model import BST, HALF_STARS, EncoderBlock, Sizes, log_bucket
 from bst.schema import OOV
 from bst.sequences import split_interactions
 from bst.training import build_model, rating_rows, train_step
+from tests.conftest import from_then_on, turned
 
 FORMS = [dict(readout="target"), dict(readout="flatten"), dict(readout="target", layers=2),
          dict(layers=0), dict(rating_input="multiply"), dict(rating_input="residual"),
@@ -100,10 +101,7 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
     before = predict(model, batches, all_rows(batches))
     user = store.user_row[batches.split.test[0]]
     target = batches.split.test[store.user_row[batches.split.test] == user][0]
-    late = (store.user_row == user) & (store.timestamp >= store.timestamp[target])
-    changed = store.rating.copy()
-    changed[late] = 6 - changed[late]
-    other = replace(store, rating=changed)
+    other = turned(store, from_then_on(store, target))
     vocabulary = UserVocabulary.fit(store, batches.split)
     base = base_scores(other, batches.split, model.config.base)
     perturbed = Batches(other, batches.split, vocabulary, base=base,

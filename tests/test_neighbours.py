@@ -10,6 +10,7 @@ from bst import base, neighbours
 from bst.base import base_scores
 from bst.neighbours import SHRINK, add_neighbours, fit_neighbours, fit_slope
 from bst.sequences import split_interactions
+from tests.conftest import from_then_on, turned
 from tests.test_features import visible
 
 FOLDS = 3
@@ -48,8 +49,7 @@ def test_the_sum_is_that_of_a_plain_loop(store, monkeypatch, protocol):
 
 def test_a_train_target_does_not_depend_on_its_own_rating_or_later_ones(store, split):
     p = split.train[len(split.train) // 2]
-    late = (store.user_row == store.user_row[p]) & (store.timestamp >= store.timestamp[p])
-    changed = replace(store, rating=np.where(late, 6 - store.rating, store.rating))
+    changed = turned(store, from_then_on(store, p))
     score = np.full(len(store), 3.0, dtype=np.float32)
     before, after = (fit_neighbours(s, split, score, folds=FOLDS)[1] for s in (store, changed))
     assert after[p] == pytest.approx(before[p], abs=1e-7)

@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,33 +9,8 @@ import pytest
 
 from bst.config import DataConfig
 from bst.pipeline import texts_of
-from bst.synthetic import write_synthetic
 from bst.text import noise_like
-
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--epochs", "2", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
-         "--batch-targets", "256"]
-
-
-def call(script: str, *args, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, f"scripts/{script}", *map(str, args)], cwd=ROOT,
-                          capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    return write_synthetic(tmp_path_factory.mktemp("raw"), num_users=120, num_movies=60,
-                           num_ratings=4_000)
-
-
-@pytest.fixture(scope="module")
-def trained(raw, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    flags = ["--data", raw, "--metadata", raw / "movies_metadata.csv", "--out", out,
-             "--cache", raw / "cache", *SMALL]
-    return out, flags, call("train.py", *flags).stdout
+from tests.command import call
 
 
 def test_train_prints_the_table_and_writes_the_results(trained):

@@ -23,7 +23,7 @@ from bst.sequences import split_interactions
 from bst.text import TextVectors
 from bst.training import build_model, predict_part, text_scaling
 from scripts import recommend as recommend_script
-from tests.test_pipeline import call, raw, trained  # noqa: F401
+from tests.command import call
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +365,7 @@ def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, conte
         read_history(path, default.catalogue)
 
 
-def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):  # noqa: F811
+def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
     out, _, _ = trained
     said = call("recommend.py", "--model", out, "--user", "42", "--k", "3", "--json",
                 tmp_path / "top.json").stdout.splitlines()
