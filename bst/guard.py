@@ -1,7 +1,7 @@
 """What a command answers when something goes wrong: one line, and an exit code that says what.
 
-Exit codes: 1 the data, a flag, the memory or the loss; 73 another process works in the folder;
-74 a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
+Exit codes: 1 the data, the memory or the loss; 2 a flag, in tyro's words; 73 another process works
+in the folder; 74 a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 import errno

@@ -41,8 +41,8 @@ from bst.synthetic import write_synthetic
 
 BUILTIN = Path("data/builtin")
 STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
-CHUNK = 2**24  # bytes of the ratings file that are checked at a time
-PART = 2**24  # bytes of ratings.dat, on average, that are sorted at a time
+CHUNK = 2**24  # bytes of it that are checked at a time
+PART = 2**24  # bytes of it, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
                 ("timestamp", np.int64)])
 

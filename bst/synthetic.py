@@ -110,10 +110,10 @@ class _Movies:
         weight = 1 / (np.arange(n) + 10.0)  # a long tail; the last films are hardly rated
         self.weight = rng.permutation(weight * np.exp(0.4 * self.bias))
         self.weight[rng.permutation(n)[: n // 25]] = 0  # nobody rated these
-        map_ = rng.normal(size=(len(THEMES), len(GENRES)))
-        liking = self.theme @ map_ + rng.normal(0, 0.3, (n, len(GENRES)))
+        of_theme = rng.normal(size=(len(THEMES), len(GENRES)))
+        fit = self.theme @ of_theme + rng.normal(0, 0.3, (n, len(GENRES)))
         self.genres = [np.sort(np.argsort(-row)[:k]) for row, k in
-                       zip(liking, rng.integers(1, 4, n), strict=True)]
+                       zip(fit, rng.integers(1, 4, n), strict=True)]
         self.rng = rng
 
     def write(self, folder: Path) -> None:
@@ -150,9 +150,9 @@ def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> N
     ids = block + 1 + np.arange(n)
     zips = rng.integers(10_000, 99_999, n)
     sex, age = rng.choice(["F", "M"], n, p=[0.3, 0.7]), rng.choice(AGE_CODES, n)
-    work = rng.integers(0, 21, n)
+    occupation = rng.integers(0, 21, n)
     users.writelines(f"{i}::{s}::{a}::{o}::{z}\n"
-                     for i, s, a, o, z in zip(ids, sex, age, work, zips, strict=True))
+                     for i, s, a, o, z in zip(ids, sex, age, occupation, zips, strict=True))
     spare = shape.num_ratings / shape.num_users - 20
     count = 20 + (rng.lognormal(0, 1.0, n) * spare / np.exp(0.5)).astype(int)
     rated = np.flatnonzero(movies.weight)

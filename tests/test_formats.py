@@ -24,7 +24,7 @@ from bst.schema import DataError
 from bst.sequences import build_sequences, save_store
 from bst.sources import RawFiles
 from tests.conftest import random_tables
-from tests.family import (
+from tests.raw_formats import (
     YEARS,
     on_scale,
     small_tables,

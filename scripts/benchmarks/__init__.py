@@ -1,1 +1,5 @@
-"""One module a work of `scripts/benchmark.py`: `Args` and `run(args) -> rows`."""
+"""The works of `scripts/benchmark.py`, and what they share.
+
+prep, train, score, text and scale have `Args` and `run(args) -> rows`; `load` holds the clients of
+`scripts/load_test.py`.
+"""
