@@ -81,7 +81,8 @@ def layout_of(files: RawFiles, format: Format = "auto") -> Layout:
             raise DataError(f"{files.source}: holds {' and '.join(MARKS[f] for f in fits)}, "
                             f"expected one data set; say which with --format {fits[0]} or another")
         if not fits:
-            found = ", ".join(sorted(names)[:6]) or "no file"
+            shown = (name if name.isprintable() else ascii(name) for name in sorted(names)[:6])
+            found = ", ".join(name[:80] for name in shown) or "no file"
             raise DataError(f"{files.source}: found {found}{', ...' if len(names) > 6 else ''}; "
                             f"expected the files of {EXPECTED}, see data/README.md")
         format = fits[0]

@@ -48,6 +48,9 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         _leave(str(error), 1)
     except OSError as error:
         _leave(_about_file(error), DISK)
+    except ModuleNotFoundError as error:
+        _leave(f"no module {error.name}; --help says what the script needs, and requirements.txt "
+               "what all need", 1)
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise

@@ -4,6 +4,8 @@ Nothing of a zip goes to the disk, and no path in it is followed: a file is foun
 """
 
 import hashlib
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from bst.schema import DataError
 
 GROWTH = 100  # times that a file of a zip may grow when it is unpacked; MovieLens: 4 times
 SMALL_FILE, LARGEST_FILE = 2**26, 2**36  # bytes, unpacked: always taken, never taken
+DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, struct.error, zlib.error,
+          lzma.LZMAError, zipfile.BadZipFile)  # what a damaged file makes Python raise
 
 
 class RawFiles:
@@ -106,7 +110,9 @@ class RawFiles:
         """Turns what a damaged or missing file raises into a DataError."""
         try:
             yield
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except DataError:
+            raise
+        except DAMAGE as error:
             raise DataError(
                 f"{self.source}: cannot read {what} ({error}); expected a folder or zip with the "
                 "files of a data set, see data/README.md") from error

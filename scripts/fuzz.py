@@ -4,6 +4,7 @@ An input that breaks this is kept in the folder of its target. Needs atheris, wh
 requirements.txt: pip install atheris==3.0.0.
 """
 
+import importlib.util
 import os
 import re
 import sys
@@ -70,6 +71,8 @@ def fuzz(target: Target, seconds: int, out: Path) -> None:
 
 def main(args: Args) -> int:
     """One process a target; the number of targets that broke the promise."""
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit("error: no module atheris; run: pip install atheris==3.0.0")
     broken, seconds = 0, round(60 * args.minutes / len(args.targets))
     for target in args.targets:
         out = args.out / target

@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bst.checkpoint import load_model, load_resume
 from bst.files import write_sealed
+from bst.formats import read_tables
 from bst.overviews import read_metadata
 from bst.packing import pack, unpack
 from bst.schema import DataError
@@ -118,6 +120,23 @@ def test_a_damaged_store_is_whole_or_a_data_error(saved, tmp_path, which, damage
         assert "\n" not in str(error)
     else:
         assert found.digest == load_store(saved).digest
+
+
+def test_a_file_name_of_two_lines_is_told_in_one(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("ml/a\nb.csv", "x")
+    with pytest.raises(DataError, match=r"found 'a\\nb.csv'; expected the files of") as caught:
+        read_tables(tmp_path / "all.zip")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_whose_names_are_no_text_is_a_data_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("é.csv", "x")
+    content = (tmp_path / "all.zip").read_bytes()
+    (tmp_path / "all.zip").write_bytes(content.replace("é".encode(), b"\xa6\xa6"))
+    with pytest.raises(DataError, match="cannot read it .*'utf-8' codec"):
+        read_tables(tmp_path / "all.zip")
 
 
 def test_a_cell_of_the_metadata_without_end_is_a_data_error(tmp_path):

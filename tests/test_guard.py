@@ -48,6 +48,8 @@ def answer(error, capsys) -> tuple[int, str]:
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat c10"), 1,
      "out of memory (DefaultCPUAllocator: can't allocate memory: 9 bytes); expected more of it, "
      "or smaller --batch-targets, --width or --history-len"),
+    (ModuleNotFoundError("No module named 'pandas'", name="pandas"), 1, "no module pandas; --help "
+     "says what the script needs, and requirements.txt what all need"),
     (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
 ])
 def test_a_failure_is_one_line_and_a_code(error, code, line, capsys):
