@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from bst import factors, features, kalman, neighbours
 from bst.factors import FOLDS, Factors, user_values
-from bst.features import Base, item_bias, streaming_bias
+from bst.features import Base, History, item_bias, streaming_bias
 from bst.files import write_atomic
-from bst.kalman import Reading, streaming_reading
+from bst.kalman import Reading, read_histories, streaming_reading
 from bst.neighbours import Neighbours, add_neighbours, fit_neighbours
 from bst.packing import pack, unpack
 from bst.sequences import SequenceStore, Split
@@ -80,6 +80,37 @@ def fit_base(
         return replace(fit, neighbours=None), Base(score, score, empty, doubt)
     with_neighbours = add_neighbours(parts.neighbours.slope, score, parts.sums)
     return fit, Base(with_neighbours, score, parts.sums, doubt)
+
+
+def cold_base(
+    store: SequenceStore, split: Split, fit: BaseFit, base: Base, text: TextVectors | None
+) -> Base:
+    """The base of each train target if nobody had rated its film, and 0 elsewhere.
+
+    The histories are read as they are. Where the film would be follows from genres, year and
+    overview, by slopes that its ratings had a small part in.
+
+    Args:
+        store: sequences.
+        split: which ratings are train, and what each target may see.
+        fit: of the base.
+        base: of the real targets.
+        text: overview vectors that the base was fitted with.
+    """
+    score, doubt, empty = np.zeros((3, len(store)), dtype=np.float32)
+    if not fit.folds:
+        score[split.train] = base.score[split.train]
+        if fit.kind == "bias":
+            item = store.item_idx[split.train]
+            score[split.train] -= item_bias(store, split)[1][item].astype(np.float32)
+        return Base(score, empty, empty, empty)
+    history, fold = History.of(store, split), store.user_row[split.train] % FOLDS
+    for k, fitted in enumerate(fit.folds):
+        rows = split.train[fold == k]
+        reading = read_histories(fitted, store, history, rows,
+                                 as_targets=fitted.unrated(store, text))
+        score[rows], doubt[rows] = reading.score, reading.doubt
+    return Base(score, score, empty, doubt)
 
 
 def _cached_parts(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bst.features import Base, History, dense_features
+from bst.features import Base, History, cold_dense, dense_features, fit_statistics
 from bst.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.sequences import SequenceStore, Split
 
@@ -37,6 +37,7 @@ class Batch:
     base: Tensor  # (b, i) float32, base score of the target, stars, that the network corrects
     label: Tensor  # (b, i) float32, stars; 0 where padded
     position: Tensor  # (b, i) int64, the target's position in the store; -1 where padded
+    is_cold: Tensor  # (b, i) bool, True where the target is shown as if nobody had rated its film
 
     def __post_init__(self) -> None:
         events = {self.event_item.shape, self.event_rating.shape, self.event_base.shape,
@@ -108,16 +109,24 @@ class Batches:
         base: what the network corrects.
         history_len: events that a target sees, at most the last ones.
         shared: many targets a row (True) or the window form, one target a row.
+        cold: what the network would correct at train targets if nobody had rated their film; None:
+            no target is shown so.
     """
 
     def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary, *,
-                 base: Base, history_len: int, shared: bool) -> None:
+                 base: Base, history_len: int, shared: bool, cold: Base | None = None) -> None:
         self.store, self.split, self.vocabulary, self.shared = store, split, vocabulary, shared
         history = History.of(store, split)
         self.stop = history.stop
         self.first = np.maximum(history.start, history.stop - history_len)
         self.base = base.score
         self.dense = dense_features(store, split, base)
+        self.cold = None
+        if cold is not None:
+            rows, dense = split.train, np.zeros_like(self.dense)
+            dense[rows] = cold_dense(fit_statistics(store, split, base.score), self.dense[rows],
+                                     store.item_idx[rows], cold, rows)
+            self.cold = cold.score, dense
         self.user = vocabulary.encode(store.users)
         starts = store.timestamp[np.minimum(store.offsets[:-1], len(store) - 1)]
         self.time = (store.timestamp - starts[store.user_row]).astype(np.int32)
@@ -153,6 +162,12 @@ class Batches:
             batches = [batches[k] for k in rng.permutation(len(batches))]
         return [[targets[begin[r]:end[r]] for r in batch] for batch in batches]
 
+    def draw_cold(self, share: float, *, seed: int, epoch: int) -> np.ndarray | None:
+        """Which positions of an epoch are shown as cold, (n,) bool, a function of (seed, epoch)."""
+        if self.cold is None:
+            return None
+        return np.random.default_rng([seed, epoch, 93]).random(len(self.store)) < share
+
     def _rows(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Begin and end, in `targets`, of each run of one user's targets, cut to row size."""
         if not self.shared:
@@ -163,8 +178,13 @@ class Batches:
         begin = np.flatnonzero(rank % TARGETS_PER_ROW == 0)
         return begin, np.append(begin[1:], len(targets))
 
-    def gather(self, rows: list[np.ndarray]) -> Batch:
-        """Tensors of one batch from the positions of its targets, an array per row."""
+    def gather(self, rows: list[np.ndarray], cold: np.ndarray | None = None) -> Batch:
+        """Tensors of one batch from the positions of its targets, an array per row.
+
+        Args:
+            rows: positions.
+            cold: see `draw_cold`; None: none is shown as cold.
+        """
         size = np.array([len(r) for r in rows])
         real = np.arange(size.max())[None, :] < size[:, None]  # (b, i)
         position = np.full(real.shape, -1)
@@ -176,7 +196,10 @@ class Batches:
         slot = np.arange(max(1, length.max()))[None, :]  # (1, j)
         filled = slot < length
         event = np.where(filled, begin + slot, 0)
-        store = self.store
+        store, base, dense = self.store, self.base[safe], self.dense[safe]
+        is_cold = np.zeros_like(real) if cold is None else cold[safe] & real
+        if is_cold.any():
+            base[is_cold], dense[is_cold] = (values[safe[is_cold]] for values in self.cold)
 
         def events(values: np.ndarray) -> Tensor:
             if not len(values):
@@ -193,8 +216,9 @@ class Batches:
             first=torch.from_numpy((first - begin).astype(np.int32)),
             stop=torch.from_numpy((stop - begin).astype(np.int32)),
             user=torch.from_numpy(self.user[store.user_row[safe[:, 0]]]),
-            dense=torch.from_numpy(self.dense[safe]), base=targets(self.base),
+            dense=torch.from_numpy(dense), base=torch.from_numpy(np.where(real, base, 0)),
             label=targets(store.rating), position=torch.from_numpy(position),
+            is_cold=torch.from_numpy(is_cold),
         )
 
     def iterate(self, part: str, *, batch_targets: int, seed: int | None = None,

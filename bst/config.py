@@ -13,7 +13,7 @@ Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
 
 # Fields that came after results were published, each with the value at which it changes nothing:
 # there it is left out of the hash, so that results keep their names.
-LATER = {("model", "interest"): 0.0, ("data", "precision"): "fp32"}
+LATER = {("model", "interest"): 0.0, ("model", "cold"): 0.0, ("data", "precision"): "fp32"}
 
 
 def option(default, text: str):
@@ -107,6 +107,10 @@ class ModelConfig:
     hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
     dropout: float = option(0.2, "probability of zeroing, in [0, 1)")
     item_dropout: float = option(0.2, "probability that an item's id is replaced by OOV")
+    cold: float = option(
+        0.0, "share of train targets that are shown as if nobody had rated their film, in [0, 1); "
+        "above 0, overviews of films without an id reach the base score alone"
+    )
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
@@ -116,7 +120,7 @@ class ModelConfig:
         _check_range("layers", self.layers, 0, 4)
         _check_range("history-len", self.history_len, 0, 4096)
         _check_range("buckets", self.buckets, 2, 256)
-        for name in ("dropout", "item_dropout"):
+        for name in ("dropout", "item_dropout", "cold"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0.0 <= self.interest <= 100.0:

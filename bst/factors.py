@@ -47,6 +47,11 @@ class Factors:
     usual_noise: float  # of an item without ratings
     user_slope: Tensor  # (values, k) prior of a user on `user_features`
 
+    def unrated(self, store: SequenceStore, text: TextVectors | None) -> "Factors":
+        """These factors if nobody had rated any film of the store."""
+        none = replace(self, weight=self.weight[:0], spread=self.spread[:0], noise=self.noise[:0])
+        return none.with_items(self.recipe.of_store(store, text))
+
     def with_items(self, features: Tensor) -> "Factors":
         """These factors with further items that nobody rated, given their features (n, f)."""
         n = len(features)
@@ -81,6 +86,12 @@ class ItemRecipe:
             columns.append(self._components(text) / self.text_scale)
         return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
 
+    def of_store(self, store: SequenceStore, text: TextVectors | None) -> Tensor:
+        """The features of all items of a store, zeros at PAD and OOV: (num_items + 2, features)."""
+        _, hot = genre_matrix(store.movies)
+        year = store.movies["year"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        return F.pad(self.features(hot, year, text), (0, 0, FIRST_IDX, 0))
+
     def _components(self, text: TextVectors) -> np.ndarray:
         return (text.vectors - self.text_mean) * text.has_text[:, None] @ self.text_axes.T
 
@@ -92,9 +103,8 @@ def item_features(
 
     The principal components of the overviews are those of the items rated at positions `rows`.
     """
-    _, hot = genre_matrix(store.movies)
-    year = store.movies["year"].cast(pl.Float64)
-    recipe = ItemRecipe(year.median() or 0.0, np.zeros(0, np.float32), np.zeros((0, 0)), 1.0)
+    year = store.movies["year"].cast(pl.Float64).median() or 0.0
+    recipe = ItemRecipe(year, np.zeros(0, np.float32), np.zeros((0, 0)), 1.0)
     fitted = np.zeros(store.num_items, dtype=bool)
     fitted[store.item_idx[rows] - FIRST_IDX] = True
     if text is not None and (fitted := fitted & text.has_text).any():
@@ -104,8 +114,7 @@ def item_features(
         recipe = replace(recipe, text_mean=mean, text_axes=axes[:TEXT_PARTS])
         scale = max(recipe._components(text)[fitted].std(), 1e-6)
         recipe = replace(recipe, text_scale=float(scale))
-    features = recipe.features(hot, year.fill_null(np.nan).to_numpy(), text)
-    return recipe, F.pad(features, (0, 0, FIRST_IDX, 0))
+    return recipe, recipe.of_store(store, text)
 
 
 def user_values(users: pl.DataFrame) -> list[tuple[str, str]]:

@@ -208,6 +208,30 @@ def dense_at(
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def cold_dense(
+    statistics: Statistics, dense: np.ndarray, item: np.ndarray, base: Base, rows: np.ndarray
+) -> np.ndarray:
+    """The features of targets if nobody had rated their film, (len(rows), f) float32.
+
+    Args:
+        statistics: fitted on train.
+        dense: (len(rows), f) the real features.
+        item: (len(rows),) the films.
+        base: what the network would correct, at every position.
+        rows: positions of the targets.
+    """
+    of_item = [f"share of {s}-star ratings, item" for s in STARS]
+    values = dict.fromkeys(["item bias", "log train ratings of the item", *of_item], 0.0) | {
+        "streaming bias": dense[:, DENSE.index("streaming bias")] - statistics.bias[item],
+        "factor score": base.factors[rows], "neighbour sum": base.neighbours[rows],
+        "base score": base.score[rows], "doubt": base.doubt[rows],
+    }
+    found = dense.copy()
+    for name, column in values.items():
+        found[:, DENSE.index(name)] = column
+    return found
+
+
 def _log_hours(store: SequenceStore, history: History, when: np.ndarray) -> list[np.ndarray]:
     """Log hours since the first and since the last rating of the history, 0 without one."""
     seen = history.stop > history.start

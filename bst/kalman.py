@@ -31,7 +31,8 @@ class Reading:
 
 
 def read_histories(
-    factors: Factors, store: SequenceStore, history: History, targets: np.ndarray
+    factors: Factors, store: SequenceStore, history: History, targets: np.ndarray, *,
+    as_targets: Factors | None = None,
 ) -> Reading:
     """Filter the histories of all users of `targets` side by side, an event of each at a time.
 
@@ -40,6 +41,7 @@ def read_histories(
         store: sequences.
         history: what each target may see.
         targets: positions, any order.
+        as_targets: the items as targets, if they are not as in the histories.
 
     Returns:
         Rows in the order of `targets`.
@@ -57,7 +59,7 @@ def read_histories(
     asked = np.split(by_seen, np.searchsorted(seen[by_seen], steps + 1))  # targets after each step
 
     item, rating = torch.tensor(store.item_idx, dtype=torch.long), torch.tensor(store.rating)
-    state = _Filter(factors, factors.prior[torch.from_numpy(users[longest])])
+    state = _Filter(factors, as_targets or factors, factors.prior[torch.from_numpy(users[longest])])
     found = torch.empty(len(targets), 2)
     for step, here in enumerate(asked):
         found[here] = state.predict(torch.from_numpy(slot[here]), item[targets[here]])
@@ -71,21 +73,22 @@ def read_histories(
 class _Filter:
     """Posterior of each user's taste: mean (u, k) and covariance (u, k, k) after the last event."""
 
-    def __init__(self, factors: Factors, prior: Tensor) -> None:
-        self.factors, self.prior, self.mean = factors, prior, prior.clone()
+    def __init__(self, factors: Factors, as_targets: Factors, prior: Tensor) -> None:
+        self.factors, self.as_targets = factors, as_targets
+        self.prior, self.mean = prior, prior.clone()
         self.covariance = repeat(torch.eye(NUM_FACTORS), "k l -> u k l", u=len(prior)).contiguous()
 
     def predict(self, slot: Tensor, item: Tensor) -> Tensor:
         """Score and variance of the rating that the users at `slot` give next: (t, 2)."""
         mean, covariance = self._drift(slot)
-        score, _, variance = self._rating(mean, covariance, item)
+        score, _, variance = _rating(self.as_targets, mean, covariance, item)
         return torch.stack([score, variance], dim=1)
 
     def update(self, item: Tensor, rating: Tensor) -> None:
         """Take in the next event of the first len(item) users."""
         here = slice(len(item))
         mean, covariance = self._drift(here)
-        score, cross, variance = self._rating(mean, covariance, item)
+        score, cross, variance = _rating(self.factors, mean, covariance, item)
         gain = cross / variance[:, None]
         self.mean[here] = mean + gain * (rating - score)[:, None]
         self.covariance[here] = covariance - einsum(gain, cross, "u k, u l -> u k l")
@@ -96,17 +99,18 @@ class _Filter:
         mean = prior + DRIFT * (self.mean[which] - prior)
         return mean, DRIFT**2 * self.covariance[which] + fresh
 
-    def _rating(
-        self, mean: Tensor, covariance: Tensor, item: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean of the rating of `item`, its covariance with the taste (n, k), and its variance."""
-        weight, spread = self.factors.weight[item], self.factors.spread[item]
-        loading, taste = weight[:, 1:], F.pad(mean, (1, 0), value=1.0)
-        cross = einsum(covariance, loading, "n k l, n l -> n k")
-        of_item = einsum(taste, spread, taste, "n k, n k l, n l -> n")
-        of_both = (covariance * spread[:, 1:, 1:]).sum(dim=(1, 2))
-        variance = (loading * cross).sum(dim=1) + of_item + of_both + self.factors.noise[item]
-        return self.factors.mean + (weight * taste).sum(dim=1), cross, variance
+
+def _rating(
+    factors: Factors, mean: Tensor, covariance: Tensor, item: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of the rating of `item`, its covariance with the taste (n, k), and its variance."""
+    weight, spread = factors.weight[item], factors.spread[item]
+    loading, taste = weight[:, 1:], F.pad(mean, (1, 0), value=1.0)
+    cross = einsum(covariance, loading, "n k l, n l -> n k")
+    of_item = einsum(taste, spread, taste, "n k, n k l, n l -> n")
+    of_both = (covariance * spread[:, 1:, 1:]).sum(dim=(1, 2))
+    variance = (loading * cross).sum(dim=1) + of_item + of_both + factors.noise[item]
+    return factors.mean + (weight * taste).sum(dim=1), cross, variance
 
 
 def read_one(

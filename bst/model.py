@@ -364,8 +364,8 @@ class BST(nn.Module):
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens of events (b, j, d) and targets (b, i, d), the targets' overview vectors."""
         items = torch.cat([batch.event_item, batch.target_item], dim=1)
-        tokens, text = self._embed_items(items)
         j = batch.event_item.shape[1]
+        tokens, text = self._embed_items(items, F.pad(batch.is_cold, (j, 0)))
         events = self._event_tokens(tokens[:, :j], batch)
         targets = self._target_tokens(tokens[:, j:])
         return events, targets, None if text is None else text[:, j:]
@@ -381,10 +381,13 @@ class BST(nn.Module):
         spread = 0.5 * spread[0].clamp(-3, 3).exp() if spread else None  # logistic, as base errors
         return batch.base + correction, spread
 
-    def _embed_items(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _embed_items(self, items: Tensor, is_cold: Tensor) -> tuple[Tensor, Tensor | None]:
         """Movie embeddings (b, s, d) and overview vectors for the MLP (b, s, text_dim)."""
-        unique, back = items.unique(return_inverse=True)  # each movie is embedded once a batch
-        x, vector = self._embed(unique, self._ids(unique))
+        n = len(self.item_vocab)
+        key = torch.where(is_cold, items + n, items)
+        unique, back = key.unique(return_inverse=True)  # each movie is embedded once a batch
+        ids = self._ids(unique % n).masked_fill(unique >= n, OOV)
+        x, vector = self._embed(unique % n, ids)
         return x[back], None if vector is None else self.text_out(vector)[back]
 
     def _ids(self, items: Tensor) -> Tensor:
@@ -403,9 +406,10 @@ class BST(nn.Module):
         if self.year is not None:
             x = x + self.year(self.item_year[items])
         if self.config.text:
-            vector = torch.where(
-                self.item_has_text[items, None], self.item_text[items], self.no_text
-            )
+            is_read = self.item_has_text[items]
+            if self.config.cold:  # or train films would be told by their overviews, and remembered
+                is_read = is_read & (ids != OOV)
+            vector = torch.where(is_read[:, None], self.item_text[items], self.no_text)
             x = x + self.text(vector)
         return x, vector
 

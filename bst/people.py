@@ -211,5 +211,5 @@ def batch_of(
         user=user if shared else repeat(user, "p c -> (p i) c", i=i),
         dense=rearrange(dense, "(b i) f -> b i f", i=per_row),
         base=targets(base.score[rows], np.float32), label=targets(np.zeros(p * i), np.float32),
-        position=targets(rows, np.int64),
+        position=targets(rows, np.int64), is_cold=targets(np.zeros(p * i), bool),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bst.base import BaseFit, base_scores, fit_base
+from bst.base import BaseFit, base_scores, cold_base, fit_base
 from bst.baselines import BASELINES
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import FITTED_VERSION, Fitted, load_model, save_fitted
@@ -82,7 +82,8 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
     base_fit, base = fit_base(store, split, config.model.base, text, cache_dir=config.data.cache)
-    batches = Batches(store, split, UserVocabulary.fit(store, split), base=base,
+    cold = cold_base(store, split, base_fit, base, text) if config.model.cold else None
+    batches = Batches(store, split, UserVocabulary.fit(store, split), base=base, cold=cold,
                       history_len=config.model.history_len, shared=config.model.shares_history)
     return Prepared(config, store, split, text, base_fit, batches)
 

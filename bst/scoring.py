@@ -32,7 +32,7 @@ class Scorer:
     def __init__(self, model: BST) -> None:
         self.model, self.block = model, model.blocks[0]
         items = torch.arange(len(model.item_vocab))[None]
-        tokens, text = model._embed_items(items)
+        tokens, text = model._embed_items(items, torch.zeros_like(items, dtype=torch.bool))
         self.token = tokens[0]  # (n, d)
         self.target = model._target_tokens(tokens)[0]
         split = "n (three h e) -> three h n e"

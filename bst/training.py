@@ -152,12 +152,21 @@ def train_step(
 
 
 def gather_shard(
-    batches: Batches, rows: list[np.ndarray], device: str, dtype: torch.dtype = torch.float32
+    batches: Batches, rows: list[np.ndarray], device: str, dtype: torch.dtype = torch.float32, *,
+    cold: np.ndarray | None = None,
 ) -> tuple[Batch | None, float]:
-    """This process's shard of the batch of `rows`, None if empty, and its share of the targets."""
+    """This process's shard of the batch of `rows`, None if empty, and its share of the targets.
+
+    Args:
+        batches: of the store and split.
+        rows: positions of the targets.
+        device: where the batch goes.
+        dtype: of its floats.
+        cold: see `Batches.draw_cold`.
+    """
     own = shard(rows)
     share = sum(map(len, own)) / sum(map(len, rows))
-    return batches.gather(own).to(device, dtype) if own else None, share
+    return batches.gather(own, cold).to(device, dtype) if own else None, share
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
@@ -247,6 +256,7 @@ def fit(
         started = time.perf_counter()
         plan = batches.epoch("train", batch_targets=config.batch_targets, seed=config.seed,
                              epoch=state["epoch"])
+        cold = batches.draw_cold(run.model.cold, seed=config.seed, epoch=state["epoch"])
         bar = tqdm(plan[state["batch"]:], initial=state["batch"], total=len(plan),
                    desc=f"epoch {state['epoch'] + 1}", unit="step", leave=False,
                    disable=None if rank() == 0 else True)
@@ -255,7 +265,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, config)
             torch.manual_seed(chance_seed(config.seed, state["step"]))
-            batch, share = gather_shard(batches, rows, config.device)
+            batch, share = gather_shard(batches, rows, config.device, cold=cold)
             try:
                 loss = train_step(model, batch, optimizer, clip=config.clip, share=share)
             except FloatingPointError as error:

@@ -19,6 +19,7 @@ from bst.config import (
     (ModelConfig, {"layers": 5}, r"layers must be in 0\.\.4, got 5"),
     (ModelConfig, {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     (ModelConfig, {"item_dropout": -0.1}, r"item_dropout must be in \[0, 1\), got -0.1"),
+    (ModelConfig, {"cold": 1.0}, r"cold must be in \[0, 1\), got 1.0"),
     (ModelConfig, {"layers": 0, "readout": "flatten"}, "needs a transformer layer"),
     (ModelConfig, {"readout": "mean"}, "got layers 1, expected layers 0"),
     (ModelConfig, {"buckets": 1}, r"buckets must be in 2\.\.256, got 1"),

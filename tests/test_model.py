@@ -159,7 +159,7 @@ def test_buckets_and_dropouts_have_an_effect(small):
         "width", "heads", "layers", "history_len", "readout", "rating_input", "position", "genres",
         "year", "text", "text_dim", "user_id", "user_features", "feature_dim", "dense", "base",
         "hidden", "loss"}
-    tested |= {"interest"}  # tests/test_interest.py
+    tested |= {"interest", "cold"}  # tests/test_interest.py, tests/test_cold.py
     assert tested == {f.name for f in fields(ModelConfig)}
 
 
