@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "raw", "movielens",
          "formats", "synthetic", "text", "sequences", "preparation", "features", "factors",
          "neighbours", "base", "batches", "people", "model", "scoring", "metrics", "baselines",
-         "evaluation", "distributed", "checkpoint", "training", "catalogue", "recommend", "ranking",
-         "pipeline", "ablation", "cluster", "serve"]
+         "evaluation", "distributed", "checkpoint", "training", "catalogue", "recommend", "export",
+         "ranking", "pipeline", "hub", "ablation", "cluster", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
