@@ -100,8 +100,9 @@ class Program(nn.Module):
         events = _Events(F.pad(rated, (0, 1)), F.pad(rating, (0, 1)), torch.cat([time, at[None]]),
                          is_real, is_real.sum(dim=0, keepdim=True).long())
         item = torch.cat([events.item, asked])
-        before = (torch.searchsorted(events.time, events.time) if self.is_strict
-                  else torch.arange(events.item.shape[0]))
+        before = torch.arange(events.item.shape[0])
+        if self.is_strict:
+            before = torch.searchsorted(events.time, events.time)
         seen = torch.cat([before, events.count.expand_as(asked)])
         base = self._base(events, item, seen, user)  # (4, m)
         of_event, of_target = base.split([events.item.shape[0], asked.shape[0]], dim=1)
@@ -123,36 +124,40 @@ class Program(nn.Module):
 
         The doubt is that after all ratings: right for the films, and of no use at the events.
         """
-        none = torch.zeros_like(seen, dtype=torch.float32)
+        none = torch.zeros_like(seen).double()
         if self.kind == "mean":
-            return torch.stack([none + self.mean, none, none, none])
+            return torch.stack([none + self.mean, none, none, none]).float()
         if self.kind == "bias":
-            return torch.stack([self._user_bias(events, item, seen).float(), none, none, none])
+            score = self._user_bias(events, item, seen)
+            return torch.stack([score, none, none, none]).float()
         taste, covariance = self._tastes(events, user)
-        weight, last = self.weight[item], taste[-1]
+        weight, last = self.weight[item].double(), taste[-1]
         score = self.mean + (weight * taste[seen]).sum(dim=1)
         moment = einsum(last, last, "k, l -> k l") + F.pad(covariance, (1, 0, 1, 0))
         loading = weight[:, 1:]
         variance = ((loading @ covariance) * loading).sum(dim=1) + self.noise[item]
-        doubt = (variance + einsum(self.spread[item], moment, "m k l, k l -> m")).sqrt()
+        of_item = einsum(self.spread[item].double(), moment, "m k l, k l -> m")
+        doubt = (variance + of_item).sqrt()
         if self.slope is None:
-            return torch.stack([score, score, none, doubt])
-        residual = (events.rating - score[:events.item.shape[0]]) * events.is_real
+            return torch.stack([score, score, none, doubt]).float()
+        size = events.item.shape[0]  # not len: a free size stays free
+        residual = (events.rating - score[:size]) * events.is_real
         similar = self.similarity[self.slot[events.item]][:, self.slot[item]]  # (n, m)
-        is_visible = torch.arange(events.item.shape[0])[:, None] < seen
-        sums = residual @ (similar * is_visible)
-        return torch.stack([(score + self.slope * sums.double()).float(), score, sums, doubt])
+        is_visible = torch.arange(size)[:, None] < seen
+        sums = residual @ (similar * is_visible).double()
+        return torch.stack([score + self.slope * sums, score, sums, doubt]).float()
 
     def _tastes(self, events: _Events, user: Tensor) -> tuple[Tensor, Tensor]:
         """Expected taste before each event, a 1 in front, and what is uncertain before the last.
 
-        (n, 1 + k) and (k, k), as `factors.read_one` has them; the blank event teaches nothing.
+        (n, 1 + k) and (k, k), as `factors.read_one` has them, in float64: a thousand steps in
+        float32 would add up to more than 1e-5 stars. The blank event teaches nothing.
         """
-        weight = self.weight[events.item] * events.is_real[:, None]
-        spread, noise = self.spread[events.item], self.noise[events.item]
-        surprise, size = events.rating - self.mean, events.count + 1
-        prior = self.prior[torch.arange(len(USER_FEATURES)), user].sum(dim=0)
-        identity = torch.eye(NUM_FACTORS)
+        weight = self.weight[events.item].double() * events.is_real[:, None]
+        spread, noise = self.spread[events.item].double(), self.noise[events.item].double()
+        surprise, size = events.rating.double() - self.mean, events.count + 1
+        prior = self.prior[torch.arange(len(USER_FEATURES)), user].double().sum(dim=0)
+        identity = torch.eye(NUM_FACTORS, dtype=torch.float64)
 
         def goes_on(k: Tensor, *_: Tensor) -> Tensor:
             return (k < size).all()
@@ -217,7 +222,7 @@ class Program(nn.Module):
         slot = first + torch.arange(max(1, length))
         slot = torch.where(slot < events.count, slot, events.count)  # the blank
         since = (events.time - events.time[:1]).int()
-        i = asked.shape[0]  # not len: a free size stays free
+        i = asked.shape[0]
 
         def of_events(values: Tensor) -> Tensor:
             here = values[slot][None]

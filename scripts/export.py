@@ -37,6 +37,9 @@ def main(args: Args) -> None:
         if args.program.exists():
             raise DataError(f"--program {args.program} is there already, expected a new file; "
                             "delete it or choose another")
+        if not args.program.parent.is_dir():
+            raise DataError(f"--program {args.program}: no folder {args.program.parent}, expected "
+                            "one to write to; make it first")
         export_program(Recommender.from_pretrained(args.model), args.program)
         print(f"{args.program}: {args.program.stat().st_size / 1e6:.1f} MB, a function of")
         print("\n".join(f"  {name:<7} {text}" for name, text in INPUTS.items()))
