@@ -44,7 +44,7 @@ class Batch:
         targets = [self.target_item.shape, self.target_time.shape, self.first.shape,
                    self.stop.shape, self.base.shape, self.label.shape, self.dense.shape[:2]]
         # no sets: the sizes of a program that is exported have no hash
-        if (any(shape != events[0] for shape in events) or len(self.user) != len(self.label)
+        if (any(shape != events[0] for shape in events) or self.user.shape[0] != self.label.shape[0]
                 or any(shape != targets[0] for shape in targets)):
             raise ValueError(f"expected one (b, j) and one (b, i), got {events} and {targets}")
 

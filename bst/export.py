@@ -54,7 +54,6 @@ class _Events:
     item: Tensor  # (n,) int64 item index
     rating: Tensor  # (n,) float32, stars
     time: Tensor  # (n,) int64, seconds
-    is_real: Tensor  # (n,) float32, 1 at a rating, 0 at the blank
     count: Tensor  # (1,) int64, ratings
 
 
@@ -88,7 +87,7 @@ class Program(nn.Module):
             self.slope = base.neighbours.slope
             tables |= {"slot": base.neighbours.slot, "similarity": base.neighbours.similarity}
         for name, table in tables.items():
-            self.register_buffer(name, torch.as_tensor(table))
+            self.register_buffer(name, torch.as_tensor(table).contiguous())
         self.eval().requires_grad_(False)
 
     def forward(self, movie: Tensor, rating: Tensor, time: Tensor, user: Tensor, at: Tensor,
@@ -96,9 +95,8 @@ class Program(nn.Module):
         """See `INPUTS` and `OUTPUT`."""
         time, order = time.sort(stable=True)
         rated, rating, asked = self._items(movie[order]), rating[order], self._items(target)
-        is_real = F.pad(torch.ones_like(rating), (0, 1))
         events = _Events(F.pad(rated, (0, 1)), F.pad(rating, (0, 1)), torch.cat([time, at[None]]),
-                         is_real, is_real.sum(dim=0, keepdim=True).long())
+                         torch.ones_like(time).sum(dim=0, keepdim=True))
         item = torch.cat([events.item, asked])
         before = torch.arange(events.item.shape[0])
         if self.is_strict:
@@ -141,7 +139,7 @@ class Program(nn.Module):
         if self.slope is None:
             return torch.stack([score, score, none, doubt]).float()
         size = events.item.shape[0]  # not len: a free size stays free
-        residual = (events.rating - score[:size]) * events.is_real
+        residual = events.rating - score[:size]
         similar = self.similarity[self.slot[events.item]][:, self.slot[item]]  # (n, m)
         is_visible = torch.arange(size)[:, None] < seen
         sums = residual @ (similar * is_visible).double()
@@ -151,9 +149,9 @@ class Program(nn.Module):
         """Expected taste before each event, a 1 in front, and what is uncertain before the last.
 
         (n, 1 + k) and (k, k), as `factors.read_one` has them, in float64: a thousand steps in
-        float32 would add up to more than 1e-5 stars. The blank event teaches nothing.
+        float32 would add up to more than 1e-5 stars. The blank teaches nothing: PAD has no loading.
         """
-        weight = self.weight[events.item].double() * events.is_real[:, None]
+        weight = self.weight[events.item].double()
         spread, noise = self.spread[events.item].double(), self.noise[events.item].double()
         surprise, size = events.rating.double() - self.mean, events.count + 1
         prior = self.prior[torch.arange(len(USER_FEATURES)), user].double().sum(dim=0)
@@ -184,7 +182,7 @@ class Program(nn.Module):
         """The streaming bias at positions with `item` and `seen`, float64."""
         mean = self.statistics.mean
         residual = events.rating - mean - self.bias[events.item]
-        return mean + self.bias[item] + _running_mean(events, residual, seen, last=20)
+        return mean + self.bias[item] + _running_mean(residual, seen, last=20)
 
     def _dense(self, events: _Events, asked: Tensor, of_event: Tensor, of_target: Tensor,
                at: Tensor) -> Tensor:
@@ -192,13 +190,13 @@ class Program(nn.Module):
         known, count = self.statistics, events.count
         low, high = known.scale
         residual = events.rating - of_event.double()
-        fifth = ((events.rating - low) / max(high - low, 1e-6) * 4).round().clamp(0, 4) + 1
+        fifth = ((events.rating - low) / max(high - low, 1e-6) * 4).round() + 1
         first, last = events.time[:1], events.time[(count - 1).clamp(min=0)]
-        hot, here = self.hot[events.item] * events.is_real[:, None], self.hot[asked]
+        hot, here = self.hot[events.item], self.hot[asked]
         same_genre = here @ (residual @ hot) / (here @ hot.sum(dim=0) + USER_SHRINK)
 
         def mean(values: Tensor, last: int | None = None) -> Tensor:
-            return _running_mean(events, values, count, last=last)
+            return _running_mean(values, count, last=last)
 
         columns = [
             self.year[asked],
@@ -219,8 +217,7 @@ class Program(nn.Module):
         """The last ratings and the films, as `people.batch_of` lays them out; empty slots blank."""
         shared, length = self.model.config.shares_history, self.model.config.history_len
         first = (events.count - length).clamp(min=0)
-        slot = first + torch.arange(max(1, length))
-        slot = torch.where(slot < events.count, slot, events.count)  # the blank
+        slot = torch.minimum(first + torch.arange(max(1, length)), events.count)
         since = (events.time - events.time[:1]).int()
         i = asked.shape[0]
 
@@ -244,9 +241,9 @@ class Program(nn.Module):
         )
 
 
-def _running_mean(events: _Events, values: Tensor, seen: Tensor, *, last: int | None) -> Tensor:
+def _running_mean(values: Tensor, seen: Tensor, *, last: int | None) -> Tensor:
     """Shrunken mean of `values` (n,) over the last `last` of the first `seen` events, float64."""
-    total = F.pad((values.double() * events.is_real).cumsum(dim=0), (1, 0))
+    total = F.pad(values.double().cumsum(dim=0), (1, 0))
     start = torch.zeros_like(seen) if last is None else (seen - last).clamp(min=0)
     return (total[seen] - total[start]) / (seen - start + USER_SHRINK)
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from bst.base import BaseFit
 from bst.checkpoint import Fitted, load_fitted, load_model, save_fitted, save_model
+from bst.config import DataConfig
 from bst.evaluation import best_baseline, read_results, write_results
 from bst.files import write_atomic, write_sealed
+from bst.model import BST
 from bst.pipeline import config_of
 from bst.schema import DataError
 
@@ -27,13 +28,13 @@ METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
            "mae_star": "MAE of whole stars", "user_macro_mae": "mean over users of the MAE"}
 SHOWN = ("history 0", "history 1-5", "history 6-20", "history 21+", "cold user", "unseen item",
          "no overview")  # slices
-PLACES = ("data", "metadata", "cache", "bert")  # fields of `DataConfig` that may name a place
+PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
 
 MIT = "MIT, as the code of `bst`; the data are made by a program."
 OTHER_LICENCE = (
     "The code of `bst` is MIT. This folder holds what is listed above of the data, so the terms of "
-    "the data decide whether it may be passed on. GroupLens allows nobody to redistribute MovieLens "
-    "data without permission: ask before you publish, or keep the repository private.")
+    "the data decide whether it may be passed on. MovieLens data may not be redistributed without "
+    "the permission of GroupLens: ask before you publish, or keep the repository private.")
 BODY = """
 # {name}
 
@@ -51,8 +52,8 @@ r.recommend([(MOVIE_ID, STARS, SECONDS_SINCE_1970)], k=10)
 ## Data and protocol
 
 Trained on {data}, sha256 of the sequences `{digest}`. Protocol `{protocol}`, ties `{ties}`, part
-`{part}`, {n} ratings, seed {seed}, config `{hash}`. A history holds what its person rated before the
-target; all that is fitted saw train ratings alone.
+`{part}`, {n} ratings, seed {seed}, config `{hash}`. A history holds what its person rated before
+the target; all that is fitted saw train ratings alone.
 
 ## Results
 
@@ -61,8 +62,8 @@ target; all that is fitted saw train ratings alone.
 {table}
 
 MAE and RMSE of the expected stars; MAE* of stars on the scale; user MAE is the mean over users.
-Brackets are 95 % intervals over users (bootstrap); those of the other columns were not computed. bst
-minus {rival} on the same rows: MAE {difference}.
+Brackets are 95 % intervals over users (bootstrap), computed for the MAE alone. bst minus {rival} on
+the same rows: MAE {difference}.
 
 | slice | n | bst MAE | best baseline MAE |
 |---|---|---|---|
@@ -72,8 +73,8 @@ minus {rival} on the same rows: MAE {difference}.
 
 - It predicts the stars of films that people chose to rate, not what they would choose.
 - The numbers are those of one seed, one data set and its time, under the protocol above.
-- Sex, age group and occupation shift the prediction where they are given; leave them out and they
-  do not. Stars and tastes of those who rated are all it knows.
+- Sex, age group, occupation and region shift the prediction where they are given, as they do in
+  the training data; leave them out and they do not.
 - Users of the training get the score of any other person with their history: what only they need
   holds their ratings and was left out.
 
@@ -81,7 +82,8 @@ minus {rival} on the same rows: MAE {difference}.
 
 {holds}
 
-No rating, no id of a user, no overview.
+Nobody's ratings, no id of a user, no overview. The statistics of a film with one rating give away
+its stars, but not who gave them.
 
 ## Licence
 
@@ -89,12 +91,15 @@ No rating, no id of a user, no overview.
 """
 
 
-def publish(run: Path, out: Path) -> None:
+def publish(run: Path, out: Path) -> list[str]:
     """Write the folder `out`, whole or not at all.
 
     Args:
         run: folder of a finished run.
         out: is not there yet; its name is that of the model in the card.
+
+    Returns:
+        What `out` holds of the data, see `holdings`.
 
     Raises:
         DataError: `run` is no finished run, or `out` is there.
@@ -116,11 +121,13 @@ def publish(run: Path, out: Path) -> None:
         save_fitted(temporary, fitted)
         write_sealed(temporary / "config.json", json.dumps(config, indent=2).encode())
         write_results(rows, temporary / "results.json", write=write_sealed)
-        card = model_card(out.name, config, fitted, rows)
+        held = holdings(model, fitted)
+        card = model_card(out.name, config, fitted, rows, held)
         write_atomic(temporary / "README.md", str(card).encode())  # yours to edit: not sealed
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return held
 
 
 def without_ratings(fitted: Fitted) -> Fitted:
@@ -143,7 +150,7 @@ def without_ratings(fitted: Fitted) -> Fitted:
 def without_places(config: dict) -> dict:
     """The `config.json` of a run with the names of files and folders, not where they are."""
     names = {field: _name(config["data"][field]) for field in PLACES}
-    return {**config, "data": {**config["data"], **names}}
+    return {**config, "data": {**config["data"], **names, "cache": str(DataConfig().cache)}}
 
 
 def _name(place: str | None) -> str | None:
@@ -154,19 +161,22 @@ def _name(place: str | None) -> str | None:
     return Path(place).name
 
 
-def holdings(fitted: Fitted) -> list[str]:
-    """What the folder holds of the data it was trained on, an item each."""
-    films = f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films"
-    lines = [films, "of each film, how many train ratings it has and how its stars are spread"]
-    if len(fitted.text_mean):
+def holdings(model: BST, fitted: Fitted) -> list[str]:
+    """What a folder with these holds of the data that they were trained on, an item each."""
+    lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
+             "of each film, how many train ratings it has and how their stars are spread"]
+    if model.config.text:
         lines.append("vectors that BERT made of the films' texts, not the texts")
-    base: BaseFit = fitted.base
-    if base.neighbours is not None:
-        lines.append("how alike people rate any two films; nobody's own ratings")
+    if fitted.base.neighbours is not None:
+        lines.append("how alike people rate any two films")
+    if model.config.user_id:
+        lines.append("a learned vector of each user of the training, without the id")
     return lines
 
 
-def model_card(name: str, config: dict, fitted: Fitted, rows: list[dict]) -> ModelCard:
+def model_card(
+    name: str, config: dict, fitted: Fitted, rows: list[dict], held: list[str]
+) -> ModelCard:
     """The card, checked by huggingface_hub as the Hub reads it, without a connection.
 
     Args:
@@ -174,6 +184,7 @@ def model_card(name: str, config: dict, fitted: Fitted, rows: list[dict]) -> Mod
         config: `config.json` without places.
         fitted: of the same run, without ratings.
         rows: `results.json`; the first one is bst's.
+        held: see `holdings`.
     """
     ours, data = rows[0], config["data"]["data"]
     shown = data or "bst synthetic"
@@ -195,7 +206,7 @@ def model_card(name: str, config: dict, fitted: Fitted, rows: list[dict]) -> Mod
     body = BODY.format(
         name=name, data=f"`{data}`" if data else "the built-in synthetic data of `bst`",
         digest=fitted.identity["data"], hash=fitted.identity["hash"], **_results(rows),
-        holds="\n".join(f"- {line}" for line in holdings(fitted)),
+        holds="\n".join(f"- {line}" for line in held),
         licence=OTHER_LICENCE if data else MIT)
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{body}")
     if card.data.to_dict() != metadata.to_dict():

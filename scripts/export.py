@@ -26,9 +26,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, write, say what was written."""
-    from bst.checkpoint import load_fitted, load_model
     from bst.export import INPUTS, OUTPUT, export_program
-    from bst.hub import holdings, publish
+    from bst.hub import publish
     from bst.recommend import Recommender
 
     if args.program is None and args.hub is None:
@@ -45,10 +44,9 @@ def main(args: Args) -> None:
         print("\n".join(f"  {name:<7} {text}" for name, text in INPUTS.items()))
         print(f"  -> {OUTPUT}")
     if args.hub is not None:
-        publish(args.model, args.hub)
-        fitted = load_fitted(args.hub, load_model(args.hub)[2]["identity"])
+        held = publish(args.model, args.hub)
         print(f"{args.hub}: read its README.md. Of the data it holds")
-        print("\n".join(f"  {line}" for line in holdings(fitted)))
+        print("\n".join(f"  {line}" for line in held))
         print(f"If its licence allows that: hf upload USER/NAME {args.hub}")
 
 
