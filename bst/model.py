@@ -434,7 +434,7 @@ class BST(nn.Module):
             return self._mean(events, targets, batch)
         if not self.blocks:
             return targets
-        null = repeat(self.null, "1 1 d -> b 1 d", b=len(events))
+        null = repeat(self.null, "1 1 d -> b 1 d", b=events.shape[0])
         if self.config.shares_history:
             slot = torch.arange(events.shape[1], device=events.device, dtype=torch.int32)
             gap = batch.target_time[..., None] - batch.event_time[:, None]

@@ -141,7 +141,10 @@ def _read_together(request: Request, fit: BaseFit) -> tuple[np.ndarray, np.ndarr
     column = np.broadcast_to(np.arange(request.is_real.shape[1]), request.is_real.shape)
     is_known = column[request.is_real] < person.num_train
     score, doubt = np.empty((2, len(store)), dtype=np.float32)
-    for factors, rows in ((fit.factors, ~is_known), (fit.folds[person.fold], is_known)):
+    parts = [(fit.factors, ~is_known)]
+    if person.num_train:
+        parts.append((fit.folds[person.fold], is_known))
+    for factors, rows in parts:
         prior = torch.from_numpy(person.traits) @ factors.user_slope
         factors = replace(factors, prior=repeat(prior, "k -> p k", p=len(request.kept)))
         reading = read_histories(factors, store, request.history, np.flatnonzero(rows))

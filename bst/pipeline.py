@@ -47,17 +47,29 @@ class Prepared:
     batches: Batches
 
 
+def config_of(folder: Path) -> dict:
+    """The `config.json` of the run in `folder`.
+
+    Raises:
+        DataError: the folder holds no run, or the file is damaged.
+    """
+    try:
+        found = json.loads(read_sealed(folder / "config.json"))
+        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+            raise ValueError("no field 'data'")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
+                        "scripts/train.py") from error
+    return found
+
+
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on, read where they were then.
 
     Raises:
         DataError: the folder holds no run, or the data is not there any more.
     """
-    try:
-        values = json.loads(read_sealed(folder / "config.json"))["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
-                        "scripts/train.py") from error
+    values = config_of(folder)["data"]
     places = {name: values[name] and Path(values[name]) for name in ("data", "metadata", "cache")}
     with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
         return open_store(from_dict(DataConfig, {**values, **places}))

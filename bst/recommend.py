@@ -26,7 +26,7 @@ from bst.people import Person, Request, batch_of
 from bst.schema import FIRST_IDX, USER_FEATURES, USERS, DataError
 from bst.scoring import Scorer
 from bst.sequences import SequenceStore, split_interactions
-from bst.text import TextVectors, embed_texts
+from bst.text import TextVectors, cached_folder, embed_texts
 
 ROWS = 256  # of a batch of the network, when each row is a person of their own
 
@@ -93,13 +93,18 @@ class Recommender:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Recommender":
-        """The recommender of a run folder that scripts/train.py left.
+        """The recommender of a run folder that scripts/train.py left, or of a name on the Hub.
+
+        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there.
 
         Raises:
             DataError: a file is missing, damaged, from another version or of another run.
         """
-        model, vocabulary, info = load_model(Path(folder))
-        return cls(model, vocabulary, load_fitted(Path(folder), info.get("identity")))
+        place = Path(folder)
+        if not place.exists():
+            place = cached_folder(str(folder)) or place
+        model, vocabulary, info = load_model(place)
+        return cls(model, vocabulary, load_fitted(place, info.get("identity")))
 
     def person(self, history: History = (), *, user: dict[str, str] | None = None) -> Person:
         """Somebody whom training need not know.
@@ -131,7 +136,8 @@ class Recommender:
         """A user of the store that the run was trained on, with all ratings that may be history.
 
         Raises:
-            DataError: the store is another one, or has no such user.
+            DataError: the store is another one, or has no such user; or the folder was made for
+                the Hub, without what scores people of the training.
         """
         if store.digest != self.fitted.identity["data"]:
             raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
@@ -145,6 +151,9 @@ class Recommender:
         num_train = int(np.cumprod(is_train).sum())
         item, neighbours = store.item_idx[rows].astype(np.int64), self.fitted.base.neighbours
         fold, within = int(row % FOLDS), None
+        if num_train and self.fitted.base.factors is not None and not self.fitted.base.folds:
+            raise DataError(f"user {user_id} was in the training, whose ratings this folder does "
+                            "not hold; give the run folder it was made from, or a history")
         if neighbours is not None and num_train:
             within = neighbours.without(fold, item[:num_train])
         return Person(item, np.array(store.rating[rows]), np.array(store.timestamp[rows]), codes,

@@ -94,6 +94,17 @@ def pool(hidden_states, is_real, pooling: str):
     return total / reduce(weight, "b s 1 -> b 1", "sum")
 
 
+def cached_folder(name: str) -> Path | None:
+    """The folder of a hub name in the local Hugging Face cache, if it is there; no connection."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 def encoder_folder(bert: str | None) -> Path:
     """The local folder of the encoder's files."""
     if bert is None:
@@ -105,14 +116,10 @@ def encoder_folder(bert: str | None) -> Path:
     elif Path(bert).is_dir():
         folder = Path(bert)
     else:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(bert, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError) as error:
+        folder = cached_folder(bert)
+        if folder is None:
             raise DataError(f"--bert {bert}: neither a folder nor in the local Hugging Face cache; "
-                            f"download it first: hf download {bert}") from error
+                            f"download it first: hf download {bert}")
     if not (folder / "model.safetensors").exists():
         raise DataError(f"--bert {bert or folder}: no model.safetensors there, expected one (other "
                         "weight formats can execute code and are not read)")

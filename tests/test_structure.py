@@ -15,8 +15,8 @@ ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "sources"
          "movielens", "formats", "synthetic", "text", "sequences", "preparation", "features",
          "factors", "kalman", "neighbours", "base", "batches", "people", "model", "scoring",
          "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
-         "catalogue", "recommend", "ranking", "pipeline", "ablation", "cluster", "messages",
-         "worker", "gate", "serve"]
+         "catalogue", "recommend", "export", "ranking", "pipeline", "hub", "ablation", "cluster",
+         "messages", "worker", "gate", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
