@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from bst.checkpoint import load_model, load_resume
 from bst.files import write_sealed
-from bst.formats import read_tables
+from bst.formats import layout_of, read_tables
 from bst.overviews import read_metadata
 from bst.packing import pack, unpack
 from bst.schema import DataError
 from bst.sequences import build_sequences, load_store, save_store
+from bst.sources import RawFiles
 from bst.text import TextVectors
-from scripts.fuzzing.targets import small_run
+from scripts.fuzzing.targets import ROWS, small_run
 from tests.conftest import random_tables
 
 quietly = settings(max_examples=100, deadline=None,
@@ -120,6 +121,28 @@ def test_a_damaged_store_is_whole_or_a_data_error(saved, tmp_path, which, damage
         assert "\n" not in str(error)
     else:
         assert found.digest == load_store(saved).digest
+
+
+@quietly
+@given(damages=st.lists(DAMAGE, min_size=1, max_size=3), method=st.sampled_from(
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
+def test_a_damaged_zip_is_read_or_is_a_data_error(tmp_path, damages, method):
+    path, good = tmp_path / "all.zip", ROWS["ml-csv"]
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, text in good.items():
+            archive.writestr(name, text)
+    content = path.read_bytes()
+    for damage in damages:
+        content = damaged(content, damage)
+    path.write_bytes(content)
+    try:
+        files = RawFiles(path)
+        layout_of(files)
+        found = [files.read(name).decode() for name in good]
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found == list(good.values())
 
 
 def test_a_file_name_of_two_lines_is_told_in_one(tmp_path):

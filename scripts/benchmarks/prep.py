@@ -1,7 +1,4 @@
-"""Raw files -> sequences, against the Keras example's pandas way and a bare polars read.
-
-Needs pandas, which bst itself does not: pip install pandas==3.1.1
-"""
+"""Raw files -> sequences, against the Keras example's pandas way and a bare polars read."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,7 +9,10 @@ from scripts.benchmarks.common import Common, Row, alternate, faster
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Common):
-    """Raw files -> sequences, against the Keras example's pandas way and a bare polars read."""
+    """Raw files -> sequences, against the Keras example's pandas way and a bare polars read.
+
+    Needs pandas, which bst itself does not: pip install pandas==3.1.1
+    """
 
     data: Path | None = None
     """folder of MovieLens-1M; none: 1 M synthetic ratings"""

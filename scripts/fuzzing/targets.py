@@ -19,7 +19,8 @@ ROWS = {  # of each file of a data set
                 "u.item": f"1|Toy Story (1995)|01-Jan-1995||http://x/|{GENRE_FLAGS}\n"
                           f"2|unknown||||{GENRE_FLAGS}\n",
                 "u.data": "1\t1\t5\t978300760\n2\t1\t3\t978302109\n1\t2\t1\t978300760\n"},
-    "ml-csv": {"ratings.csv": "userId,movieId,rating,timestamp\n1,1,4.5,978300760\n2,1,.5,978300\n",
+    "ml-csv": {"ratings.csv": "userId,movieId,rating,timestamp\n"
+                              "1,1,4.5,978300760\n2,1,.5,978300761\n",
                "movies.csv": 'movieId,title,genres\n1,"Toy, The (1995)",Drama|War\n2,Up,\n',
                "links.csv": "movieId,imdbId,tmdbId\n1,0114709,862\n2,0113497,\n"},
     "metadata": {"metadata.csv": "id,title,original_title,overview,release_date\n"
