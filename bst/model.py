@@ -115,6 +115,14 @@ class PositionBias(nn.Module):
         bias = table.index_select(1, rearrange(index, "b i j -> (b i j)"))
         return rearrange(bias, "h (b i j) -> b h i j", b=b, i=i, j=j)
 
+    def of_history(self, batch: Batch) -> Tensor:
+        """Logits (b, h, i, j) from each target to the events, -inf where it may not see them."""
+        slot = torch.arange(batch.event_item.shape[1], device=batch.stop.device, dtype=torch.int32)
+        gap = batch.target_time[..., None] - batch.event_time[:, None]
+        rank = batch.stop[..., None] - slot
+        bias = self(gap.clamp(min=0), rank.clamp(min=0))
+        return bias.masked_fill(~batch.is_visible[:, None], -torch.inf)
+
 
 class Interest(nn.Module):
     """Which film a person rates next, whatever the stars.
@@ -150,12 +158,7 @@ class Interest(nn.Module):
 
         Of the targets it reads the times and what they may see, and nothing else.
         """
-        slot = torch.arange(events.shape[1], device=events.device, dtype=torch.int32)
-        gap = batch.target_time[..., None] - batch.event_time[:, None]
-        rank = batch.stop[..., None] - slot
-        bias = self.position(gap.clamp(min=0), rank.clamp(min=0))
-        bias = bias.masked_fill(~batch.is_visible[:, None], -torch.inf)
-        logits = rearrange(self.key(events), "b j h -> b h 1 j") + bias
+        logits = rearrange(self.key(events), "b j h -> b h 1 j") + self.position.of_history(batch)
         weight = F.pad(logits, (1, 0)).softmax(dim=-1)
         null = repeat(self.null, "1 1 d -> b 1 d", b=len(events))
         value = torch.cat([null, self.value(events)], dim=1)
@@ -436,12 +439,7 @@ class BST(nn.Module):
             return targets
         null = repeat(self.null, "1 1 d -> b 1 d", b=events.shape[0])
         if self.config.shares_history:
-            slot = torch.arange(events.shape[1], device=events.device, dtype=torch.int32)
-            gap = batch.target_time[..., None] - batch.event_time[:, None]
-            rank = batch.stop[..., None] - slot
-            bias = self.position(gap.clamp(min=0), rank.clamp(min=0))
-            bias = bias.masked_fill(~batch.is_visible[:, None], -torch.inf)
-            bias = F.pad(bias, (1, 0))  # the null token is always visible
+            bias = F.pad(self.position.of_history(batch), (1, 0))  # the null token is visible
             return self.blocks[0](targets, bias, torch.cat([null, events], dim=1))
         tokens = torch.cat([null, events, targets], dim=1)  # (b, s, d)
         bias = self._window_bias(batch)
