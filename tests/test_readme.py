@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bst.ablation import format_study
+from bst.ranking import format_ranking
 from scripts.benchmarks.common import Row, format_rows
 from scripts.report import format_report
 from scripts.reproduce_clean import differences
@@ -80,3 +81,10 @@ def test_the_example_prints_what_the_readme_says(tmp_path):
         said = done.stdout
     assert differences(expected, said, 0.03) == []
     assert len(said.splitlines()) == len(expected.splitlines())
+
+
+def test_the_ranking_table_is_the_one_of_its_file():
+    rated = [row for row in rows("ranking.json") if row["relevant"] == "rated"]
+    assert len(rated) >= 5 and {row["runs"] for row in rated} == {5}
+    for line in table_lines(format_ranking(rated))[2:]:
+        assert line.split(" | ", 3)[3] in README  # HR and NDCG with their intervals
