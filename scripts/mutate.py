@@ -28,11 +28,14 @@ REASONS = ROOT / "tests" / "mutation_survivors.toml"
 GOAL = 0.9  # share of the mutants of each module that the tests must notice
 Module = Literal["sequences", "metrics", "batches", "checkpoint", "movielens"]
 TESTS = {  # arguments of pytest: the fast tests of each module, without child processes
-    "sequences": ["tests/test_sequences.py"],
+    "sequences": ["tests/test_sequences.py", "tests/test_preparation.py",
+                  "-k", "test_sequences or columns_are or json_in_slices"],
     "metrics": ["tests/test_metrics.py"],
-    "batches": ["tests/test_training.py"],
-    "checkpoint": ["tests/test_fuzz.py"],
-    "movielens": ["tests/test_movielens.py"],
+    "batches": ["tests/test_training.py", "-k", "batch"],
+    "checkpoint": ["tests/test_training.py", "tests/test_fuzz.py", "tests/test_recommend.py",
+                   "-k", "saved_model or model_folder or resume_state or damaged_file or state_of"],
+    "movielens": ["tests/test_movielens.py", "tests/test_preparation.py", "-k",
+                  "test_movielens and not escapes or fast_read"],
 }
 
 

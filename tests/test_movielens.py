@@ -48,6 +48,25 @@ def test_rows_come_out_typed_and_in_file_order(tmp_path):
     assert tables.movies["title"][1].startswith("City of Lost Children, The (Cité")
 
 
+USER_EDGES = ("1::F::1::0::48067\n2147483647::M::18::20::\n3::M::25::07::V0\n4::M::35::1::x\n"
+              "5::M::45::1::-\n6::F::50::1::0\n7::F::56::1::9-9\n")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])  # a typed read of the whole, or line by line
+def test_users_and_ratings_on_the_edge_of_what_is_allowed_are_read(tmp_path, end):
+    top = 2**31 - 1
+    write(tmp_path, users=USER_EDGES.replace("\n", end), movies=f"1::A::X|Y\n{top}::B (2001)::\n",
+          ratings=f"1::1::5::631152000\n{top}::{top}::1::2524608000\n".replace("\n", end))
+    tables = read_movielens(tmp_path)
+    assert tables.users.rows() == [
+        (1, "F", "1", "0", "4"), (top, "M", "18", "20", None), (3, "M", "25", "7", "V"),
+        (4, "M", "35", "1", "x"), (5, "M", "45", "1", "-"), (6, "F", "50", "1", "0"),
+        (7, "F", "56", "1", "9")]
+    assert tables.movies.rows() == [(1, "A", None, ["X", "Y"], None, "none"),
+                                    (top, "B (2001)", 2001, [], None, "none")]
+    assert tables.ratings.rows() == [(1, 1, 5.0, 631152000), (top, top, 1.0, 2524608000)]
+
+
 @pytest.mark.parametrize("wrap", [
     lambda text: text.replace("\n", "\r\n"), lambda text: "ï»¿" + text, lambda text: text.rstrip()])
 def test_carriage_returns_a_bom_and_a_missing_last_newline_change_nothing(tmp_path, wrap):
@@ -73,6 +92,13 @@ BAD_RATINGS = [
     ("1::5::3::978300761", "movie 5 is not in movies.dat"),
     ("1::4::\x003::978300761", "a NUL byte"),
     ("::4::3::978300761", "user '' is not a whole number"),
+    ("0::4::3::978300761", "user '0' is not in 1..2147483647"),
+    ("2147483648::4::3::978300761", "user '2147483648' is not in 1..2147483647"),
+    ("1::0::3::978300761", "movie '0' is not in 1..2147483647"),
+    ("1::2147483648::3::978300761", "movie '2147483648' is not in 1..2147483647"),
+    ("1::4::3::631151999", "timestamp '631151999' is not in 631152000..2524608000"),
+    ("1::4::3::2524608001", "timestamp '2524608001' is not in 631152000..2524608000"),
+    ("1::4::6::978300761", "rating '6' is not in 1..5"),
 ]
 
 
@@ -102,8 +128,17 @@ def test_quarantine_keeps_the_good_rows_and_lists_the_bad_one(tmp_path, row, rea
 @pytest.mark.parametrize(("field", "content", "message"), [
     ("users", "1::X::1::10::48067\n", "users.dat:1: sex 'X' is not F or M"),
     ("users", USERS + "1::F::1::10::48067\n", "users.dat:4: id 1 stands on an earlier line"),
-    ("users", "1::F::2::10::48067\n", "users.dat:1: age '2' is not one of the codes"),
-    ("movies", "1::Toy Story (1995)\n", "movies.dat:1: 2 fields, expected 3"),
+    ("users", "1::F::2::10::48067\n", "users.dat:1: age '2' is not one of the codes "
+     r"\['1', '18', '25', '35', '45', '50', '56'\]"),
+    ("users", "1::f::1::10::48067\n", "users.dat:1: sex 'f' is not F or M"),
+    ("users", "0::F::1::10::4\n", r"users.dat:1: user '0' is not in 1\.\.2147483647"),
+    ("users", "2147483648::F::1::1::4\n", "users.dat:1: user '2147483648' is not in 1"),
+    ("users", "1::F::1::21::4\n", r"users.dat:1: occupation '21' is not in 0\.\.20"),
+    ("users", "1::F::1::-1::4\n", "users.dat:1: occupation '-1' is not a whole number"),
+    ("users", "1::F::1::10\n", "users.dat:1: 4 fields, expected 5 separated by '::'"),
+    ("movies", "1::Toy Story (1995)\n", "movies.dat:1: 2 fields, expected 3 separated by '::'"),
+    ("movies", "0::A::B\n", r"movies.dat:1: movie '0' is not in 1\.\.2147483647"),
+    ("movies", "2147483648::A::B\n", "movies.dat:1: movie '2147483648' is not in 1"),
     ("ratings", "", "ratings.dat is empty"), ("users", "\n\n", "users.dat is empty"),
 ])
 def test_a_bad_file_is_refused_with_its_line(tmp_path, field, content, message):

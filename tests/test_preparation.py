@@ -282,8 +282,16 @@ def test_the_fast_read_of_users_gives_what_the_slow_one_gives_or_nothing(rows, e
     assert fast is None or (fast.equals(slow) and not bad.count)
 
 
-def test_the_fast_read_of_users_is_used():
-    assert len(_fast_users(b"1::F::1::10::48067\n2::M::56::16::V0072\n")) == 2
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_the_fast_read_of_users_is_used_for_all_that_is_allowed_and_for_nothing_else(end):
+    good = b"1::F::1::0::48067\n2147483647::M::56::20::\n3::M::25::07::V0072" + end.encode()
+    assert _fast_users(good).rows() == [
+        (1, "F", "1", "0", "4"), (2147483647, "M", "56", "20", None), (3, "M", "25", "7", "V")]
+    for old, new in ((b"1::F", b"0::F"), (b"1::F", b"3::F"), (b"2147483647", b"2147483648"),
+                     (b"::20::", b"::21::"), (b"F", b"X"), (b"56", b"57"), (b"07", b"0" * 13),
+                     (b"V0", b"V:"), (b"V0", b"V\0"), (b"V0", b"V\r"), (b"V0", b"V\xe9"),
+                     (b"M::56", b"M:5:6"), (b"3::M", b"::M"), (b"3::", b"\n3::"), (b"07", b" 7")):
+        assert _fast_users(good.replace(old, new, 1)) is None, new
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12),

@@ -139,7 +139,8 @@ def test_random_tests_on_a_tenth_and_validates_on_a_twentieth(store):
     assert split.valid.tolist() == np.flatnonzero((rank >= 595) & (rank < 630)).tolist()
     np.testing.assert_array_equal(split.is_history, rank < 595)
     assert any("595 train, 35 valid, 70 test" in line for line in audit_split(store, split))
-    usual, zero = (split_interactions(store, protocol="random", **seed) for seed in ({}, {"seed": 0}))
+    usual = split_interactions(store, protocol="random")
+    zero = split_interactions(store, protocol="random", seed=0)
     np.testing.assert_array_equal(usual.test, zero.test)
 
 
