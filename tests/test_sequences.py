@@ -119,13 +119,14 @@ def test_temporal_cuts_at_the_quantiles_of_time(store, split):
     assert sorted([*split.train, *split.valid, *split.test]) == list(range(len(store)))
 
 
-def test_the_cuts_of_time_belong_to_the_earlier_part():
+@pytest.mark.parametrize("seed", [1, 4, 14])  # hold out the film at both cuts: test, valid, test
+def test_the_cuts_of_time_belong_to_the_earlier_part(seed):
     store = rated_at(list(range(401)))  # the quantiles are the times 320 and 360
     split = split_interactions(store)
     assert (split.train.tolist(), split.valid.tolist(), split.test.tolist()) == (
         list(range(321)), list(range(321, 361)), list(range(361, 401)))
-    rank = np.random.default_rng([0, 90]).permutation(40)[store.item_idx - FIRST_IDX]
-    cold = split_interactions(store, protocol="cold-items")
+    rank = np.random.default_rng([seed, 90]).permutation(40)[store.item_idx - FIRST_IDX]
+    cold = split_interactions(store, protocol="cold-items", seed=seed)
     np.testing.assert_array_equal(cold.is_history, rank < 32)
     assert cold.train.tolist() == [p for p in range(321) if rank[p] < 32]
     assert cold.valid.tolist() == [p for p in range(321, 361) if 32 <= rank[p] < 36]
@@ -145,13 +146,13 @@ def test_random_tests_on_a_tenth_and_validates_on_a_twentieth(store):
 
 
 def test_a_history_begins_with_its_user_whatever_the_neighbours_times():
-    store = rated_at([], [7, 7, 7], [], [7, 7], [])
+    store = rated_at([], [7, 7, 7], [], [7, 7], [7], [])
     strict = split_interactions(store, protocol="leave-last-one")
-    assert strict.history_stop.tolist() == [0, 0, 0, 3, 3]
+    assert strict.history_stop.tolist() == [0, 0, 0, 3, 3, 5]
     assert (strict.train.tolist(), strict.valid.tolist(), strict.test.tolist()) == (
-        [0, 3, 4], [1], [2])  # two ratings are too few to hold two out
+        [0, 3, 4, 5], [1], [2])  # two ratings are too few to hold two out
     stable = split_interactions(store, protocol="leave-last-one", ties="stable")
-    assert stable.history_stop.tolist() == [0, 1, 2, 3, 4]
+    assert stable.history_stop.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_leave_last_one_holds_out_the_last_two_of_each_user(store):
@@ -226,11 +227,12 @@ def cold_and_early(store, split):
     return np.flatnonzero(np.isin(store.item_idx, held_out))[0]
 
 
+PARTS = ("train", "valid", "test")
 LEAKS = [
     ("temporal", lambda s, x: {"train": np.append(x.train, x.test[0])},
      "target of no part or of two, at 1 positions, the first is {test}"),
-    ("random", lambda s, x: {"test": x.test[1:]},
-     "target of no part or of two, at 1 positions, the first is {test}"),
+    ("random", lambda s, x: {name: x.part(name)[x.part(name) != 699] for name in PARTS},
+     "target of no part or of two, at 1 positions, the first is 699"),
     ("cold-items", lambda s, x: {"train": np.append(x.train, x.test[0])},
      "target of two parts, at 1 positions, the first is {test}"),
     ("cold-items", lambda s, x: {"train": np.append(x.train, cold_and_early(s, x))},
@@ -242,6 +244,7 @@ LEAKS = [
     ("random", lambda s, x: {"is_history": moved(x.is_history, x.test[0], True)},
      "a held-out rating stands in a history, at 1 positions, the first is {test}"),
     ("temporal", lambda s, x: {"valid": x.test, "test": x.valid}, "the parts overlap in time"),
+    ("cold-items", lambda s, x: {"valid": x.test, "test": x.valid}, "the parts overlap in time"),
     ("temporal", lambda s, x: {"valid": x.valid[:0]},
      "protocol temporal leaves no valid ratings of 700 at {times} different times"),
     ("random", lambda s, x: {"ties": "stable", "history_stop": np.arange(1, 701)},
@@ -269,16 +272,29 @@ def test_the_audit_finds_ratings_that_are_out_of_time_order():
         audit_split(store, split)
 
 
+@pytest.mark.parametrize(("protocol", "told"), [
+    ("temporal", "all train targets are older than all valid ones, these than all test ones"),
+    ("leave-last-one", "654 train, 23 valid, 23 test"),
+    ("random", "no valid or test rating stands in a history"),
+    ("cold-items", "no held-out movie is a train target or stands in a history"),
+    ("keras-windows", "LEAKY by design: test targets stand in train histories")])
+def test_the_audit_tells_what_it_checked(store, protocol, told):
+    lines = audit_split(store, split_interactions(store, protocol=protocol))
+    for fact in ("without the target", "every user's ratings are in time order", told):
+        assert sum(fact in line for line in lines) == 1, fact
+
+
 @pytest.mark.parametrize(("parts", "good"), [
-    (([0, 3], [1, 4], [2, 5]), True), (([0, 3, 1], [4], [2, 5]), False),
-    (([0, 3], [1, 4, 2], [5]), False)])
+    (([0, 4], [1, 5], [2, 3, 6, 7]), True), (([0, 4, 1], [5], [2, 3, 6, 7]), False),
+    (([0, 4, 1], [5, 2, 6], [3, 7]), False), (([0, 4], [1, 5, 2], [3, 6, 7]), False),
+    (([0, 4], [1, 5, 2, 6, 3], [7]), False)])
 def test_no_time_may_be_in_two_parts_of_temporal(parts, good):
-    store = rated_at([1, 2, 3], [1, 2, 3])
+    store = rated_at([1, 2, 3, 4], [1, 2, 3, 4])
     train, valid, test = map(np.array, parts)
     split = replace(split_interactions(store), train=train, valid=valid, test=test)
     if good:
         lines = audit_split(store, split)
-        assert "2 train, 2 valid, 2 test" in lines[2] and "ends before its target" in lines[0]
+        assert "2 train, 2 valid, 4 test" in lines[2] and "ends before its target" in lines[0]
         lines = audit_split(store, replace(split, ties="stable"))
         assert "ends not after its target" in lines[0]
     else:
