@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -79,11 +80,14 @@ def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
         build_sequences(strays)
 
 
-@pytest.mark.parametrize("span", [10, 2**32 - 1, 2**32, 2**63 - 1])
-def test_time_order_holds_for_any_span_of_time(span):
+@pytest.mark.parametrize("first", [0, -10])
+@pytest.mark.parametrize("span", [10, 2**32 - 1, 2**32, 2**32 + 5, 2**62])
+@pytest.mark.parametrize("last_user", [1, 2**31 - 1])
+def test_time_order_holds_for_any_span_of_time_and_any_user(last_user, span, first):
     """The one key of 64 bits would mix the users up from a span of 2**32 seconds on."""
-    user, when = np.array([1, 1, 0, 0, 1, 0], np.int32), np.array([0, 0, span, span, 1, 0])
-    assert time_order(user, when).tolist() == [5, 2, 3, 0, 1, 4]
+    user = np.array([1, 1, 0, 0, 1, 0], np.int32) * np.int32(last_user)
+    when = first + np.array([1, 1, span, span, 0, 0])
+    assert time_order(user, when).tolist() == [5, 2, 3, 4, 0, 1]
 
 
 def test_row_order_matters_only_among_ties(tables):
@@ -307,6 +311,34 @@ def test_a_store_comes_back_as_it_was_saved(store, tmp_path):
     loaded = load_store(tmp_path)
     assert loaded.digest == store.digest
     assert loaded.movies.equals(store.movies) and loaded.users.equals(store.users)
+    assert not loaded.rating.flags.writeable  # nobody changes the files through the arrays
+
+
+@pytest.mark.parametrize("table", ["users", "movies"])
+def test_a_store_with_another_table_is_refused(store, tmp_path, table):
+    other = getattr(store, table).rename({"sex" if table == "users" else "title": "other"})
+    save_store(replace(store, **{table: other}), tmp_path)
+    with pytest.raises(DataError, match=f"^table '{table}': column '(sex|title)' should be String"):
+        load_store(tmp_path)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_kill_between_two_files_leaves_no_store_of_two_halves(
+    store, tmp_path, monkeypatch, number
+):
+    save_store(store, tmp_path)
+    real, left = os.replace, iter(range(number))
+
+    def kill(source, target):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        save_store(replace(store, rating=store.rating + 1), tmp_path)
+    with pytest.raises(DataError, match="no readable manifest.json .*No such file"):
+        load_store(tmp_path)
 
 
 def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables, tmp_path):
@@ -376,6 +408,7 @@ def test_a_header_of_another_length_is_a_bug_that_is_told():
     (lambda f: write_sealed(f / "manifest.json", b'{"version": 2}'), "KeyError 'columns'"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
         b"<f4", b">f4")), "rating.npy: its dtype is not the manifest's"),
+    (lambda f: (f / "rating.npy").unlink(), "rating.npy: .*No such file"),
     (lambda f: (f / "rating.npy").write_bytes(b""), "rating.npy: "),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
         b" \n", b"\t\n", 1)), "rating.npy: its header is not the one of a column"),
@@ -383,7 +416,7 @@ def test_a_header_of_another_length_is_a_bug_that_is_told():
      "item_idx.npy: its dtype is not the manifest's"),
     (lambda f: (f / "users.parquet").write_bytes((f / "movies.parquet").read_bytes()),
      "users.parquet: its sha256 is not the manifest's"),
-    (lambda f: (f / "movies.parquet").unlink(), "movies.parquet: "),
+    (lambda f: (f / "movies.parquet").unlink(), "movies.parquet: .*No such file"),
 ])
 def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message):
     save_store(store, tmp_path)
