@@ -62,7 +62,7 @@ def run(module: str, jobs: int) -> dict[str, str]:
     settings = {"source_paths": ["bst"], "only_mutate": [str(path)], "also_copy": ["scripts"],
                 "process_isolation": "forkserver",  # threads of polars do not survive a fork
                 "pytest_add_cli_args_test_selection": TESTS[module],
-                "timeout_multiplier": 5.0, "timeout_constant": 3.0}
+                "timeout_multiplier": 5.0, "timeout_constant": 6.0}
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text()
     Path("pyproject.toml").write_text("\n".join([project, "[tool.mutmut]", *lines, ""]))

@@ -341,7 +341,8 @@ def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
 
 def test_json_in_slices_is_the_json_of_the_whole():
     table = pl.DataFrame({"a": range(40_000), "b": ["x,}\n"] * 40_000})
-    assert b"".join(_json_of(table)) == table.write_json().encode()
+    same = b"".join(_json_of(table)) == table.write_json().encode()
+    assert same  # pytest would take minutes to compare megabytes
 
 
 @pytest.mark.slow

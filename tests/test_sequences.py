@@ -423,7 +423,7 @@ def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message
     damage(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
         load_store(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and " again" in str(caught.value)  # says what to do
 
 
 def test_windows_are_left_padded_and_none_is_lost_or_made_up(tables):

@@ -327,6 +327,7 @@ def test_whatever_a_damaged_file_raises_is_told_in_one_line_of_the_model_and_the
         with pytest.raises(DataError) as caught:
             load(tmp_path)
         assert str(caught.value).startswith(what) and told in str(caught.value)
+        assert "train again" in str(caught.value) or "delete it" in str(caught.value)
         assert caught.value.__cause__ is error and "\n" not in str(caught.value)
 
 
@@ -346,7 +347,7 @@ def test_a_damaged_model_folder_is_refused_in_one_line(
     damage(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
         load_model(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "train" in str(caught.value)  # says what to do
 
 
 def test_a_pickle_bomb_in_place_of_the_resume_state_is_refused_and_does_not_run(tmp_path):
