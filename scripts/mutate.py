@@ -2,8 +2,7 @@
 
 mutmut makes the changes, an operator, number, string or argument at a time, in a temporary copy of
 the repository, and runs the tests of `TESTS` that reach the changed function. What survives should
-have a reason in tests/mutation_survivors.toml. mutmut is no part of requirements.txt: the extra
-`mutate` of pyproject.toml names its version. Fails if the tests notice too few in any module.
+have a reason in tests/mutation_survivors.toml. Needs mutmut, an extra of pyproject.toml.
 """
 
 import contextlib
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,9 +58,8 @@ def run(module: str, jobs: int) -> dict[str, str]:
     path = Path(f"bst/{module}.py")  # mutmut leaves decorated methods out: decorate later
     path.write_text(METHOD.sub(r"\3\1\4 = \2(\4)\n", path.read_text()))
     settings = {"source_paths": ["bst"], "only_mutate": [str(path)], "also_copy": ["scripts"],
-                "process_isolation": "forkserver",  # threads of polars do not survive a fork
-                "pytest_add_cli_args_test_selection": TESTS[module],
-                "timeout_multiplier": 5.0, "timeout_constant": 6.0}
+                "process_isolation": "forkserver", "timeout_multiplier": 5.0,
+                "timeout_constant": 6.0, "pytest_add_cli_args_test_selection": TESTS[module]}
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text()
     Path("pyproject.toml").write_text("\n".join([project, "[tool.mutmut]", *lines, ""]))
@@ -90,23 +87,24 @@ def describe(module: str, name: str) -> tuple[str, str, str]:
 
 def main(args: Args) -> int:
     """Print a row for each module and the survivors; the number of modules below the goal."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pin = project["optional-dependencies"]["mutate"][0]
+    pin = re.search(r"mutmut==[\d.]+", (ROOT / "pyproject.toml").read_text())[0]
     if pin not in {f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}:
         sys.exit(f"error: {pin} is not installed; pip install {pin}")
     known = tomllib.loads((ROOT / "tests/mutation_survivors.toml").read_text())["survivors"]
     reasons = {(e["function"], line): e["reason"] for e in known for line in e["lines"]}
     rows, alive = [], []
+    print("| module | mutants | killed | timeout | survived | noticed |\n|---|---|---|---|---|---|")
     for module in args.modules:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             status = run(module, args.jobs)
             mine = [(found, *describe(module, name)) for name, found in status.items()
                     if found not in ("killed", "timeout")]
-        count, alive = Counter(status.values()), alive + mine
-        rows.append({"module": module, "mutants": len(status), "killed": count["killed"],
-                     "timeout": count["timeout"], "survived": len(mine),
+        alive, found = alive + mine, list(status.values())
+        rows.append({"module": module, "mutants": len(status), "killed": found.count("killed"),
+                     "timeout": found.count("timeout"), "survived": len(mine),
                      "score": round(1 - len(mine) / len(status), 4), "tool": pin})
-        print("  ".join(f"{key} {value:<10}" for key, value in rows[-1].items()), flush=True)
+        print("| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |".format(
+            **rows[-1]), flush=True)
     told = sum(mutant[1:3] in reasons for mutant in alive)
     print(f"{len(alive)} survivors, {told} of them with a reason")
     for found, function, line, diff in alive:

@@ -55,6 +55,7 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
         "scripts/load_test.py --model runs/ml-1m --json pics/load.json",
+        "scripts/mutate.py --json pics/mutation.json",
         "scripts/draw_architecture.py",
     ]
 

@@ -51,7 +51,7 @@ def test_every_import_is_declared_and_pinned_exactly():
         assert all(re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", pin) for pin in extra), name
     assert set(about["optional-dependencies"]["serve"]) <= set(pins)  # the version that is tested
     extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm",
-              "cluster.py": "ray", "fuzz.py": "atheris"}  # say how to get them
+              "cluster.py": "ray", "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
     for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
@@ -67,6 +67,15 @@ def test_help_answers_within_a_second_and_says_what_the_script_does(script):
     assert sum(after[2:4]) - sum(before[2:4]) < 1.0
     docstring = ast.get_docstring(ast.parse((ROOT / "scripts" / script).read_text()))
     assert docstring.splitlines()[0] in " ".join(done.stdout.split())
+
+
+def test_each_reason_of_a_surviving_mutant_is_of_a_function_that_is_there():
+    about = tomllib.loads((ROOT / "tests" / "mutation_survivors.toml").read_text())
+    for entry in about["survivors"]:
+        module, *names = entry["function"].split(".")
+        tree = ast.walk(ast.parse((ROOT / "bst" / f"{module}.py").read_text()))
+        assert set(names) <= {getattr(node, "name", None) for node in tree}, entry["function"]
+        assert entry["lines"] and entry["reason"].endswith("."), entry["function"]
 
 
 def test_no_text_in_the_repository_names_a_machine_path():
