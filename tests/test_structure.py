@@ -50,8 +50,8 @@ def test_every_import_is_declared_and_pinned_exactly():
     for name, extra in about["optional-dependencies"].items():
         assert all(re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", pin) for pin in extra), name
     assert set(about["optional-dependencies"]["serve"]) <= set(pins)  # the version that is tested
-    extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm",
-              "cluster.py": "ray", "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
+    extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm", "cluster.py": "ray",
+              "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
     for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
