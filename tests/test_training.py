@@ -17,7 +17,7 @@ from bst.config import ModelConfig, RunConfig, TrainConfig
 from bst.features import Base
 from bst.files import write_sealed
 from bst.model import BST
-from bst.schema import OOV, PAD, USER_FEATURES, DataError
+from bst.schema import OOV, PAD, USER_FEATURES, DataError, Tables
 from bst.sequences import build_sequences, split_interactions
 from bst.training import build_model, fit, learning_rate, predict_part, train_step
 
@@ -62,8 +62,11 @@ def visible(batches, p):
 @pytest.mark.parametrize("history_len", [0, 3, 13])
 @pytest.mark.parametrize("protocol", ["temporal", "random"])
 def test_a_batch_holds_each_target_and_what_it_may_see(tables, protocol, history_len, shared):
-    idle = tables.users.tail(1).with_columns(pl.col("user_id") + 1)  # has rated nothing
-    store = build_sequences(replace(tables, users=pl.concat([tables.users, idle])))
+    once, idle = (tables.users.tail(1).with_columns(pl.col("user_id") + k) for k in (1, 2))
+    last = tables.ratings.sort("timestamp").tail(1).with_columns(
+        once["user_id"], pl.col("timestamp") + 9)  # the only rating of its user
+    store = build_sequences(Tables(pl.concat([tables.users, once, idle]), tables.movies,
+                                   pl.concat([tables.ratings, last])))
     split = split_interactions(store, protocol=protocol)
     batches = plain_batches(store, split, history_len=history_len, shared=shared)
     users = batches.vocabulary.encode(store.users)
@@ -158,7 +161,8 @@ def plan(batches, part, *, batch_targets, row_targets, pool, seed, epoch):
 
 
 @pytest.mark.parametrize("chance", [{}, {"epoch": 2}, {"seed": 0}, {"seed": 3, "epoch": 2}])
-@pytest.mark.parametrize(("shared", "batch_targets"), [(True, 20), (True, 3), (False, 20)])
+@pytest.mark.parametrize(("shared", "batch_targets"), [
+    (True, 23), (True, 3), (True, 500), (False, 20)])
 def test_a_batch_plan_is_that_of_plain_loops(
     store, split, monkeypatch, shared, batch_targets, chance
 ):
