@@ -258,6 +258,7 @@ def test_the_fast_read_of_ratings_is_used_and_sees_every_pair_of_colons():
     for shift in range(20):  # each place of a line comes to lie on the border of two blocks
         found = _fast_ratings(b"1::" + b"0" * shift + content[3:])
         assert [f"{u}::{i}::{r}::{t}" for u, i, r, t in found.iter_rows()] == lines
+    assert _fast_ratings(content[:-1]).equals(found)
     for broken in (content.replace(b"::5::", b":5:::", 1), content.replace(b"::5::", b":0:5::", 1),
                    content.replace(b"5", b"+5", 1), content + b"\n"):
         assert _fast_ratings(broken) is None
