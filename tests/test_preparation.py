@@ -285,9 +285,11 @@ def test_the_fast_read_of_users_gives_what_the_slow_one_gives_or_nothing(rows, e
 
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_the_fast_read_of_users_is_used_for_all_that_is_allowed_and_for_nothing_else(end):
-    good = b"1::F::1::0::48067\n2147483647::M::56::20::\n3::M::25::07::V0072" + end.encode()
+    good = (b'1::F::1::0::48067\n2147483647::M::56::20::\n8::M::18::1::"4"\n'
+            b"3::M::25::07::V0072" + end.encode())
     assert _fast_users(good).rows() == [
-        (1, "F", "1", "0", "4"), (2147483647, "M", "56", "20", None), (3, "M", "25", "7", "V")]
+        (1, "F", "1", "0", "4"), (2147483647, "M", "56", "20", None), (8, "M", "18", "1", '"'),
+        (3, "M", "25", "7", "V")]
     for old, new in ((b"1::F", b"0::F"), (b"1::F", b"3::F"), (b"2147483647", b"2147483648"),
                      (b"::20::", b"::21::"), (b"F", b"X"), (b"56", b"57"), (b"07", b"0" * 13),
                      (b"V0", b"V:"), (b"V0", b"V\0"), (b"V0", b"V\r"), (b"V0", b"V\xe9"),

@@ -360,6 +360,20 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
     assert {f.name: f.read_bytes() for f in (tmp_path / "copy").iterdir()} == files
 
 
+def test_a_store_in_pieces_of_any_number_type_is_the_one_written_at_once(store, tmp_path):
+    save_store(store, tmp_path / "one")
+    with StoreWriter(tmp_path / "other") as writer:
+        for piece in (slice(0, 300), slice(300, 301), slice(301, 700)):
+            writer.append(item_idx=store.item_idx[piece].astype(np.int64),
+                          rating=store.rating[piece].astype(np.float64),
+                          timestamp=store.timestamp[piece])
+        writer.append(offsets=store.offsets.astype(np.int32))
+        writer.finish(store.users, store.movies, {"source": {}})
+    one, other = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}
+                  for name in ("one", "other"))
+    assert one == other
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
     store, tmp_path, monkeypatch, number

@@ -108,14 +108,13 @@ DTYPES = {"event_item": torch.int64, "target_item": torch.int64, "user": torch.i
           "label": torch.float32}
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_a_batch_has_its_types_with_and_without_history(store, split, hidden):
-    if hidden:
-        split = replace(split, is_history=np.zeros(len(store), dtype=bool))
+@pytest.mark.parametrize("left", [0, 1, 700])
+def test_a_batch_has_its_types_with_and_without_history(store, split, left):
+    split = replace(split, is_history=np.arange(700) < left)
     batches = plain_batches(store, split)
     batch = batches.gather(batches.epoch("valid", batch_targets=40)[0])
     assert {name: getattr(batch, name).dtype for name in DTYPES} == DTYPES
-    assert batch.event_item.any() == batch.is_visible.any() == (not hidden)
+    assert batch.event_item.any() == batch.is_visible.any() == (left == 700)
     double = batch.to("cpu", torch.float64)
     for name, dtype in DTYPES.items():
         wanted = torch.float64 if dtype == torch.float32 else dtype
@@ -160,12 +159,14 @@ def plan(batches, part, *, batch_targets, row_targets, pool, seed, epoch):
     return cuts if seed is None else [cuts[k] for k in rng.permutation(len(cuts))]
 
 
+@pytest.mark.parametrize("first_user", [0, 1])
 @pytest.mark.parametrize("chance", [{}, {"epoch": 2}, {"seed": 0}, {"seed": 3, "epoch": 2}])
 @pytest.mark.parametrize(("shared", "batch_targets"), [
     (True, 23), (True, 3), (True, 500), (False, 20)])
 def test_a_batch_plan_is_that_of_plain_loops(
-    store, split, monkeypatch, shared, batch_targets, chance
+    store, split, monkeypatch, shared, batch_targets, chance, first_user
 ):
+    split = replace(split, train=split.train[store.user_row[split.train] >= first_user])
     monkeypatch.setattr(bst.batches, "TARGETS_PER_ROW", 5)
     monkeypatch.setattr(bst.batches, "POOL", 4)
     batches = plain_batches(store, split, shared=shared)
@@ -191,6 +192,7 @@ def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(stor
     assert vocabulary.sizes == [5, *(2 + len(v) for v in vocabulary.features.values())]
     encoded = vocabulary.encode(users)
     assert encoded.shape == (23, 5) and encoded.dtype == np.int64 and PAD not in encoded
+    assert vocabulary.encode(users.clear()).dtype == np.int64
     for row, values in zip(encoded, users.iter_rows(), strict=True):
         tables = (vocabulary.user_id, *vocabulary.features.values())
         for index, value, table in zip(row, values, tables, strict=True):
