@@ -89,7 +89,7 @@ def main(args: Args) -> int:
     """Print a row for each module and the survivors; the number of modules below the goal."""
     pin = re.search(r"mutmut==[\d.]+", (ROOT / "pyproject.toml").read_text())[0]
     if pin not in {f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}:
-        sys.exit(f"error: {pin} is not installed; pip install {pin}")
+        sys.exit(f"error: no module {pin}; run: pip install {pin}")
     known = tomllib.loads((ROOT / "tests/mutation_survivors.toml").read_text())["survivors"]
     reasons = {(e["function"], line): e["reason"] for e in known for line in e["lines"]}
     rows, alive = [], []
