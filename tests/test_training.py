@@ -14,7 +14,7 @@ import bst.batches
 from bst.batches import Batches, UserVocabulary
 from bst.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.config import ModelConfig, RunConfig, TrainConfig
-from bst.features import Base
+from bst.features import Base, cold_dense, fit_statistics
 from bst.files import write_sealed
 from bst.model import BST
 from bst.schema import OOV, PAD, USER_FEATURES, DataError, Tables
@@ -44,11 +44,14 @@ def job(store, split, text, base_of):
     return start
 
 
-def plain_batches(store, split, *, history_len=13, shared=True):
-    """Batches over a base that needs no fit, and says of which position it is."""
-    base = Base(*np.random.default_rng(0).normal(3, 1, (4, len(store))).astype(np.float32))
-    vocabulary = UserVocabulary.fit(store, split)
-    return Batches(store, split, vocabulary, base=base, history_len=history_len, shared=shared)
+def plain_base(store, seed=0):
+    """A base that needs no fit and differs at each position."""
+    return Base(*np.random.default_rng(seed).normal(3, 1, (4, len(store))).astype(np.float32))
+
+
+def plain_batches(store, split, *, history_len=13, shared=True, cold=None):
+    return Batches(store, split, UserVocabulary.fit(store, split), base=plain_base(store),
+                   history_len=history_len, shared=shared, cold=cold)
 
 
 def visible(batches, p):
@@ -101,11 +104,31 @@ def test_a_batch_holds_each_target_and_what_it_may_see(tables, protocol, history
     assert sorted(met) == split.test.tolist()
 
 
+def test_a_batch_shows_the_drawn_targets_as_cold_and_no_others(store, split):
+    cold, rows = plain_base(store, seed=1), split.train
+    batches = plain_batches(store, split, cold=cold)
+    drawn = batches.draw_cold(0.3, seed=1, epoch=2)
+    assert drawn.tolist() == (np.random.default_rng([1, 2, 93]).random(700) < 0.3).tolist()
+    dense = cold_dense(fit_statistics(store, split, plain_base(store).score), batches.dense[rows],
+                       store.item_idx[rows], cold, rows)
+    for plan in batches.epoch("train", batch_targets=50):
+        batch, real = batches.gather(plan, drawn), batches.gather(plan)
+        assert not real.is_cold.any() and not batch.is_cold[~batch.is_target].any()
+        for row, slot in batch.is_target.nonzero().tolist():
+            p = int(batch.position[row, slot])
+            assert bool(batch.is_cold[row, slot]) == drawn[p]
+            base, features = (cold.score[p], dense[np.searchsorted(rows, p)]) if drawn[p] else (
+                batches.base[p], batches.dense[p])
+            assert batch.base[row, slot] == base
+            assert batch.dense[row, slot].tolist() == features.tolist()
+    assert plain_batches(store, split).draw_cold(0.3, seed=1, epoch=2) is None
+
+
 DTYPES = {"event_item": torch.int64, "target_item": torch.int64, "user": torch.int64,
           "position": torch.int64, "event_time": torch.int32, "target_time": torch.int32,
           "first": torch.int32, "stop": torch.int32, "event_rating": torch.float32,
           "event_base": torch.float32, "dense": torch.float32, "base": torch.float32,
-          "label": torch.float32}
+          "label": torch.float32, "is_cold": torch.bool}
 
 
 @pytest.mark.parametrize("left", [0, 1, 700])
@@ -125,12 +148,12 @@ def test_a_batch_has_its_types_with_and_without_history(store, split, left):
         batch.to("nowhere")
 
 
-@pytest.mark.parametrize("name", [name for name in DTYPES if name != "position"])
+@pytest.mark.parametrize("name", sorted(DTYPES.keys() - {"position", "is_cold"}))
 def test_a_batch_of_uneven_tensors_is_refused(store, split, name):
     batches = plain_batches(store, split)
     batch = batches.gather(batches.epoch("test", batch_targets=40)[0])
     cut = getattr(batch, name)[:-1] if name == "user" else getattr(batch, name)[:, :-1]
-    with pytest.raises(ValueError, match=r"expected one \(b, j\) and one \(b, i\), got {"):
+    with pytest.raises(ValueError, match=r"expected one \(b, j\) and one \(b, i\), got \["):
         replace(batch, **{name: cut})
 
 
