@@ -36,7 +36,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise DataError(f"--port {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        found = socket.create_server((host, port), family=family, backlog=512)
+        # An answer goes out in two parts; without this, a kept connection waits 40 ms between them.
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return found
     except OSError as error:
         raise DataError(f"cannot listen on {host} port {port}: {error}; choose another --host or "
                         "--port") from error

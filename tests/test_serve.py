@@ -74,7 +74,7 @@ def serving(models: Models, *, port: int = 0, **limits):
     """The port of a service in a thread of this process."""
     app = create_app(models, **limits)
     server = uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None))
-    with socket.create_server(("127.0.0.1", port), backlog=512) as listening:
+    with serve_script.listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -454,6 +454,14 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
             with pytest.raises(DataError, match=message) as caught:
                 serve_script.main(serve_script.Args(**args))
             assert "\n" not in str(caught.value)
+
+
+def test_an_answer_does_not_wait_for_the_last_packet_to_be_confirmed():
+    with serve_script.listen("127.0.0.1", 0) as listening, \
+            socket.create_connection(listening.getsockname()):
+        taken, _ = listening.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_metrics_count_what_was_asked(models):
