@@ -23,6 +23,7 @@ import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 0.9  # share of the mutants of each module that the tests must notice
+ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |"
 TESTS = {  # module -> arguments of pytest: its fast tests, without child processes
     "sequences": ["tests/test_sequences.py", "tests/test_preparation.py",
                   "-k", "test_sequences or columns_are or json_in_slices"],
@@ -103,8 +104,7 @@ def main(args: Args) -> int:
         rows.append({"module": module, "mutants": len(status), "killed": found.count("killed"),
                      "timeout": found.count("timeout"), "survived": len(mine),
                      "score": round(1 - len(mine) / len(status), 4), "tool": pin})
-        print("| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |".format(
-            **rows[-1]), flush=True)
+        print(ROW.format(**rows[-1]), flush=True)
     told = sum(mutant[1:3] in reasons for mutant in alive)
     print(f"{len(alive)} survivors, {told} of them with a reason")
     for found, function, line, diff in alive:

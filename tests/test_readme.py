@@ -12,6 +12,7 @@ import pytest
 from bst.ablation import format_study
 from bst.ranking import format_ranking
 from scripts.benchmarks.common import Row, format_rows
+from scripts.mutate import GOAL, ROW
 from scripts.report import format_report
 from scripts.reproduce_clean import differences
 
@@ -88,3 +89,9 @@ def test_the_ranking_table_is_the_one_of_its_file():
     assert len(rated) >= 5 and {row["runs"] for row in rated} == {5}
     for line in table_lines(format_ranking(rated))[2:]:
         assert line.split(" | ", 3)[3] in README  # HR and NDCG with their intervals
+
+
+def test_the_mutation_table_is_the_one_of_its_file():
+    for row in rows("mutation.json"):
+        assert ROW.format(**row) in README
+        assert row["score"] >= GOAL
