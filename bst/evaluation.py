@@ -8,7 +8,7 @@ import numpy as np
 
 from bst.features import History
 from bst.files import read_sealed, write_atomic
-from bst.metrics import calibration, macro_mae, mae, rmse, to_stars, user_bootstrap
+from bst.metrics import calibration, macro_mae, mae, rmse, to_stars, user_bootstrap, user_sums
 from bst.schema import FIRST_IDX, DataError
 from bst.sequences import SequenceStore, Split
 
@@ -32,27 +32,51 @@ def evaluate(
         stars: (n,) stars on the scale of a model that names some; None: the nearest ones.
 
     Returns:
-        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of stars on the scale, the
-        95 % user-bootstrap interval of `mae`, `calibration` in equal groups, and the same by slice.
+        `mae`, `rmse`, `user_macro_mae` of the expected stars and `mae_star` of stars on the scale,
+        each with `_low` and `_high`, its 95 % user-bootstrap interval; `calibration` in equal
+        groups; `mae` and `rmse` by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
     levels = np.unique(store.rating[split.train]).astype(np.float64)
     score = np.clip(predictions[target].astype(np.float64), levels[0], levels[-1])
-    low, high = user_bootstrap(np.abs(score - label), user, seed=seed)
+    star = to_stars(score, levels) if stars is None else stars[target]
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
         "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
-        "mae_star": mae(to_stars(score, levels) if stars is None else stars[target], label),
-        "mae_low": low, "mae_high": high,
-        "user_macro_mae": macro_mae(score, label, user), "seed": seed, "config_hash": config_hash,
-        "calibration": calibration(score, label),
+        "mae_star": mae(star, label), "user_macro_mae": macro_mae(score, label, user),
+        **intervals(score, star, label, user, seed=seed), "seed": seed,
+        "config_hash": config_hash, "calibration": calibration(score, label),
         "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
                    "rmse": rmse(score[rows], label[rows])}
             for name, rows in slices(store, split, target).items() if rows.any()
         },
     }
+
+
+def intervals(
+    score: np.ndarray, star: np.ndarray, label: np.ndarray, user: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """`_low` and `_high` of the four errors of some targets: 95 % when users are drawn again.
+
+    Args:
+        score: (n,) expected stars.
+        star: (n,) stars on the scale.
+        label: (n,) stars that were given.
+        user: (n,) row number of each target's user.
+        seed: of the draws.
+    """
+    miss = np.abs(score - label)
+    total, count = user_sums(miss, user)
+    ends = {
+        "mae": user_bootstrap(miss, user, seed=seed),
+        "rmse": np.sqrt(user_bootstrap(miss**2, user, seed=seed)),
+        "mae_star": user_bootstrap(np.abs(star - label), user, seed=seed),
+        "user_macro_mae": user_bootstrap(total / count, np.arange(len(total)), seed=seed),
+    }
+    return {f"{name}_{side}": float(end)
+            for name, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)}
 
 
 def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, np.ndarray]:

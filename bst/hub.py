@@ -25,7 +25,7 @@ from bst.pipeline import config_of
 from bst.schema import DataError
 
 METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
-           "mae_star": "MAE of whole stars", "user_macro_mae": "mean over users of the MAE"}
+           "user_macro_mae": "mean over users of the MAE", "mae_star": "MAE of whole stars"}
 SHOWN = ("history 0", "history 1-5", "history 6-20", "history 21+", "cold user", "unseen item",
          "no overview")  # slices
 PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
@@ -57,13 +57,13 @@ the target; all that is fitted saw train ratings alone.
 
 ## Results
 
-| scorer | MAE [95 %] | RMSE | user MAE | MAE* |
+| scorer | MAE | RMSE | user MAE | MAE* |
 |---|---|---|---|---|
 {table}
 
 MAE and RMSE of the expected stars; MAE* of stars on the scale; user MAE is the mean over users.
-Brackets are 95 % intervals over users (bootstrap), computed for the MAE alone. bst minus {rival} on
-the same rows: MAE {difference}.
+Brackets are 95 % intervals over users (bootstrap). bst minus {rival} on the same rows: MAE
+{difference}.
 
 | slice | n | bst MAE | best baseline MAE |
 |---|---|---|---|
@@ -114,6 +114,10 @@ def publish(run: Path, out: Path) -> list[str]:
         raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
                         "good it is; give its scripts/train.py command again, which goes on")
     rows, config = read_results(run / "results.json"), without_places(config_of(run))
+    if "rmse_low" not in rows[0]:
+        raise DataError(f"{run}/results.json has no interval of rmse, as of an earlier version; "
+                        "delete it and give the run's scripts/train.py command again, which "
+                        "computes it")
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
@@ -200,7 +204,7 @@ def model_card(
             dataset_name=shown, dataset_split=ours["part"],
             dataset_config=f"{ours['protocol']}, ties {ours['ties']}", metric_type=metric,
             metric_name=text, metric_value=round(ours[metric], 4),
-            metric_args=_interval(ours, metric),
+            metric_args={"interval_95": [round(end, 4) for end in _ends(ours, metric)]},
         ) for metric, text in METRICS.items()],
     )
     body = BODY.format(
@@ -214,17 +218,20 @@ def model_card(
     return card
 
 
-def _interval(row: dict, metric: str) -> dict | None:
-    if f"{metric}_low" not in row:
-        return None
-    return {"interval_95": [round(row[f"{metric}_{end}"], 4) for end in ("low", "high")]}
+def _ends(row: dict, metric: str) -> list[float]:
+    """The 95 % interval of a metric of a row of `results.json`."""
+    return [row[f"{metric}_{side}"] for side in ("low", "high")]
+
+
+def _cell(row: dict, metric: str) -> str:
+    low, high = _ends(row, metric)
+    return f"{row[metric]:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _results(rows: list[dict]) -> dict:
     """The parts of the card that come from the results."""
     ours, rival = rows[0], best_baseline(rows)
-    table = [f"| {row['scorer']} | {row['mae']:.4f} [{row['mae_low']:.4f}, {row['mae_high']:.4f}] "
-             f"| {row['rmse']:.4f} | {row['user_macro_mae']:.4f} | {row['mae_star']:.4f} |"
+    table = [" | ".join([f"| {row['scorer']}", *(_cell(row, metric) for metric in METRICS)]) + " |"
              for row in rows]
     slices = [f"| {name} | {ours['slices'][name]['n']:,} | {ours['slices'][name]['mae']:.4f} "
               f"| {rival['slices'][name]['mae']:.4f} |"

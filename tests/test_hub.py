@@ -115,11 +115,12 @@ def test_the_card_says_what_the_results_say(run, hub):
     for name, result in found.items():
         assert result.metric_value == pytest.approx(ours[name], abs=5e-5)
         assert result.dataset_config == "temporal, ties strict" and result.dataset_split == "test"
-    interval = [ours["mae_low"], ours["mae_high"]]
-    assert found["mae"].metric_args["interval_95"] == pytest.approx(interval, abs=5e-5)
+        interval = [ours[f"{name}_low"], ours[f"{name}_high"]]
+        assert result.metric_args["interval_95"] == pytest.approx(interval, abs=5e-5)
     assert card.data.license == "other" and card.data.model_name == hub.name
     text = " ".join(card.text.split())
     for said in (f"{ours['mae']:.4f} [{ours['mae_low']:.4f}, {ours['mae_high']:.4f}]",
+                 f"{ours['rmse']:.4f} [{ours['rmse_low']:.4f}, {ours['rmse_high']:.4f}]",
                  f"minus global mean on the same rows: MAE {ours['paired']['mae']:+.4f}",
                  "Trained on `ml-of-mine`", "titles, years and genres of its 41 films",
                  "may not be redistributed without the permission of GroupLens"):
@@ -161,6 +162,15 @@ def test_an_unfinished_run_is_refused_in_one_line(run, tmp_path, drop, message):
         publish(spoilt(run, tmp_path / "run", drop=drop), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_results_without_all_intervals_are_refused_in_one_line(run, tmp_path):
+    folder = spoilt(run, tmp_path / "run", drop=None)
+    rows = json.loads((run / "results.json").read_text())
+    del rows[0]["rmse_low"]
+    write_results(rows, folder / "results.json", write=write_sealed)
+    with pytest.raises(DataError, match="no interval of rmse, .* delete it and give"):
+        publish(folder, tmp_path / "out")
 
 
 def test_what_is_there_is_not_overwritten(run, tmp_path):
