@@ -16,7 +16,8 @@ from bst.files import write_atomic
 from bst.kalman import Reading, read_histories, streaming_reading
 from bst.neighbours import Neighbours, add_neighbours, fit_neighbours
 from bst.packing import pack, unpack
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 from bst.text import TextVectors
 
 BLAS_THREADS = 2  # of numpy, on any machine: their number decides the last bits, cores do not

@@ -6,7 +6,8 @@ import numpy as np
 
 from bst.features import item_bias, streaming_bias
 from bst.schema import FIRST_IDX
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
 

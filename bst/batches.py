@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bst.features import Base, History, cold_dense, dense_features, fit_statistics
 from bst.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 TARGETS_PER_ROW = 64  # targets that share one pass over their history
 POOL = 16  # batches that are sorted by length together: less padding, still a random order

@@ -10,7 +10,8 @@ from bst.features import History
 from bst.files import read_sealed, write_atomic
 from bst.metrics import calibration, macro_mae, mae, rmse, to_stars, user_bootstrap, user_sums
 from bst.schema import FIRST_IDX, DataError
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 RARE = 10  # train ratings under which an item counts as rare
 

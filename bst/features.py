@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from bst.schema import FIRST_IDX
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
 STARS = (1, 2, 3, 4, 5)  # fractions of a scale that runs from the lowest to the highest rating

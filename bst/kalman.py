@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from bst.factors import FOLDS, NUM_FACTORS, Factors, fit_factors
 from bst.features import History
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 from bst.text import TextVectors
 
 DRIFT = 0.9985  # correlation of a taste with itself one rating later; chosen on the valid part

@@ -16,7 +16,8 @@ import numpy as np
 
 from bst.features import History
 from bst.schema import FIRST_IDX
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 SHRINK = 200.0  # pseudo-evidence of a correlation, stars squared; chosen on the valid part
 MAX_ITEMS = 4096  # items with neighbours, the most rated ones: the square of it fits in memory

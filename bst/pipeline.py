@@ -30,7 +30,8 @@ from bst.guard import FolderInUseError, folder_lock
 from bst.metrics import mae, rmse
 from bst.preparation import open_store
 from bst.schema import DataError
-from bst.sequences import SequenceStore, Split, audit_split, split_interactions
+from bst.sequences import SequenceStore
+from bst.splits import Split, audit_split, split_interactions
 from bst.text import TextVectors, embed_texts, noise_like
 from bst.training import build_model, fit, predict_part, text_scaling
 

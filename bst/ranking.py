@@ -15,7 +15,8 @@ from bst.metrics import hit_at_k, ndcg_at_k, user_bootstrap
 from bst.people import Person, Request, base_of
 from bst.recommend import Recommender
 from bst.schema import FIRST_IDX
-from bst.sequences import SequenceStore, Split
+from bst.sequences import SequenceStore
+from bst.splits import Split
 
 LIKED = 4.0  # stars
 RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days

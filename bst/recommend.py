@@ -25,7 +25,8 @@ from bst.model import BST
 from bst.people import Person, Request, batch_of
 from bst.schema import FIRST_IDX, USER_FEATURES, USERS, DataError
 from bst.scoring import Scorer
-from bst.sequences import SequenceStore, split_interactions
+from bst.sequences import SequenceStore
+from bst.splits import split_interactions
 from bst.text import TextVectors, cached_folder, embed_texts
 
 ROWS = 256  # of a batch of the network, when each row is a person of their own

@@ -39,7 +39,8 @@ class Args:
 def main(args: Args) -> None:
     """Read, check, sort, write, audit."""
     from bst.preparation import make_store
-    from bst.sequences import audit_split, make_windows, split_interactions
+    from bst.sequences import make_windows
+    from bst.splits import audit_split, split_interactions
 
     if args.engine == "ray":
         from bst.cluster import make_store_on_ray as make_store

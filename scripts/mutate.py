@@ -27,6 +27,7 @@ ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} 
 TESTS = {  # module -> arguments of pytest: its fast tests, without child processes
     "sequences": ["tests/test_sequences.py", "tests/test_preparation.py",
                   "-k", "test_sequences or columns_are or json_in_slices"],
+    "splits": ["tests/test_splits.py"],
     "metrics": ["tests/test_metrics.py"],
     "batches": ["tests/test_training.py", "-k", "batch"],
     "checkpoint": ["tests/test_training.py", "tests/test_fuzz.py", "tests/test_recommend.py", "-k",

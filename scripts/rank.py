@@ -34,7 +34,7 @@ def main(args: Args) -> None:
     from bst.pipeline import store_of
     from bst.ranking import format_ranking, ranking_rows, top_lists
     from bst.recommend import Recommender
-    from bst.sequences import split_interactions
+    from bst.splits import split_interactions
 
     runs = [Recommender.from_pretrained(folder) for folder in args.model]
     store, protocol = store_of(args.model[0]), runs[0].fitted.protocol

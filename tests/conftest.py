@@ -13,7 +13,8 @@ from bst.base import base_scores
 from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
 from bst.schema import MOVIES, RATINGS, USERS, Tables
-from bst.sequences import SequenceStore, build_sequences, split_interactions
+from bst.sequences import SequenceStore, build_sequences
+from bst.splits import split_interactions
 from bst.synthetic import write_synthetic
 from bst.text import TextVectors
 from bst.training import build_model

@@ -7,7 +7,8 @@ import pytest
 
 from bst.baselines import BASELINES, matrix_factorisation, user_item_bias
 from bst.schema import MOVIES, RATINGS, USERS, Tables
-from bst.sequences import build_sequences, split_interactions
+from bst.sequences import build_sequences
+from bst.splits import split_interactions
 from tests.conftest import turned
 
 

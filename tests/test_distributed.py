@@ -37,7 +37,8 @@ from bst.guard import FolderInUseError, folder_lock
 from bst.metrics import mae, rmse
 from bst.pipeline import only_run_in
 from bst.schema import DataError
-from bst.sequences import build_sequences, split_interactions
+from bst.sequences import build_sequences
+from bst.splits import split_interactions
 from bst.training import build_model, fit, gather_shard, predict_part, train_step
 from tests.conftest import random_tables
 

@@ -19,7 +19,7 @@ from bst.factors import (
 from bst.features import History, streaming_bias
 from bst.kalman import DRIFT, read_histories, streaming_reading
 from bst.schema import FIRST_IDX
-from bst.sequences import split_interactions
+from bst.splits import split_interactions
 from tests.conftest import from_then_on, turned
 from tests.test_features import visible
 

@@ -15,7 +15,7 @@ from bst.features import (
     streaming_bias,
 )
 from bst.schema import FIRST_IDX
-from bst.sequences import split_interactions
+from bst.splits import split_interactions
 from tests.conftest import from_then_on, turned
 
 

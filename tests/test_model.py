@@ -15,7 +15,7 @@ from bst.config import ModelConfig
 from bst.features import DENSE
 from bst.model import BST, HALF_STARS, EncoderBlock, Sizes, log_bucket
 from bst.schema import OOV
-from bst.sequences import split_interactions
+from bst.splits import split_interactions
 from bst.training import build_model, rating_rows, train_step
 from tests.conftest import from_then_on, turned
 

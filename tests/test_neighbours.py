@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from bst import base, neighbours
 from bst.base import base_scores
 from bst.neighbours import SHRINK, add_neighbours, fit_neighbours, fit_slope
-from bst.sequences import split_interactions
+from bst.splits import split_interactions
 from tests.conftest import from_then_on, turned
 from tests.test_features import visible
 

@@ -19,7 +19,7 @@ from bst.packing import pack
 from bst.recommend import Recommender
 from bst.schema import FIRST_IDX, DataError
 from bst.scoring import Scorer
-from bst.sequences import split_interactions
+from bst.splits import split_interactions
 from bst.text import TextVectors
 from bst.training import build_model, predict_part, text_scaling
 from scripts import recommend as recommend_script

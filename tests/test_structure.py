@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "sources", "raw",
-         "movielens", "formats", "synthetic", "text", "sequences", "preparation", "features",
-         "factors", "kalman", "neighbours", "base", "batches", "people", "model", "scoring",
-         "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
+         "movielens", "formats", "synthetic", "text", "sequences", "splits", "preparation",
+         "features", "factors", "kalman", "neighbours", "base", "batches", "people", "model",
+         "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
          "catalogue", "recommend", "export", "ranking", "pipeline", "hub", "ablation", "cluster",
          "messages", "worker", "gate", "serve"]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))

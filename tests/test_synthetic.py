@@ -8,7 +8,8 @@ import pytest
 from bst.features import streaming_bias
 from bst.movielens import read_movielens
 from bst.schema import FIRST_IDX
-from bst.sequences import build_sequences, split_interactions
+from bst.sequences import build_sequences
+from bst.splits import split_interactions
 from bst.synthetic import write_synthetic
 
 SIZE = dict(num_users=400, num_movies=200, num_ratings=24_000)

@@ -18,7 +18,8 @@ from bst.features import Base, cold_dense, fit_statistics
 from bst.files import write_sealed
 from bst.model import BST
 from bst.schema import OOV, PAD, USER_FEATURES, DataError, Tables
-from bst.sequences import build_sequences, split_interactions
+from bst.sequences import build_sequences
+from bst.splits import split_interactions
 from bst.training import build_model, fit, learning_rate, predict_part, train_step
 
 RUN = RunConfig(

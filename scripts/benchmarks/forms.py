@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bst.base import base_scores
 from bst.batches import Batch, Batches, UserVocabulary
 from bst.config import ModelConfig
-from bst.sequences import SequenceStore, split_interactions
+from bst.sequences import SequenceStore
+from bst.splits import split_interactions
 from bst.training import build_model, train_step
 
 HISTORY, BATCH = 50, 1024

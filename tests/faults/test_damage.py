@@ -19,7 +19,8 @@ from bst.files import write_sealed
 from bst.movielens import read_movielens
 from bst.pipeline import store_of
 from bst.schema import DataError
-from bst.sequences import build_sequences, load_store, save_store, split_interactions
+from bst.sequences import build_sequences, load_store, save_store
+from bst.splits import split_interactions
 from bst.synthetic import write_synthetic
 from bst.text import embed_texts
 from bst.training import MetricsLog
