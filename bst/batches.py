@@ -5,7 +5,6 @@ target a row) and the shared-history form (many) are the same `Batch`: target i 
 first[i] <= j < stop[i].
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -223,12 +222,6 @@ class Batches:
             label=targets(store.rating), position=torch.from_numpy(position),
             is_cold=torch.from_numpy(is_cold),
         )
-
-    def iterate(self, part: str, *, batch_targets: int, seed: int | None = None,
-                epoch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, in order."""
-        for rows in self.epoch(part, batch_targets=batch_targets, seed=seed, epoch=epoch):
-            yield self.gather(rows)
 
 
 def _cut(rows: np.ndarray, size: np.ndarray, batch_targets: int) -> list[np.ndarray]:

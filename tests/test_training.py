@@ -77,7 +77,7 @@ def test_a_batch_holds_each_target_and_what_it_may_see(tables, protocol, history
     since = [int(t - store.timestamp[store.offsets[u]])
              for t, u in zip(store.timestamp, store.user_row, strict=True)]
     met = []
-    for batch in batches.iterate("test", batch_targets=7):
+    for batch in map(batches.gather, batches.epoch("test", batch_targets=7)):
         pad = ~batch.is_target
         assert torch.equal(batch.position == -1, pad)
         assert not batch.label[pad].any() and not batch.base[pad].any()
@@ -198,7 +198,7 @@ def test_a_batch_plan_is_that_of_plain_loops(
              batches.epoch("train", batch_targets=batch_targets, **chance)]
     assert found == plan(batches, "train", batch_targets=batch_targets, pool=4,
                          row_targets=5 if shared else 1, **{"seed": None, "epoch": 0, **chance})
-    gathered = batches.iterate("train", batch_targets=batch_targets, **chance)
+    gathered = map(batches.gather, batches.epoch("train", batch_targets=batch_targets, **chance))
     assert [b.position[b.is_target].tolist() for b in gathered] == [sum(r, []) for r in found]
 
 
