@@ -1,32 +1,22 @@
-"""Gradient-boosted trees on the causal features that BST reads, as a baseline on the same rows.
+"""Gradient-boosted trees on the causal features that BST reads, as rivals on the same rows.
 
 Needs LightGBM, which bst itself does not: pip install lightgbm==4.7.0
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from bst.config import DataConfig, RunConfig
+from bst.config import RunConfig
 from bst.guard import command
+from scripts.report import Args, format_report, table
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
 ARMS = {"LightGBM": "bias", "LightGBM + base": "neighbours"}  # base score that it corrects
-
-
-@dataclass(frozen=True)
-class Args:
-    """Fit the trees and score them."""
-
-    data: DataConfig = DataConfig()
-    threads: int = 1
-    """threads of LightGBM"""
-    json: Path | None = None
-    """also write the rows to this file"""
 
 
 def fit_trees(features: np.ndarray, rest: np.ndarray, split, threads: int) -> np.ndarray:
@@ -48,22 +38,30 @@ def fit_trees(features: np.ndarray, rest: np.ndarray, split, threads: int) -> np
     return best.predict(features, num_threads=threads)
 
 
-def main(args: Args) -> None:
-    """Prepare each arm's features, fit, score, print."""
-    from bst.evaluation import evaluate, format_table, write_results
+def predict_trees(config: RunConfig) -> np.ndarray:
+    """Stars at every position by trees that correct the base of the config, (n,)."""
     from bst.pipeline import prepare
 
-    rows = []
-    for name, kind in ARMS.items():
-        config = RunConfig(data=args.data)
-        config = replace(config, model=replace(config.model, base=kind))
-        prepared = prepare(config)
-        batches, store, split = prepared.batches, prepared.store, prepared.split
-        features = np.concatenate([batches.dense, batches.user[store.user_row][:, 1:]], axis=1)
-        score = batches.base + fit_trees(features, store.rating - batches.base, split, args.threads)
-        rows.append(evaluate(score, store, split, "test", scorer=name, seed=0,
-                             config_hash=config.hash))
-    print(format_table(rows))
+    prepared = prepare(config)
+    batches, store = prepared.batches, prepared.store
+    features = np.concatenate([batches.dense, batches.user[store.user_row][:, 1:]], axis=1)
+    rest = store.rating - batches.base
+    return batches.base + fit_trees(features, rest, prepared.split, config.train.threads or 1)
+
+
+def main(args: Args) -> None:
+    """Train what is missing of bst, fit the trees, compare, print."""
+    from bst.ablation import train_all
+    from bst.evaluation import write_results
+    from bst.pipeline import prepare, use_device
+
+    config = RunConfig(data=args.data, model=args.model, train=args.train)
+    use_device(config)
+    done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
+    trees = {name: predict_trees(replace(config, model=replace(config.model, base=base)))
+             for name, base in ARMS.items()}
+    rows = table(prepare(config), done, trees)
+    print(format_report(rows))
     if args.json is not None:
         write_results(rows, args.json)
 

@@ -30,10 +30,15 @@ class Args:
     """also write the rows to this file, which draw_results.py draws"""
 
 
-def table(prepared, done: list[dict]) -> list[dict]:
-    """Rows of each seed, of the seeds' mean prediction, and of the baselines; paired with bst."""
+def table(prepared, done: list[dict], rivals: dict[str, np.ndarray]) -> list[dict]:
+    """Rows of each seed, of the seeds' mean prediction, and of the rivals; paired with bst.
+
+    Args:
+        prepared: the data of the runs.
+        done: what `ablation.run_one` gives of each seed.
+        rivals: stars at every position of the store by name, each (n,).
+    """
     from bst.evaluation import evaluate, paired_difference
-    from bst.pipeline import predict_baselines
 
     store, split, config = prepared.store, prepared.split, prepared.config
 
@@ -49,7 +54,7 @@ def table(prepared, done: list[dict]) -> list[dict]:
     rows = [row(spread(d["score"]), "bst", k, spread(d["star"])) for k, d in enumerate(done)]
     ensemble = spread(np.mean([d["score"] for d in done], axis=0))
     rows.append(row(ensemble, f"bst, {len(done)} seeds averaged"))
-    for name, score in predict_baselines(prepared).items():
+    for name, score in rivals.items():
         differences = [paired_difference(spread(d["score"]), score, store, split, "test", seed=0)
                        for d in done]
         mean = {key: float(np.mean([d[key] for d in differences])) for key in differences[0]}
@@ -88,12 +93,13 @@ def main(args: Args) -> None:
     """Train, compare, print."""
     from bst.ablation import train_all
     from bst.evaluation import write_results
-    from bst.pipeline import prepare, use_device
+    from bst.pipeline import predict_baselines, prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
-    rows = table(prepare(config), done)
+    prepared = prepare(config)
+    rows = table(prepared, done, predict_baselines(prepared))
     for seed in range(args.seeds):
         run = config.with_seed(seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)

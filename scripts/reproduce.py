@@ -38,7 +38,7 @@ def commands(files: str, jobs: int) -> list[str]:
         "--json pics/ablate_loss_last.json --figure pics/ablate_loss_last.png",
         f"scripts/ablate_text.py {study} --cold 0.1 --only 'no text' 'shuffled overviews' "
         "--json pics/ablate_text_cold.json --figure pics/ablate_text_cold.png",
-        f"scripts/compare_lightgbm.py {files} --json pics/lightgbm.json",
+        f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
         *(f"scripts/{script}.py {files} --threads 1 --protocol keras-windows "
