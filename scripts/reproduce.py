@@ -51,7 +51,7 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py train {data} --alternatives --profile "
         "--json pics/benchmark_train.json",
-        "scripts/benchmark.py score --model runs/ml-1m --json pics/benchmark_score.json",
+        "scripts/benchmark.py score --model runs/ml-1m --profile --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
         "scripts/load_test.py --model runs/ml-1m --json pics/load.json",

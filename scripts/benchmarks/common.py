@@ -95,6 +95,17 @@ def faster(work: str, seconds: dict[str, Seconds], ours: str, reference: str, *,
                None if goal is None else ratio >= goal, note)
 
 
+def print_profile(work: Callable[[], object], *, rounds: int = 40) -> None:
+    """The torch operations of `work` that take most of the time."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(rounds):
+            work()
+    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12,
+                                       max_name_column_width=40))
+
+
 def hardware() -> str:
     """Processor, cores of the machine, versions."""
     names = [line.split(":")[1].strip() for line in _lines_of("/proc/cpuinfo")

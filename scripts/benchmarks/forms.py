@@ -125,12 +125,3 @@ def peak_flop(clock) -> float:
     for _ in range(20):
         a @ a
     return 20 * 2 * 1024**3 / (clock() - started)
-
-
-def print_profile(trainee: Trainee) -> None:
-    """The operations that take most of the time, by torch.profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        for _ in range(40):
-            trainee.step()
-    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12,
-                                       max_name_column_width=40))

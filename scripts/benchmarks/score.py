@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarks.common import Common, Row, alternate
+from scripts.benchmarks.common import Common, Row, alternate, print_profile
 
 HISTORY, PAIRS, GOAL_MS = 200, 64, 5.0
 
@@ -17,6 +17,8 @@ class Args(Common):
     """folder of a run, as scripts/train.py leaves it"""
     requests: int = 200
     """timed top-10 requests, each of another person"""
+    profile: bool = False
+    """also print where the time of the catalogue in one pass goes"""
 
 
 def run(args: Args) -> list[Row]:
@@ -47,6 +49,8 @@ def run(args: Args) -> list[Row]:
         "a call a pair": lambda: [recommender.score(person, some[k:k + 1], at) for k in range(8)],
         "windows": pairs_together,
     }, args.runs)
+    if args.profile:
+        print_profile(lambda: recommender.score(person, items, at))
     taken = {name: value.of(args.threads) for name, value in seconds.items()}
     rate = len(items) / taken["catalogue"]
     unit = f"candidates / {'CPU ' * (args.threads == 1)}s"

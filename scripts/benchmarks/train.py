@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarks.common import Common, Row
+from scripts.benchmarks.common import Common, Row, print_profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def run(args: Args) -> list[Row]:
 
     from bst.config import DataConfig
     from bst.preparation import open_store
-    from scripts.benchmarks.forms import peak_flop, print_profile, trainees
+    from scripts.benchmarks.forms import peak_flop, trainees
 
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
@@ -42,7 +42,7 @@ def run(args: Args) -> list[Row]:
             trainee.measure(args.seconds, clock)
     peak = statistics.median(peaks)
     if args.profile:
-        print_profile(known["shared history, all features"])
+        print_profile(known["shared history, all features"].step)
     jobs = [("window form, flattened", "plain, flattened", None),
             ("window form", "plain, target token", 1.5),
             ("shared history", "plain, flattened", 15.0),
