@@ -88,7 +88,7 @@ def _fast_users(content: bytes) -> pl.DataFrame | None:
     if user.min() < 1 or user.max() >= 2**31 or work.max() > 20 or user.n_unique() < rows:
         return None
     found = found.with_columns(user, work, pl.col("zip_region").str.slice(0, 1))
-    return found.select(list(USERS)).cast(USERS).rechunk()
+    return found.select(list(USERS)).cast(USERS)
 
 
 def _fast_ratings(content: bytes) -> pl.DataFrame | None:
@@ -134,8 +134,9 @@ def _read_fields(content: bytes, dtypes: dict, columns: list[int] | None = None
         schema |= {name: dtype, f"between_{name}": pl.String}
     schema.popitem()
     try:
-        return pl.read_csv(content, separator=":", has_header=False, schema=schema,
-                           columns=columns, quote_char=None)
+        found = pl.read_csv(content, separator=":", has_header=False, schema=schema,
+                            columns=columns, quote_char=None)
+        return found.rechunk()  # once here, or numpy copies a column each time it looks at it
     except pl.exceptions.PolarsError:
         return None
 

@@ -77,7 +77,7 @@ class RowIndex:
         """
         if self.table is not None:
             if len(ids) and ids.min() >= 0 and ids.max() < len(self.table):
-                return self.table[ids]
+                return self.table.take(ids)
             inside = (ids >= 0) & (ids < len(self.table))
             return np.where(inside, self.table[np.where(inside, ids, 0)], np.int32(-1))
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)

@@ -69,10 +69,10 @@ def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
 
 
 @pytest.mark.parametrize("first", [0, -10])
-@pytest.mark.parametrize("span", [10, 2**32 - 1, 2**32, 2**32 + 5, 2**62])
+@pytest.mark.parametrize("span", [10, 2**29 - 1, 2**29, 2**32 + 5, 2**59 - 1, 2**59, 2**62])
 @pytest.mark.parametrize("last_user", [1, 2**31 - 1])
 def test_time_order_holds_for_any_span_of_time_and_any_user(last_user, span, first):
-    """The one key of 64 bits would mix the users up from a span of 2**32 seconds on."""
+    """User, time and position share 63 bits where they fit: here, 3 are of the position."""
     user = np.array([1, 1, 0, 0, 1, 0], np.int32) * np.int32(last_user)
     when = first + np.array([1, 0, span, span, 1, 0])
     assert time_order(user, when).tolist() == [5, 2, 3, 1, 0, 4]
