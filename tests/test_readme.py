@@ -98,6 +98,21 @@ def test_the_mutation_table_is_the_one_of_its_file():
         assert row["score"] >= GOAL
 
 
+def test_the_load_table_is_the_one_of_its_file():
+    found = rows("load.json")
+
+    def wait(ms: float) -> str:
+        return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+    for name in ("one", "many", "too many", "many again"):
+        part = found[name]
+        cells = (f"{part['per_second']:.0f}", wait(part["p50_ms"]), wait(part["p99_ms"]),
+                 f"{part['rss_mb']:.0f} MB")
+        assert any(line.startswith(f"| {part['clients']}") and line.endswith(
+            f"| {' | '.join(cells)} |") for line in table_lines(README)), name
+    assert f"takes {found['one']['cpu_ms_each']:.0f} ms\nof one core" in README
+
+
 def test_the_core_is_as_short_as_it_says():
     ((most, named),) = re.findall(r"under ([\d,]+) lines, best read in this order: ([^.]*)", README)
     names = re.findall(r"`(\w+)`", named)
