@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.files import write_atomic
-from bst.guard import command, folder_lock
-from bst.metrics import user_bootstrap
-from bst.schema import DataError
+from bst.evaluation.metrics import user_bootstrap
+from bst.utils.errors import DataError
+from bst.utils.files import write_atomic
+from bst.utils.guard import command, folder_lock
 
 PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
@@ -101,7 +101,7 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
         `valid_mae` and `valid_rmse`; for the m test targets `label`, `score` (expected stars),
         `star` (whole stars) and `user` (row), each (m,).
     """
-    from bst.pipeline import prepare, score_run, train_run, use_device
+    from bst.run import prepare, score_run, train_run, use_device
 
     out = runs / config.name
     saved = out / PREDICTIONS
@@ -198,7 +198,7 @@ def draw_study(rows: list[dict], first: str, path: Path) -> None:
 
 def _fill_caches(config: RunConfig) -> None:
     """Compute what runs of the same data share: overview vectors and base scores."""
-    from bst.pipeline import prepare, use_device
+    from bst.run import prepare, use_device
 
     with contextlib.redirect_stdout(io.StringIO()):
         use_device(config)

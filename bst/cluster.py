@@ -13,13 +13,14 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig, RunConfig
-from bst.distributed import PATIENCE, process_group
-from bst.evaluation import read_results
-from bst.guard import folder_lock
-from bst.pipeline import run_training
-from bst.preparation import open_store
-from bst.schema import DataError, Tables
-from bst.sequences import COLUMNS, SequenceStore, build_sequences, save_store
+from bst.data.preparation import open_store
+from bst.data.schema import Tables
+from bst.data.sequences import COLUMNS, SequenceStore, build_sequences, save_store
+from bst.evaluation.report import read_results
+from bst.run import run_training
+from bst.training.distributed import PATIENCE, process_group
+from bst.utils.errors import DataError
+from bst.utils.guard import folder_lock
 
 ROOT = Path(__file__).resolve().parent.parent  # workers import bst from here
 RESTARTS = 3  # of all workers after one was lost; they go on from the resume point

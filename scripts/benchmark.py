@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.guard import guarded
+from bst.utils.guard import guarded
 from scripts.benchmarks import common, prep, scale, score, text, train
 
 # modules with `Args` and `run(args) -> rows`

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bst.config import RunConfig
-from bst.guard import command
+from bst.utils.guard import command
 from scripts.report import Args, format_report, table
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
@@ -40,7 +40,7 @@ def fit_trees(features: np.ndarray, rest: np.ndarray, split, threads: int) -> np
 
 def predict_trees(config: RunConfig) -> np.ndarray:
     """Stars at every position by trees that correct the base of the config, (n,)."""
-    from bst.pipeline import prepare
+    from bst.run import prepare
 
     prepared = prepare(config)
     batches, store = prepared.batches, prepared.store
@@ -52,8 +52,8 @@ def predict_trees(config: RunConfig) -> np.ndarray:
 def main(args: Args) -> None:
     """Train what is missing of bst, fit the trees, compare, print."""
     from bst.ablation import train_all
-    from bst.evaluation import write_results
-    from bst.pipeline import prepare, use_device
+    from bst.evaluation.report import write_results
+    from bst.run import prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.guard import guarded
+from bst.utils.guard import guarded
 
 STAR, INK, FAINT = "\u2605", "#22303c", "#5f6f7c"
 GREY, BLUE, YELLOW, ORANGE = "#f1f3f5", "#d6e5f5", "#fdf0bf", "#fbdfc3"

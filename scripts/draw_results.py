@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.guard import guarded
+from bst.utils.guard import guarded
 
 INK, BLUE, GREY, ORANGE = "#22303c", "#2e6da4", "#95a5a6", "#d68910"
 LENGTHS = ("0", "1-5", "6-20", "21-100", "101-300", "301+")

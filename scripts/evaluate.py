@@ -8,7 +8,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.guard import command
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Prepare, score, print."""
-    from bst.evaluation import format_slices, format_table, write_results
-    from bst.pipeline import compare, prepare, use_device
+    from bst.evaluation.report import format_slices, format_table, write_results
+    from bst.run import compare, prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)

@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.guard import guarded
-from bst.schema import DataError
+from bst.utils.errors import DataError
+from bst.utils.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, write, say what was written."""
-    from bst.export import INPUTS, OUTPUT, export_program
-    from bst.hub import publish
-    from bst.recommend import Recommender
+    from bst.recommend.export import INPUTS, OUTPUT, export_program
+    from bst.recommend.hub import publish
+    from bst.recommend.recommender import Recommender
 
     if args.program is None and args.hub is None:
         raise DataError("expected --program FILE or --hub FOLDER")

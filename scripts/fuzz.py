@@ -46,10 +46,10 @@ def fuzz(target: Target, seconds: int, out: Path) -> None:
     os.dup2(log, 2)
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     with atheris.instrument_imports(include=["bst"]):
-        import bst.checkpoint  # noqa: F401
-        import bst.formats  # noqa: F401
-    from bst.files import write_sealed
-    from bst.schema import DataError
+        import bst.data.formats  # noqa: F401
+        import bst.training.checkpoint  # noqa: F401
+    from bst.utils.errors import DataError
+    from bst.utils.files import write_sealed
     good, read = reader(target, folder)
     for k, content in enumerate(good.values()):  # the first byte says which file the others are
         (out / f"seed-{k}").write_bytes(bytes([k]) + content)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.guard import command
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import DataConfig
-from bst.guard import command
+from bst.utils.guard import command
 
 AUDITED = 4_000_000  # ratings: the arrays of the audit take some 100 bytes each
 
@@ -38,9 +38,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Read, check, sort, write, audit."""
-    from bst.preparation import make_store
-    from bst.sequences import make_windows
-    from bst.splits import audit_split, split_interactions
+    from bst.data.preparation import make_store
+    from bst.data.sequences import make_windows
+    from bst.data.splits import audit_split, split_interactions
 
     if args.engine == "ray":
         from bst.cluster import make_store_on_ray as make_store

@@ -25,16 +25,17 @@ ROOT = Path(__file__).resolve().parent.parent
 GOAL = 0.9  # share of the mutants of each module that the tests must notice
 ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |"
 TESTS = {  # module -> arguments of pytest: its fast tests, without child processes
-    "sequences": ["tests/test_sequences.py", "tests/test_preparation.py",
-                  "-k", "test_sequences or columns_are or json_in_slices"],
-    "splits": ["tests/test_splits.py"],
-    "metrics": ["tests/test_metrics.py"],
-    "batches": ["tests/test_training.py", "-k", "batch"],
-    "checkpoint": ["tests/test_training.py", "tests/test_fuzz.py", "tests/test_recommend.py", "-k",
-                   "saved_model or model_folder or no_model or resume_state or damaged_file or "
-                   "damaged_state or state_of or run_folder_gives"],
-    "movielens": ["tests/test_movielens.py", "tests/test_preparation.py", "-k",
-                  "test_movielens and not escapes or fast_read"],
+    "data.sequences": ["tests/data/test_sequences.py", "tests/data/test_preparation.py",
+                       "-k", "test_sequences or columns_are or json_in_slices"],
+    "data.splits": ["tests/data/test_splits.py"],
+    "evaluation.metrics": ["tests/evaluation/test_metrics.py"],
+    "model.batches": ["tests/training/test_loop.py", "-k", "batch"],
+    "training.checkpoint": ["tests/training/test_loop.py", "tests/test_fuzz.py",
+                            "tests/recommend/test_recommender.py", "-k",
+                            "saved_model or model_folder or no_model or resume_state or "
+                            "damaged_file or damaged_state or state_of or run_folder_gives"],
+    "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_preparation.py", "-k",
+                       "test_movielens and not escapes or fast_read"],
 }
 METHOD = re.compile(r"( +)@((?:cached_)?property)\n( +def (\w+).*\n(?:\1 .*\n|\n(?=\1 ))+)")
 
@@ -51,13 +52,18 @@ class Args:
     """also write the table to this file"""
 
 
+def path_of(module: str) -> Path:
+    """File of a module of `TESTS`, from the root of the repository."""
+    return Path("bst", *module.split(".")).with_suffix(".py")
+
+
 def run(module: str, jobs: int) -> dict[str, str]:
     """Copy the repository to the current folder and mutate a module there: name -> status."""
     from mutmut.stats import status_by_exit_code
 
     for name in ("bst", "scripts", "tests"):
         shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
-    path = Path(f"bst/{module}.py")  # mutmut leaves decorated methods out: decorate later
+    path = path_of(module)  # mutmut leaves decorated methods out: decorate later
     path.write_text(METHOD.sub(r"\3\1\4 = \2(\4)\n", path.read_text()))
     settings = {"source_paths": ["bst"], "only_mutate": [str(path)], "also_copy": ["scripts"],
                 "process_isolation": "forkserver", "timeout_multiplier": 5.0,
@@ -82,7 +88,7 @@ def describe(module: str, name: str) -> tuple[str, str, str]:
     from mutmut.utils.format_utils import orig_function_and_class_names_from_key
 
     function, owner = orig_function_and_class_names_from_key(name)
-    diff = get_diff_for_mutant(name, path=f"bst/{module}.py").splitlines()[3:]
+    diff = get_diff_for_mutant(name, path=str(path_of(module))).splitlines()[3:]
     changed = [line[1:].strip() for sign in "+-" for line in diff if line.startswith(sign)]
     return ".".join(filter(None, (module, owner, function))), changed[0], "\n".join(diff)
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.guard import command
-from bst.schema import DataError
+from bst.utils.errors import DataError
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ def main(args: Args) -> None:
     """Load, rank, print."""
     import numpy as np
 
-    from bst.files import write_atomic
-    from bst.pipeline import store_of
-    from bst.ranking import format_ranking, ranking_rows, top_lists
-    from bst.recommend import Recommender
-    from bst.splits import split_interactions
+    from bst.data.splits import split_interactions
+    from bst.recommend.ranking import format_ranking, ranking_rows, top_lists
+    from bst.recommend.recommender import Recommender
+    from bst.run import store_of
+    from bst.utils.files import write_atomic
 
     runs = [Recommender.from_pretrained(folder) for folder in args.model]
     store, protocol = store_of(args.model[0]), runs[0].fitted.protocol

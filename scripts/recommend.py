@@ -11,8 +11,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.guard import command
-from bst.schema import DataError
+from bst.utils.errors import DataError
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, score, print."""
-    from bst.catalogue import read_history
-    from bst.pipeline import store_of
-    from bst.recommend import Recommender
+    from bst.recommend.catalogue import read_history
+    from bst.recommend.recommender import Recommender
+    from bst.run import store_of
 
     if (args.user is None) == (args.history is None):
         raise DataError("expected --user or --history, and one of them only")

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.guard import command
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def table(prepared, done: list[dict], rivals: dict[str, np.ndarray]) -> list[dic
         done: what `ablation.run_one` gives of each seed.
         rivals: stars at every position of the store by name, each (n,).
     """
-    from bst.evaluation import evaluate, paired_difference
+    from bst.evaluation.report import evaluate, paired_difference
 
     store, split, config = prepared.store, prepared.split, prepared.config
 
@@ -92,8 +92,8 @@ def learning_curve(run: Path) -> list[float]:
 def main(args: Args) -> None:
     """Train, compare, print."""
     from bst.ablation import train_all
-    from bst.evaluation import write_results
-    from bst.pipeline import predict_baselines, prepare, use_device
+    from bst.evaluation.report import write_results
+    from bst.run import predict_baselines, prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)

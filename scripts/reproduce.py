@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.guard import guarded
+from bst.utils.guard import guarded
 
 STUDIES = {  # ablate_NAME.py and its flags
     "dense": "", "loss": "", "text": "", "readout": "",

@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bst.guard import command
-from bst.schema import DataError
+from bst.utils.errors import DataError
+from bst.utils.guard import command
 
 SECTION = "Five-minute start"
 NUMBER = re.compile(r"(?:(?<!\w)[+-])?\d+(?:\.\d+)?")

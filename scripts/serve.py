@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.guard import command
-from bst.schema import DataError
+from bst.utils.errors import DataError
+from bst.utils.guard import command
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def main(args: Args) -> None:
     try:
         import uvicorn
 
-        from bst.gate import JsonProtocol
-        from bst.serve import create_app
-        from bst.worker import Models
+        from bst.serving.app import create_app
+        from bst.serving.gate import JsonProtocol
+        from bst.serving.worker import Models
     except ModuleNotFoundError as error:
         raise DataError(f"no module {error.name}; run: pip install '.[serve]'") from error
     import torch

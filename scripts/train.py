@@ -12,7 +12,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.guard import StopRequest, command
+from bst.utils.guard import StopRequest, command
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Args:
 
 def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
-    from bst.distributed import most, process_group
-    from bst.evaluation import format_table
-    from bst.pipeline import run_training
+    from bst.evaluation.report import format_table
+    from bst.run import run_training
+    from bst.training.distributed import most, process_group
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     out = args.out or Path("runs") / config.name

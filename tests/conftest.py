@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 import torch
 
-from bst.base import base_scores
-from bst.batches import Batches, UserVocabulary
 from bst.config import ModelConfig
-from bst.schema import MOVIES, RATINGS, USERS, Tables
-from bst.sequences import SequenceStore, build_sequences
-from bst.splits import split_interactions
-from bst.synthetic import write_synthetic
-from bst.text import TextVectors
-from bst.training import build_model
+from bst.data.schema import MOVIES, RATINGS, USERS, Tables
+from bst.data.sequences import SequenceStore, build_sequences
+from bst.data.splits import split_interactions
+from bst.data.synthetic import write_synthetic
+from bst.data.text import TextVectors
+from bst.model.base import base_scores
+from bst.model.batches import Batches, UserVocabulary
+from bst.training.loop import build_model
 from tests.command import call
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

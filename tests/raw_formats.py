@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.formats import GENRES
-from bst.schema import Tables
+from bst.data.formats import GENRES
+from bst.data.schema import Tables
 from tests.conftest import random_tables
 
 YEARS = {"1": 17, "25": 34, "56": 73}  # an age in each group of `random_tables`

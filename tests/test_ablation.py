@@ -8,7 +8,7 @@ import pytest
 
 from bst.ablation import AblationArgs, compare_variant, format_study, run_ablation, run_one
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.synthetic import write_synthetic
+from bst.data.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import bst.text
+import bst.data.text
 from scripts.benchmarks import prep, scale, text
 from scripts.benchmarks.common import Row, Seconds, alternate, faster, format_rows, pin
 
@@ -63,8 +63,8 @@ def test_windows_of_the_pandas_way_are_those_of_the_keras_example():
 
 
 def test_vectors_come_back_in_the_order_of_the_texts(monkeypatch):
-    monkeypatch.setattr(bst.text, "BATCH", 2)
-    monkeypatch.setattr(bst.text, "embed_batch", lambda texts, *_: np.array(
+    monkeypatch.setattr(bst.data.text, "BATCH", 2)
+    monkeypatch.setattr(bst.data.text, "embed_batch", lambda texts, *_: np.array(
         [[len(text)] for text in texts], dtype=np.float32))
     found = text.in_order(["a", "ccc", "bb"], [1, 2, 0], (None, None), "fp32")
     assert found.tolist() == [[1], [3], [2]]
@@ -106,8 +106,8 @@ def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
 
 def test_training_forms_see_the_same_targets_and_count_their_products(tmp_path):
     from bst.config import DataConfig
-    from bst.preparation import open_store
-    from bst.synthetic import write_synthetic
+    from bst.data.preparation import open_store
+    from bst.data.synthetic import write_synthetic
     from scripts.benchmarks.forms import BATCH, HISTORY, trainees
 
     folder = write_synthetic(tmp_path, num_users=60, num_movies=80, num_ratings=6000)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from bst.cluster import build_part, join_parts
-from bst.sequences import COLUMNS
+from bst.data.sequences import COLUMNS
 from tests.command import call
 
 TRAIN = ["--no-text", "--base", "bias", "--width", "16", "--heads", "2", "--history-len", "20",

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bst.checkpoint import load_model, load_resume
-from bst.files import write_sealed
-from bst.formats import layout_of, read_tables
-from bst.overviews import read_metadata
-from bst.packing import pack, unpack
-from bst.schema import DataError
-from bst.sequences import build_sequences, load_store, save_store
-from bst.sources import RawFiles
-from bst.text import TextVectors
+from bst.data.formats import layout_of, read_tables
+from bst.data.overviews import read_metadata
+from bst.data.sequences import build_sequences, load_store, save_store
+from bst.data.sources import RawFiles
+from bst.data.text import TextVectors
+from bst.training.checkpoint import load_model, load_resume
+from bst.utils.errors import DataError
+from bst.utils.files import write_sealed
+from bst.utils.packing import pack, unpack
 from scripts.fuzzing.targets import ROWS, small_run
 from tests.conftest import random_tables
 

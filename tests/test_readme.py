@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bst.ablation import format_study
-from bst.ranking import format_ranking
+from bst.recommend.ranking import format_ranking
 from scripts.benchmarks.common import Row, format_rows
 from scripts.mutate import GOAL, ROW
 from scripts.report import format_report
@@ -53,7 +53,7 @@ def test_each_benchmark_with_a_goal_is_the_one_of_its_file(work):
 
 
 def test_every_figure_and_script_that_is_named_is_there():
-    named = re.findall(r"(?:pics|scripts|data|tests|bst)/[a-z_0-9]+\.(?:py|png|json|md)", README)
+    named = re.findall(r"(?:pics|scripts|data|tests|bst)/[a-z_0-9/]+\.(?:py|png|json|md)", README)
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing
 
@@ -115,6 +115,6 @@ def test_the_load_table_is_the_one_of_its_file():
 
 def test_the_core_is_as_short_as_it_says():
     ((most, named),) = re.findall(r"under ([\d,]+) lines, best read in this order: ([^.]*)", README)
-    names = re.findall(r"`(\w+)`", named)
+    names = re.findall(r"`([\w/]+)`", named)
     lines = sum(len((ROOT / f"bst/{name}.py").read_text().splitlines()) for name in names)
     assert len(names) == 7 and lines < int(most.replace(",", ""))

@@ -11,33 +11,50 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["config", "files", "packing", "schema", "guard", "overviews", "sources", "raw",
-         "movielens", "formats", "synthetic", "text", "sequences", "splits", "preparation",
-         "features", "factors", "kalman", "neighbours", "base", "batches", "people", "model",
-         "scoring", "metrics", "baselines", "evaluation", "distributed", "checkpoint", "training",
-         "catalogue", "recommend", "export", "ranking", "pipeline", "hub", "ablation", "cluster",
-         "messages", "worker", "gate", "serve"]
+ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
+    ("utils", ["errors", "files", "guard", "packing"]),
+    ("", ["config"]),
+    ("data", ["schema", "overviews", "sources", "raw", "movielens", "formats", "synthetic", "text",
+              "sequences", "splits", "preparation"]),
+    ("model", ["features", "factors", "kalman", "neighbours", "base", "batches", "network",
+               "people", "scoring"]),
+    ("evaluation", ["metrics", "baselines", "report"]),
+    ("training", ["distributed", "checkpoint", "loop"]),
+    ("recommend", ["catalogue", "recommender", "export", "hub", "ranking"]),
+    ("", ["run", "ablation", "cluster"]),
+    ("serving", ["messages", "worker", "gate", "app"]),
+]
+ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
+    """Modules that the file imports; `from a import b` is a.b where that is a module of bst."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+        if isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path} has a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner if inner <= {*ORDER} else {node.module}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names
 
 
-def test_modules_import_only_from_earlier_ones():
-    paths = [p for p in (ROOT / "bst").glob("*.py") if p.stem != "__init__"]
-    assert {p.stem for p in paths} == set(ORDER)
-    for path in paths:
+def test_rooms_and_modules_import_only_from_earlier_ones():
+    paths = {".".join(p.relative_to(ROOT).with_suffix("").parts): p
+             for p in (ROOT / "bst").rglob("*.py") if p.stem != "__init__"}
+    assert set(paths) == set(ORDER)
+    for module, path in paths.items():
         for name in imported(path):
-            if name.startswith("bst."):
-                used = name.removeprefix("bst.")
-                assert ORDER.index(used) < ORDER.index(path.stem), f"{path.stem} imports {used}"
+            if name.split(".")[0] == "bst":
+                assert ORDER.index(name) < ORDER.index(module), f"{module} imports {name}"
+
+
+def test_rooms_re_export_nothing():
+    for room in {room for room, _ in ROOMS}:
+        code = ast.parse((ROOT / "bst" / room / "__init__.py").read_text())
+        assert len(code.body) == 1 and ast.get_docstring(code), room
 
 
 def test_every_import_is_declared_and_pinned_exactly():
@@ -54,7 +71,7 @@ def test_every_import_is_declared_and_pinned_exactly():
         *about["dependencies"], *about["optional-dependencies"]["serve"]}
     extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm", "cluster.py": "ray",
               "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
-    for path in [*ROOT.glob("bst/*.py"), *ROOT.glob("scripts/**/*.py"),
+    for path in [*ROOT.glob("bst/**/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
         assert roots <= declared | {extras.get(path.name)}, path
@@ -74,8 +91,8 @@ def test_help_answers_within_a_second_and_says_what_the_script_does(script):
 def test_each_reason_of_a_surviving_mutant_is_of_a_function_that_is_there():
     about = tomllib.loads((ROOT / "tests" / "mutation_survivors.toml").read_text())
     for entry in about["survivors"]:
-        module, *names = entry["function"].split(".")
-        tree = ast.walk(ast.parse((ROOT / "bst" / f"{module}.py").read_text()))
+        room, module, *names = entry["function"].split(".")
+        tree = ast.walk(ast.parse((ROOT / "bst" / room / f"{module}.py").read_text()))
         assert set(names) <= {getattr(node, "name", None) for node in tree}, entry["function"]
         assert entry["lines"] and entry["reason"].endswith("."), entry["function"]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from bst.base import base_scores
-from bst.batches import Batch, Batches, UserVocabulary
 from bst.config import ModelConfig
-from bst.sequences import SequenceStore
-from bst.splits import split_interactions
-from bst.training import build_model, train_step
+from bst.data.sequences import SequenceStore
+from bst.data.splits import split_interactions
+from bst.model.base import base_scores
+from bst.model.batches import Batch, Batches, UserVocabulary
+from bst.training.loop import build_model, train_step
 
 HISTORY, BATCH = 50, 1024
 BARE = ModelConfig(  # the inputs of `PlainWindows`: item, stars, position

@@ -23,7 +23,7 @@ def run(args: Args) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         out, folder = Path(scratch), args.data
         if folder is None:
-            from bst.synthetic import write_synthetic
+            from bst.data.synthetic import write_synthetic
 
             folder = write_synthetic(out / "raw", num_users=6040, num_movies=3883,
                                      num_ratings=1_000_000)
@@ -44,22 +44,22 @@ def run(args: Args) -> list[Row]:
 
 def our_read(folder: Path) -> None:
     """Read, hash and validate."""
-    from bst.movielens import read_movielens
+    from bst.data.movielens import read_movielens
 
     read_movielens(folder)
 
 
 def our_store(folder: Path, out: Path) -> None:
     """Read, hash, validate, sort, write the store."""
-    from bst.movielens import read_movielens
-    from bst.sequences import build_sequences, save_store
+    from bst.data.movielens import read_movielens
+    from bst.data.sequences import build_sequences, save_store
 
     save_store(build_sequences(read_movielens(folder)), out)
 
 
 def our_parts(folder: Path, out: Path) -> None:
     """The same through temporary files, as big files go."""
-    from bst.preparation import stream_store
+    from bst.data.preparation import stream_store
 
     stream_store(folder, out)
 

@@ -26,9 +26,9 @@ def run(args: Args) -> list[Row]:
     import numpy as np
     import torch
 
-    from bst.people import Request, batch_of
-    from bst.recommend import Recommender
-    from bst.schema import FIRST_IDX
+    from bst.data.schema import FIRST_IDX
+    from bst.model.people import Request, batch_of
+    from bst.recommend.recommender import Recommender
 
     torch.set_num_threads(args.threads)
     recommender = Recommender.from_pretrained(args.model)

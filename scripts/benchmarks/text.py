@@ -22,7 +22,7 @@ def run(args: Args) -> list[Row]:
     """Time the three ways and compare their vectors."""
     import torch
 
-    from bst.text import encoder_folder, load_encoder
+    from bst.data.text import encoder_folder, load_encoder
 
     torch.set_num_threads(args.threads)
     texts, encoder = overviews(args), load_encoder(encoder_folder(None))
@@ -49,8 +49,8 @@ def overviews(args: Args) -> list[str]:
     """The first texts of the metadata, or synthetic ones."""
     import tempfile
 
-    from bst.overviews import read_metadata
-    from bst.synthetic import write_synthetic
+    from bst.data.overviews import read_metadata
+    from bst.data.synthetic import write_synthetic
 
     with tempfile.TemporaryDirectory() as scratch:
         path = args.metadata or write_synthetic(Path(scratch)) / "movies_metadata.csv"
@@ -62,7 +62,7 @@ def in_order(texts: list[str], order: list[int], encoder: tuple, precision: str)
     """Vector of each text, (n, t) float32, embedded in batches along `order`."""
     import numpy as np
 
-    from bst.text import BATCH, embed_batch
+    from bst.data.text import BATCH, embed_batch
 
     order = np.array(order)
     found = [embed_batch([texts[k] for k in order[low:low + BATCH]], *encoder, "mean-last-two",

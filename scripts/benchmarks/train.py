@@ -27,7 +27,7 @@ def run(args: Args) -> list[Row]:
     import torch
 
     from bst.config import DataConfig
-    from bst.preparation import open_store
+    from bst.data.preparation import open_store
     from scripts.benchmarks.forms import peak_flop, trainees
 
     torch.set_num_threads(args.threads)

@@ -30,11 +30,11 @@ ROWS = {  # of each file of a data set
 
 def small_run(folder: Path) -> Path:
     """`folder` with a model of a few weights in it, and a resume state."""
-    from bst.batches import UserVocabulary
-    from bst.checkpoint import save_model, save_resume
     from bst.config import ModelConfig
-    from bst.model import BST, Sizes
-    from bst.schema import USER_FEATURES
+    from bst.data.schema import USER_FEATURES
+    from bst.model.batches import UserVocabulary
+    from bst.model.network import BST, Sizes
+    from bst.training.checkpoint import save_model, save_resume
 
     config = ModelConfig(width=2, heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
     model = BST(config, Sizes(items=2, known_items=1, genres=1, text=0, users=(3, 3, 3, 3, 3),
@@ -47,9 +47,9 @@ def small_run(folder: Path) -> Path:
 
 def reader(target: Target, folder: Path) -> tuple[dict[str, bytes], Callable[[], object]]:
     """Good files of a target, and what reads them in `folder`."""
-    from bst.checkpoint import load_model, load_resume
-    from bst.formats import read_tables
-    from bst.overviews import read_metadata
+    from bst.data.formats import read_tables
+    from bst.data.overviews import read_metadata
+    from bst.training.checkpoint import load_model, load_resume
 
     if target in ("model", "resume"):
         small_run(folder)

@@ -14,13 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-import bst.files
-import bst.pipeline
-import bst.training
+import bst.run
+import bst.training.loop
+import bst.utils.files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CALLS = {"before write": (bst.files, "open"), "after write": (os, "fsync"),
-         "before rename": (os, "replace"), "after rename": (bst.files, "sync_folder")}
+CALLS = {"before write": (bst.utils.files, "open"), "after write": (os, "fsync"),
+         "before rename": (os, "replace"), "after rename": (bst.utils.files, "sync_folder")}
 
 
 class Child:
@@ -101,14 +101,14 @@ def turn_clock_back() -> None:
 
 def poison(step: int) -> None:
     """Make one row of the film embedding NaN before the `step`-th update."""
-    real, count = bst.training.train_step, itertools.count(1)
+    real, count = bst.training.loop.train_step, itertools.count(1)
 
     def train_step(model, *args, **options):
         if next(count) == step:
             model.item_id.weight.data[2:] = float("nan")
         return real(model, *args, **options)
 
-    bst.training.train_step = train_step
+    bst.training.loop.train_step = train_step
 
 
 def limit_memory(spare: int) -> None:
@@ -139,9 +139,9 @@ def forbid_network() -> None:
 
 def change_while_read(path: Path) -> None:
     """Append a rating to the file once it has been opened and read."""
-    import bst.preparation
+    import bst.data.preparation
 
-    real = bst.preparation.read_tables
+    real = bst.data.preparation.read_tables
 
     def read(*args, **options):
         tables = real(*args, **options)
@@ -149,4 +149,4 @@ def change_while_read(path: Path) -> None:
             file.write("\n")
         return tables
 
-    bst.preparation.read_tables = read
+    bst.data.preparation.read_tables = read

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bst.synthetic import write_synthetic
+from bst.data.synthetic import write_synthetic
 from tests.faults.child import Child
 
 TINY = ["--epochs", "3", "--width", "8", "--heads", "2", "--history-len", "10", "--hidden", "16",

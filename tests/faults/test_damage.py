@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from bst.base import fit_base
-from bst.checkpoint import load_fitted, load_model, load_resume
-from bst.evaluation import read_results
-from bst.files import write_sealed
-from bst.movielens import read_movielens
-from bst.pipeline import store_of
-from bst.schema import DataError
-from bst.sequences import build_sequences, load_store, save_store
-from bst.splits import split_interactions
-from bst.synthetic import write_synthetic
-from bst.text import embed_texts
-from bst.training import MetricsLog
+from bst.data.movielens import read_movielens
+from bst.data.sequences import build_sequences, load_store, save_store
+from bst.data.splits import split_interactions
+from bst.data.synthetic import write_synthetic
+from bst.data.text import embed_texts
+from bst.evaluation.report import read_results
+from bst.model.base import fit_base
+from bst.run import store_of
+from bst.training.checkpoint import load_fitted, load_model, load_resume
+from bst.training.loop import MetricsLog
+from bst.utils.errors import DataError
+from bst.utils.files import write_sealed
 from tests.faults.conftest import digest
 
 RUN_FILES = ["config.json", "fitted.safetensors", "metrics.jsonl", "model.json",

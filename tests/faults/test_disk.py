@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bst.checkpoint import load_model, load_resume
-from bst.movielens import read_movielens
-from bst.schema import DataError
+from bst.data.movielens import read_movielens
+from bst.training.checkpoint import load_model, load_resume
+from bst.utils.errors import DataError
 from scripts.download_data import unpack
 from tests.faults.child import Child, change_while_read, limit_files, limit_memory
 from tests.faults.conftest import digest
@@ -46,16 +46,16 @@ def test_a_disk_that_fills_up_names_the_file_and_the_step_and_the_old_checkpoint
 
 def fill_disk(stuff: Path) -> None:
     """Fill the disk before the 26th update."""
-    import bst.training
+    import bst.training.loop
 
-    real, count = bst.training.train_step, iter(range(1, 10**6))
+    real, count = bst.training.loop.train_step, iter(range(1, 10**6))
 
     def train_step(*args, **options):
         if next(count) == 26:
             stuff.write_bytes(bytes(free_bytes(stuff.parent)))
         return real(*args, **options)
 
-    bst.training.train_step = train_step
+    bst.training.loop.train_step = train_step
 
 
 @pytest.mark.slow

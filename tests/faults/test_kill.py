@@ -67,22 +67,22 @@ def test_a_signal_saves_and_leaves_with_its_code_and_the_run_goes_on(
 
 def slow_steps() -> None:
     """Have each update take a while, so that a signal comes before the last one."""
-    import bst.training
+    import bst.training.loop
 
-    real = bst.training.train_step
+    real = bst.training.loop.train_step
 
     def train_step(*args, **options):
         time.sleep(0.05)
         return real(*args, **options)
 
-    bst.training.train_step = train_step
+    bst.training.loop.train_step = train_step
 
 
 def endless_steps() -> None:
     """Have an update take for ever after the first 30."""
-    import bst.training
+    import bst.training.loop
 
-    real, count = bst.training.train_step, iter(range(10**6))
+    real, count = bst.training.loop.train_step, iter(range(10**6))
 
     def train_step(*args, **options):
         while next(count) >= 30:
@@ -90,7 +90,7 @@ def endless_steps() -> None:
             time.sleep(0.1)
         return real(*args, **options)
 
-    bst.training.train_step = train_step
+    bst.training.loop.train_step = train_step
 
 
 @pytest.mark.slow

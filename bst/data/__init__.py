@@ -1,0 +1,1 @@
+"""From anything raw to a `SequenceStore`, splits and text vectors."""

@@ -1,0 +1,173 @@
+"""Overviews of films, merged by release year and title, or by TMDB id where a file links it."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import polars as pl
+
+from bst.utils.errors import DataError
+
+YEAR = re.compile(r"\((\d{4})\)\s*$")
+ARTICLE = re.compile(
+    r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
+)
+csv.field_size_limit(2**24)
+
+
+def merge_overviews(
+    movies: pl.DataFrame, metadata: Path, *, report_dir: Path | None = None,
+    links: dict[int, str] | None = None,
+) -> pl.DataFrame:
+    """Fill `overview` and `match` of each movie; one film to one row of the metadata.
+
+    A film whose TMDB id is linked takes the row of that id. Of the others, titles must be equal,
+    exactly or normalised (`title_keys`); the release year equal, then off by 1, then by 2. Prints
+    how many matched and how; writes unmatched_movies.csv.
+
+    Args:
+        movies: columns of `schema.MOVIES`.
+        metadata: Kaggle's movies_metadata.csv.
+        report_dir: folder of unmatched_movies.csv; None: nothing is written.
+        links: TMDB id of each item_id that has one.
+    """
+    films, defects = read_metadata(metadata)
+    by_key = defaultdict(list)
+    for row, film in enumerate(films):
+        for key in set(title_keys(film["title"]) + title_keys(film["original_title"])):
+            by_key[key].append(row)
+    candidates = []
+    for movie, (title, year) in enumerate(movies.select("title", "year").iter_rows()):
+        keys = title_keys(title)
+        for rank, key in enumerate(keys):
+            for row in by_key[key]:
+                gap = abs(films[row]["year"] - year) if year else 9
+                if gap <= 2:
+                    same = plain_title(title) in (films[row]["title"], films[row]["original_title"])
+                    candidates.append((gap, not same, rank, movie, row))
+    overview, match = [None] * len(movies), ["none"] * len(movies)
+    used: set[int] = set()
+    by_id = {film["id"]: row for row, film in enumerate(films) if film["id"]}
+    for movie, item in enumerate(movies["item_id"]):
+        row = by_id.get((links or {}).get(item))
+        if row is not None and row not in used:
+            used.add(row)
+            overview[movie], match[movie] = films[row]["overview"], "linked"
+    for gap, differs, _, movie, row in sorted(candidates):
+        if match[movie] == "none" and row not in used:
+            used.add(row)
+            overview[movie] = films[row]["overview"]
+            match[movie] = "year off" if gap else "normalised" if differs else "exact"
+    merged = movies.with_columns(pl.Series("overview", overview, dtype=pl.String),
+                                 pl.Series("match", match))
+    _print_match(merged, defects, report_dir)
+    return merged
+
+
+def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None) -> None:
+    how = Counter(movies["match"])
+    found = len(movies) - how["none"]
+    ways = ["linked"] * ("linked" in how) + ["exact", "normalised", "year off", "none"]
+    ways = ", ".join(f"{how[way]:,} {way}" for way in ways)
+    print(f"overviews: {found:,} of {len(movies):,} movies ({found / len(movies):.1%}): {ways}")
+    if defects:
+        print("metadata rows not used: "
+              + ", ".join(f"{count:,} {what}" for what, count in sorted(defects.items())))
+    if report_dir is not None:
+        report_dir.mkdir(parents=True, exist_ok=True)
+        unmatched = movies.filter(pl.col("match") == "none").select("item_id", "title", "year")
+        unmatched.write_csv(report_dir / "unmatched_movies.csv")
+
+
+def read_metadata(path: Path) -> tuple[list[dict], Counter]:
+    """Films with an overview, and how many rows had which defect.
+
+    TMDB's votes, popularity and revenue are from years after the ratings, so they are not read.
+
+    Raises:
+        DataError: the file is missing, or lacks a column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+    except OSError as error:
+        raise DataError(f"--metadata {path}: {error.strerror}; see data/README.md for where to get "
+                        "movies_metadata.csv") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    wanted = ("id", "title", "original_title", "overview", "release_date")
+    lacking = [c for c in wanted if c not in (reader.fieldnames or [])]
+    if lacking:
+        raise DataError(f"{path}:1: no column {', '.join(lacking)}; expected Kaggle's "
+                        "movies_metadata.csv")
+    films, defects, seen = [], Counter(), set()
+    try:
+        for row in reader:
+            values = {c: (row[c] or "").strip() for c in wanted}
+            defect = _defect(row, values, seen)
+            if defect:
+                defects[defect] += 1
+                continue
+            seen.add(values["id"])
+            films.append({**values, "year": int(values["release_date"][:4])})
+    except csv.Error as error:  # a quote that nothing closes makes a cell without end
+        raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected Kaggle's "
+                        "movies_metadata.csv") from error
+    return films, defects
+
+
+def _defect(row: dict, values: dict, seen: set[str]) -> str | None:
+    if None in row or None in row.values() or (values["id"] and not values["id"].isdigit()):
+        return "malformed"  # a broken quote shifts the cells: a date stands in the id column
+    if values["id"] and values["id"] in seen:
+        return "with an id seen before"
+    if not values["title"]:
+        return "without title"
+    if not re.match(r"\d{4}-\d\d-\d\d$", values["release_date"]):
+        return "without release date"
+    if not values["overview"] or values["overview"].lower().startswith("no overview"):
+        return "without overview"
+    return None
+
+
+def plain_title(title: str) -> str:
+    """The title without year and parentheses, its trailing article in front.
+
+    Example:
+        >>> plain_title("City of Lost Children, The (Cite des enfants perdus, La) (1995)")
+        'The City of Lost Children'
+    """
+    return _article_first(re.sub(r"\s*\([^()]*\)", "", title).strip())
+
+
+def title_keys(title: str) -> list[str]:
+    """Normalised names of a film, best first: its title, then each a.k.a. in parentheses.
+
+    Lower case, no accents, no leading article, `&` as "and", letters and digits only; last, the
+    whole title with what stands in parentheses.
+
+    Example:
+        >>> title_keys("Cité des enfants perdus, La (a.k.a. Lost & Found) (1995)")
+        ['citedesenfantsperdus', 'lostandfound', 'citedesenfantsperduslaakalostandfound']
+    """
+    aliases = re.findall(r"\(([^()]*)\)", YEAR.sub("", title))
+    names = [plain_title(title),
+             *(_article_first(re.sub(r"(?i)^a\.?k\.?a\.?:? ", "", a).strip()) for a in aliases),
+             YEAR.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
+    keys = (_normalise(name) for name in names)
+    return list(dict.fromkeys(key for key in keys if key))
+
+
+def _article_first(name: str) -> str:
+    found = ARTICLE.match(name)
+    if not found:
+        return name
+    return f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}"
+
+
+def _normalise(name: str) -> str:
+    text = unicodedata.normalize("NFKD", name.lower().replace("&", " and "))
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = re.sub(r"^(the|a|an|le|la|les|il|el|los|las|der|die|das)\s+|^l'\s*", "", text.strip())
+    return re.sub(r"[^a-z0-9]", "", text)

@@ -1,0 +1,191 @@
+"""Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
+
+A big file of ratings is read twice over: its rows go, checked, to temporary files by ranges of
+users; then one range after the other is sorted and appended to the store. The folder is byte for
+byte the one that `build_sequences` and `save_store` make.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.config import DataConfig, Format
+from bst.data.formats import layout_of, read_tables
+from bst.data.raw import (
+    BadRows,
+    Known,
+    check_ratings,
+    list_repeats,
+    refuse_nothing_left,
+    repeated,
+    with_overviews,
+)
+from bst.data.schema import FIRST_IDX, Tables
+from bst.data.sequences import (
+    AS_IT_WAS,
+    SequenceStore,
+    StoreWriter,
+    build_sequences,
+    load_store,
+    save_store,
+    time_order,
+)
+from bst.data.sources import RawFiles
+from bst.data.synthetic import write_synthetic
+from bst.utils.errors import DataError
+from bst.utils.files import naming
+from bst.utils.guard import folder_lock, unchanged
+
+BUILTIN = Path("data/builtin")
+STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
+CHUNK = 2**24  # bytes of it that are checked at a time
+PART = 2**24  # bytes of it, on average, that are sorted at a time
+ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
+                ("timestamp", np.int64)])
+
+
+def open_store(
+    config: DataConfig, *, report_dir: Path | None = None,
+    build: Callable[[Tables], SequenceStore] = build_sequences,
+) -> SequenceStore:
+    """The sequences of raw files (made by `build`), of a store folder, or of the built-in data."""
+    config = _with_files(config)
+    if (config.data / "manifest.json").exists():
+        return load_store(config.data)
+    with unchanged(config.data, config.metadata):
+        tables = read_tables(config.data, format=config.format, metadata=config.metadata,
+                             on_bad=config.on_bad, report_dir=report_dir)
+    return build(tables)
+
+
+def make_store(config: DataConfig, folder: Path) -> SequenceStore:
+    """The same sequences, written to `folder`: in parts if the ratings file is big."""
+    config = _with_files(config)
+    with folder_lock(folder):
+        if not (config.data / "manifest.json").exists():
+            files = RawFiles(config.data)
+            if files.size(layout_of(files, config.format).ratings.file) >= STREAMED:
+                with unchanged(config.data, config.metadata):
+                    stream_store(config.data, folder, format=config.format,
+                                 metadata=config.metadata, on_bad=config.on_bad)
+                return load_store(folder)
+        store = open_store(config, report_dir=folder)
+        save_store(store, folder)
+        return store
+
+
+def _with_files(config: DataConfig) -> DataConfig:
+    """`config` with the folder of the built-in data where it names none."""
+    if config.data is not None:
+        return config
+    if config.metadata is not None or config.format != "auto":
+        flag = f"--format {config.format}"
+        if config.metadata is not None:
+            flag = f"--metadata {config.metadata}"
+        raise DataError(f"{flag} without --data: give the folder of the ratings with --data")
+    print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
+    folder = write_synthetic(BUILTIN)
+    return replace(config, data=folder, metadata=folder / "movies_metadata.csv")
+
+
+def stream_store(
+    source: Path, folder: Path, *, format: Format = "auto", metadata: Path | None = None,
+    on_bad: str = "stop", chunk_bytes: int = CHUNK, part_bytes: int = PART,
+) -> None:
+    """Raw files -> store on disk; memory does not grow with the ratings.
+
+    It grows with users, movies, the ratings of the busiest range of users, and with bad rows if
+    `on_bad` is `quarantine`. Takes about as much disk beside the store as the store itself, in
+    `folder`, until it is done.
+
+    Args:
+        source: as for `read_tables`.
+        folder: of the store and of bad_rows.csv and unmatched_movies.csv.
+        format: as for `read_tables`.
+        metadata: as for `read_tables`.
+        on_bad: as for `read_tables`.
+        chunk_bytes: of the ratings file that are checked at a time.
+        part_bytes: of the ratings file that are sorted at a time, on average.
+
+    Raises:
+        DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
+    """
+    files = RawFiles(source)
+    layout = layout_of(files, format)
+    lines, bad = layout.ratings, BadRows(on_bad, layout.files)
+    users, movies = layout.read_people(files, bad)
+    links = {} if metadata is None else layout.read_links(files, bad)
+    known = Known.of(users, movies)
+    parts = _Parts(folder / "parts.tmp", num_users=len(users),
+                   count=max(1, -(-files.size(lines.file) // part_bytes)))
+    with parts, StoreWriter(folder) as writer:
+        first = 1
+        for content in files.chunks(lines.file, chunk_bytes):
+            parts.add(check_ratings(content, first, known, bad, lines), known)
+            first += content.count(b"\n")
+        counts, pairs = np.zeros(len(users), dtype=np.int64), []
+        for rows in parts:
+            again = repeated(rows["user_row"], rows["item_row"])
+            if again.any():
+                pairs.append(np.unique(rows[["user_row", "item_row"]][again]))
+                rows = rows[~again]
+            rows = rows[time_order(rows["user_row"], rows["timestamp"])]
+            counts += np.bincount(rows["user_row"], minlength=len(users))
+            writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
+                          timestamp=rows["timestamp"])
+        if pairs:
+            rows = np.concatenate(pairs)
+            list_repeats(
+                RawFiles(source).chunks(lines.file, chunk_bytes), bad,
+                set(zip(users["user_id"].gather(rows["user_row"]),
+                        movies["item_id"].gather(rows["item_row"]), strict=True)), lines)
+        bad.report(folder)
+        refuse_nothing_left(int(counts.sum()), lines, bad)
+        movies = with_overviews(movies, metadata, files, report_dir=folder, links=links)
+        writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
+        writer.finish(users, movies, {"source": files.sha256})
+
+
+class _Parts:
+    """Rows in temporary files, one a range of users, in file order; gone when the block is left."""
+
+    def __init__(self, folder: Path, *, num_users: int, count: int) -> None:
+        self.folder, self.num_users, self.count = folder, num_users, count
+
+    def __enter__(self) -> "_Parts":
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, ratings: pl.DataFrame, known: Known) -> None:
+        """Append each rating to the file of its user's range."""
+        if not len(ratings):
+            return
+        rows = np.empty(len(ratings), dtype=ROW)
+        rows["user_row"], rows["item_row"] = known.rows(ratings)
+        for name in ("rating", "timestamp"):
+            rows[name] = ratings[name].to_numpy()
+        part = rows["user_row"].astype(np.int64) * self.count // self.num_users
+        if (np.diff(part) < 0).any():  # most files have a user's ratings together
+            order = np.argsort(part, kind="stable")
+            rows, part = rows[order], part[order]
+        names, begin = np.unique(part, return_index=True)
+        for name, piece in zip(names, np.split(rows, begin[1:]), strict=True):
+            path = self.folder / str(name)
+            with naming(path, AS_IT_WAS), open(path, "ab") as file:
+                file.write(piece)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The rows of each range, users ascending; a file is removed once it is read."""
+        for name in range(self.count):
+            path = self.folder / str(name)
+            if path.exists():
+                yield np.fromfile(path, dtype=ROW)
+                path.unlink()

@@ -1,0 +1,103 @@
+"""Column names and dtypes, the two reserved indices, and the checks every table passes.
+
+A raw MovieLens number is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1 is an `*_idx`.
+Row r of a table of users or movies has index r + `FIRST_IDX`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from bst.utils.errors import DataError
+
+PAD, OOV, FIRST_IDX = 0, 1, 2
+
+RATINGS = {
+    "user_id": pl.Int32,
+    "item_id": pl.Int32,
+    "rating": pl.Float32,  # stars
+    "timestamp": pl.Int64,  # seconds since 1970 UTC
+}
+USERS = {
+    "user_id": pl.Int32,
+    "sex": pl.String,
+    "age": pl.String,  # MovieLens-1M's code of the age group, not years
+    "occupation": pl.String,
+    "zip_region": pl.String,  # first character of the zip code
+}
+MOVIES = {
+    "item_id": pl.Int32,
+    "title": pl.String,  # as in movies.dat, year included
+    "year": pl.Int32,  # null where the title has none
+    "genres": pl.List(pl.String),
+    "overview": pl.String,  # null where no overview was found
+    "match": pl.String,  # how the overview was found: linked, exact, normalised, year off, none
+}
+USER_FEATURES = ("sex", "age", "occupation", "zip_region")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The typed tables of one data set, rows in file order."""
+
+    users: pl.DataFrame
+    movies: pl.DataFrame
+    ratings: pl.DataFrame
+    source: dict[str, str] = field(default_factory=dict)  # sha256 of each raw file, by name
+
+    def __post_init__(self) -> None:
+        check_table(self.users, USERS, "users")
+        check_table(self.movies, MOVIES, "movies")
+        check_table(self.ratings, RATINGS, "ratings")
+
+
+class RowIndex:
+    """Finds the row of an id in its table."""
+
+    DENSE = 10**7  # ids up to here are looked up in an array, others by bisection
+
+    def __init__(self, ids: np.ndarray) -> None:
+        """`ids`: (k,) whole numbers, at least 0, all different."""
+        self.order = np.argsort(ids, kind="stable").astype(np.int32)
+        self.ids = ids[self.order]
+        self.table = None
+        if not len(ids) or ids.max() <= self.DENSE:
+            self.table = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
+            self.table[ids] = np.arange(len(ids), dtype=np.int32)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of each id, same shape, int32; -1 where the table lacks it.
+
+        Example:
+            >>> RowIndex(np.array([7, 3])).rows(np.array([3, 4, 7]))
+            array([ 1, -1,  0], dtype=int32)
+        """
+        if self.table is not None:
+            if len(ids) and ids.min() >= 0 and ids.max() < len(self.table):
+                return self.table.take(ids)
+            inside = (ids >= 0) & (ids < len(self.table))
+            return np.where(inside, self.table[np.where(inside, ids, 0)], np.int32(-1))
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[at] == ids, self.order[at], np.int32(-1))
+
+
+def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
+    """Return `df` unchanged if it has the columns and dtypes of `schema`.
+
+    Raises:
+        DataError: names the table, the first bad column, what was found and what was expected.
+
+    Example:
+        >>> check_table(pl.DataFrame({"a": [1]}), {"a": pl.Int64}, "t").shape
+        (1, 1)
+    """
+    for column, dtype in schema.items():
+        found = df.schema.get(column)
+        if found != dtype:
+            raise DataError(
+                f"table '{name}': column '{column}' should be {dtype}, "
+                f"found {found or 'no such column'} (columns: {', '.join(df.columns)}); "
+                "run scripts/make_sequences.py again if this file is from an older version"
+            )
+    return df

@@ -1,0 +1,319 @@
+"""Ratings -> SequenceStore: one flat time-ordered array per column; windows.
+
+Order is (user, timestamp, line of the source file): half of MovieLens-1M's ratings share their
+timestamp with the user's previous one, so (user, timestamp) alone is not reproducible.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.data.schema import FIRST_IDX, MOVIES, PAD, USERS, RowIndex, Tables, check_table
+from bst.utils.errors import DataError
+from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
+
+STORE_VERSION = 2
+COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
+TABLES = ("users", "movies")
+HEADER = 128  # bytes before the values of a column's .npy
+FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
+AS_IT_WAS = "a store that was there is as it was"
+BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
+
+
+@dataclass(frozen=True)
+class SequenceStore:
+    """All interactions, each user's in one run, oldest first; n interactions, u users."""
+
+    item_idx: np.ndarray  # (n,) int32, >= FIRST_IDX
+    rating: np.ndarray  # (n,) float32, stars
+    timestamp: np.ndarray  # (n,) int64, seconds since 1970 UTC
+    offsets: np.ndarray  # (u + 1,) int64: user row r owns positions offsets[r] .. offsets[r + 1]
+    users: pl.DataFrame
+    movies: pl.DataFrame
+    manifest: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.item_idx)
+
+    @property
+    def num_users(self) -> int:
+        """Users of the user table, those without ratings included."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        """Movies of the movie table, those without ratings included."""
+        return len(self.movies)
+
+    @cached_property
+    def user_row(self) -> np.ndarray:
+        """Row of each interaction's user, (n,) int32."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offsets))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the columns and tables: equal digests, equal sequences."""
+        digest = hashlib.sha256()
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(self, name)))
+        for text in _json_of(self.users, self.movies):
+            digest.update(text)
+        return digest.hexdigest()
+
+
+def build_sequences(tables: Tables) -> SequenceStore:
+    """Sort the ratings into per-user sequences.
+
+    Args:
+        tables: typed tables; rows of `ratings` in file order, which breaks ties of time.
+
+    Returns:
+        A store whose user row r and item index r + 2 are the rows of `tables.users`, `.movies`.
+
+    Raises:
+        DataError: a rating names a user or movie that the tables lack.
+    """
+    ids = {name: column.to_numpy() for name, column in tables.ratings.to_dict().items()}
+    user = RowIndex(tables.users["user_id"].to_numpy()).rows(ids["user_id"])
+    item = RowIndex(tables.movies["item_id"].to_numpy()).rows(ids["item_id"])
+    strays = np.count_nonzero((user < 0) | (item < 0))
+    if strays:
+        raise DataError(
+            f"{strays} ratings name a user or movie that the tables lack, "
+            "expected none; check that the three files belong together"
+        )
+    order = time_order(user, ids["timestamp"])
+    counts = np.bincount(user, minlength=len(tables.users))
+    return SequenceStore(
+        item_idx=item[order] + np.int32(FIRST_IDX),
+        rating=ids["rating"][order],
+        timestamp=ids["timestamp"][order],
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        users=tables.users,
+        movies=tables.movies,
+        manifest={"source": tables.source},
+    )
+
+
+def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Order by (user, timestamp, position), (n,) int64."""
+    n, since = len(timestamp), timestamp - timestamp.min(initial=2**62)
+    of_user, of_time, of_position = (
+        int(most).bit_length() for most in (user_row.max(initial=0), since.max(initial=0), n))
+    if of_user + of_time + of_position > 63:
+        return np.lexsort((timestamp, user_row))
+    # all three in one number: no two are equal, so the fastest sort will do, and it needs no index
+    key = (user_row.astype(np.int64) << of_time | since) << of_position | np.arange(n)
+    key.sort()
+    return key & ((1 << of_position) - 1)
+
+
+def _json_of(*tables: pl.DataFrame) -> Iterator[bytes]:
+    """`write_json` of each table, a block of rows at a time."""
+    for table in tables:
+        texts = (rows.write_json()[1:-1].encode() for rows in table.iter_slices(2**14))
+        yield b"["
+        for number, text in enumerate(texts):
+            yield b"," + text if number else text
+        yield b"]"
+
+
+class StoreWriter:
+    """Writes a store whose columns come in pieces, users in order, oldest rating first.
+
+    A folder with a manifest is complete: the columns stand in temporary files until `finish`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
+        self.sha256 = {name: hashlib.sha256() for name in COLUMNS}
+        self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
+        for file in self.files.values():
+            file.write(bytes(HEADER))  # written at the end, when the length is known
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for file in self.files.values():
+            with suppress(OSError):  # a full disk refuses what is still in the buffer
+                file.close()
+        for name in FILES:
+            self._temporary(name).unlink(missing_ok=True)
+
+    def append(self, **columns: np.ndarray) -> None:
+        """Add values to the end of the named columns."""
+        for name, values in columns.items():
+            values = np.ascontiguousarray(values, dtype=COLUMNS[name])
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS):
+                self.files[name].write(values)
+            self.sha256[name].update(values)
+            self.count[name] += len(values)
+
+    def finish(self, users: pl.DataFrame, movies: pl.DataFrame, extra: dict) -> None:
+        """Put the files in place, the manifest last; `extra` goes into the manifest."""
+        described, tables = {}, {}
+        for name, dtype in COLUMNS.items():
+            shape = (self.count[name],)
+            with naming(self.folder / f"{name}.npy", AS_IT_WAS), self.files[name] as file:
+                file.seek(0)
+                file.write(_header(dtype, shape))
+                sync(file)
+            described[name] = {"dtype": str(np.dtype(dtype)), "shape": list(shape),
+                               "sha256": self.sha256[name].hexdigest()}
+        for name, table in zip(TABLES, (users, movies), strict=True):
+            temporary = self._temporary(f"{name}.parquet")
+            with naming(self.folder / f"{name}.parquet", AS_IT_WAS), open(temporary, "wb") as file:
+                table.write_parquet(file)
+                sync(file)
+            tables[name] = sha256_of(temporary)
+        (self.folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no store
+        for name in FILES:
+            os.replace(self._temporary(name), self.folder / name)
+        manifest = {
+            "version": STORE_VERSION, "columns": described, "tables": tables,
+            "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
+            "num_items": len(movies), "num_interactions": self.count["item_idx"],
+            "digest": self._digest(users, movies), **extra,
+        }
+        write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+
+    def _digest(self, users: pl.DataFrame, movies: pl.DataFrame) -> str:
+        """`SequenceStore.digest` of what stands in the folder."""
+        first, *others = COLUMNS
+        digest = self.sha256[first].copy()
+        for name in others:
+            with open(self.folder / f"{name}.npy", "rb") as file:
+                file.seek(HEADER)
+                while block := file.read(BLOCK):
+                    digest.update(block)
+        for text in _json_of(users, movies):
+            digest.update(text)
+        return digest.hexdigest()
+
+    def _temporary(self, file: str) -> Path:
+        return self.folder / f"{file}.tmp"
+
+
+def _header(dtype: type, shape: tuple[int]) -> bytes:
+    """What `np.save` writes before the values."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    if file.tell() != HEADER:
+        raise RuntimeError(f"a .npy header of {file.tell()} bytes, expected {HEADER}")
+    return file.getvalue()
+
+
+def save_store(store: SequenceStore, folder: Path) -> None:
+    """Write the store; the manifest comes last, so a folder with a manifest is complete."""
+    with StoreWriter(folder) as writer:
+        writer.append(**{name: getattr(store, name) for name in COLUMNS})
+        described = {k: v for k, v in store.manifest.items() if k == "source"}  # all else is new
+        writer.finish(store.users, store.movies, described)
+
+
+def load_store(folder: Path) -> SequenceStore:
+    """Open a store that `save_store` wrote; arrays are memory-mapped and checked.
+
+    Raises:
+        DataError: no manifest, another version, or a file that is not what the manifest says.
+    """
+    try:
+        manifest = json.loads(read_sealed(folder / "manifest.json"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{folder}: no readable manifest.json ({error}); "
+                        "make the store again with scripts/make_sequences.py") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != STORE_VERSION:
+        raise DataError(f"{folder}: store version {version}, expected "
+                        f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
+    try:
+        columns = {name: _load_column(folder / f"{name}.npy", manifest["columns"][name])
+                   for name in COLUMNS}
+        users, movies = (_load_table(folder / f"{name}.parquet", manifest["tables"][name])
+                         for name in TABLES)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is damaged, "
+                        "make the store again") from error
+    check_table(users, USERS, "users")
+    check_table(movies, MOVIES, "movies")
+    return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
+
+
+def _load_column(path: Path, described: dict) -> np.ndarray:
+    """The mapped values of a .npy that is as the manifest describes it."""
+    try:
+        column = np.lib.format.open_memmap(path, mode="r")
+        with open(path, "rb") as file:
+            header = file.read(HEADER)
+        found = {"dtype": str(column.dtype), "shape": list(column.shape),
+                 "sha256": sha256_of(path, skip=HEADER)}
+    except Exception as error:  # numpy raises what its header parser meets
+        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
+    for name, value in found.items():
+        if value != described[name]:
+            raise DataError(f"{path}: its {name} is not the manifest's; "
+                            "the store is damaged or mixed, make it again")
+    if header != _header(column.dtype, column.shape):
+        raise DataError(f"{path}: its header is not the one of a column; the store is damaged, "
+                        "make it again")
+    return column
+
+
+def _load_table(path: Path, sha256: str) -> pl.DataFrame:
+    """The table of a parquet file with this hash."""
+    try:
+        if sha256_of(path) != sha256:
+            raise DataError(f"{path}: its sha256 is not the manifest's; "
+                            "the store is damaged or mixed, make it again")
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
+
+
+def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.DataFrame:
+    """Fixed windows as a table: `length - 1` history slots, left-padded, then the target.
+
+    Args:
+        store: sequences.
+        length: tokens of a window, target included, at least 2.
+        step: a user's targets are the 1st, (1 + step)th, ... interaction; none is made up.
+
+    Returns:
+        Columns user_id, history (list of item_idx, PAD on the left), history_rating (0 where PAD),
+        target, label (stars), timestamp (seconds).
+    """
+    if length < 2 or step < 1:
+        raise ValueError(f"expected length >= 2 and step >= 1, got {length} and {step}")
+    flat = pl.DataFrame({
+        "user_row": store.user_row,
+        "user_id": store.users["user_id"].gather(store.user_row),
+        "target": np.asarray(store.item_idx),
+        "label": np.asarray(store.rating), "timestamp": np.asarray(store.timestamp),
+    })
+    lags = range(length - 1, 0, -1)
+
+    def shifted(column: str) -> pl.Expr:
+        lagged = [pl.col(column).shift(k, fill_value=PAD).over("user_row") for k in lags]
+        return pl.concat_list(lagged)
+
+    return (
+        flat.with_columns(
+            shifted("target").alias("history"), shifted("label").alias("history_rating"),
+            pl.int_range(pl.len()).over("user_row").alias("rank"),
+        )
+        .filter(pl.col("rank") % step == 0)
+        .select("user_id", "history", "history_rating", "target", "label", "timestamp")
+    )

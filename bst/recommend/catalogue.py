@@ -1,0 +1,269 @@
+"""The films that a run knows: ids, titles, filters; and how a new film joins them."""
+
+import csv
+import difflib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bst.data.overviews import title_keys
+from bst.data.schema import FIRST_IDX, OOV
+from bst.data.text import TextVectors
+from bst.model.features import Statistics
+from bst.model.network import BST
+from bst.training.checkpoint import Fitted
+from bst.training.loop import genre_shares, log_share, year_bucket
+from bst.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One rating of a history."""
+
+    movie: int  # item_id
+    rating: float  # stars
+    time: int  # seconds since 1970 UTC
+
+
+@dataclass(frozen=True)
+class NewMovie:
+    """A film that the catalogue lacks; see `Recommender.with_movies`."""
+
+    movie_id: int
+    title: str
+    genres: tuple[str, ...] = ()
+    year: int | None = None
+    overview: str | None = None
+
+
+class Catalogue:
+    """The films of a run; row r has index r + FIRST_IDX.
+
+    Args:
+        movies: item_id, title, year, genres: a list each.
+        statistics: of the same films.
+    """
+
+    def __init__(self, movies: dict[str, list], statistics: Statistics) -> None:
+        self.ids, self.titles, self.years = movies["item_id"], movies["title"], movies["year"]
+        self.statistics = statistics
+        self._index = {movie: k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
+
+    def items(self, movies: Sequence[int]) -> np.ndarray:
+        """Indices of the films with these ids, (n,) int64."""
+        unknown = [movie for movie in movies if movie not in self._index]
+        if unknown:
+            raise DataError(f"no movie {unknown[0]} in the catalogue of {len(self.ids)}; "
+                            "add it with with_movies")
+        return np.array([self._index[movie] for movie in movies], dtype=np.int64)
+
+    def name(self, item: int) -> tuple[int, str]:
+        """Id and title of the film with this index."""
+        return self.ids[item - FIRST_IDX], self.titles[item - FIRST_IDX]
+
+    def allowed(self, genres: Sequence[str], years: tuple[int, int] | None) -> np.ndarray:
+        """Which rows of the catalogue pass the filters, bool."""
+        known = self.statistics.genres
+        allowed = np.ones(len(self.ids), dtype=bool)
+        for genre in genres:
+            if genre not in known:
+                raise DataError(f"no genre '{genre}', expected any of {', '.join(known)}")
+        if len(genres):
+            columns = [known.index(genre) for genre in genres]
+            allowed &= self.statistics.hot[:, columns].any(axis=1)
+        if years is not None:
+            low, high = years
+            allowed &= [y is not None and low <= y <= high for y in self.years]
+        return allowed
+
+    def find(self, title: str) -> int:
+        """Id of the film with this title: exact, without year, article or accents, or an a.k.a.
+
+        Raises:
+            DataError: none or several fit; names the nearest ones.
+        """
+        if title in self.titles:
+            return self.ids[self.titles.index(title)]
+        keys = title_keys(title)
+        by_key = self._by_key
+        rows = by_key.get(keys[0], []) if keys else []
+        if len(rows) == 1:
+            return self.ids[rows[0]]
+        if not rows:
+            near = difflib.get_close_matches(keys[0] if keys else "", by_key, n=3, cutoff=0.6)
+            rows = [row for key in near for row in by_key[key]]
+        listed = "; ".join(f"{self.titles[row]} [{self.ids[row]}]" for row in rows[:5])
+        raise DataError(f"no single film '{title}'"
+                        + (f"; did you mean: {listed}?" if listed else " or one like it"))
+
+    def search(self, query: str, k: int) -> list[int]:
+        """At most k items whose titles have, for each word of `query`, a word that begins so.
+
+        Titles that begin like the query come first, then those with more train ratings.
+        """
+        words = _fold(query).split()
+        count = self.statistics.count
+        rows = [row for row, title in enumerate(self._folded)
+                if all(f" {word}" in title for word in words)]
+        start = " " + " ".join(words)
+        rows.sort(key=lambda row: (not self._folded[row].startswith(start),
+                                   -count[row + FIRST_IDX], row))
+        return [row + FIRST_IDX for row in rows[:k]]
+
+    def about(self, item: int) -> dict:
+        """What is known of the film with this index: id, title, year, genres, train ratings."""
+        movie, title = self.name(item)
+        row = item - FIRST_IDX
+        genres = [g for g, has in zip(self.statistics.genres, self.statistics.hot[row], strict=True)
+                  if has]
+        return {"movie_id": movie, "title": title, "year": self.years[row], "genres": genres,
+                "ratings": int(self.statistics.count[item])}
+
+    def check_new(self, new: Sequence[NewMovie]) -> None:
+        """Refuse new films whose id is taken or whose genre is unknown."""
+        taken = set(self._index)
+        for film in new:
+            if film.movie_id in taken:
+                raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
+                                "already; choose another id")
+            taken.add(film.movie_id)
+            for genre in film.genres:
+                if genre not in self.statistics.genres:
+                    raise DataError(f"'{film.title}': no genre '{genre}', expected any of "
+                                    f"{', '.join(self.statistics.genres)}")
+
+    @cached_property
+    def _folded(self) -> list[str]:
+        return [f" {_fold(title)}" for title in self.titles]
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row, title in enumerate(self.titles):
+            for key in title_keys(title):
+                if row not in found.setdefault(key, []):
+                    found[key].append(row)
+        return found
+
+
+def _fold(text: str) -> str:
+    """Words of letters and digits, lower case, no accents.
+
+    Example:
+        >>> _fold("Cité d'Or (1995)")
+        'cite d or 1995'
+    """
+    plain = unicodedata.normalize("NFKD", text.lower())
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(re.findall(r"\w+", plain))
+
+
+def read_history(path: Path, catalogue: Catalogue) -> list[Interaction]:
+    """The ratings of a CSV file with a header.
+
+    Columns: movie_id or title (as `Catalogue.find` takes it); stars; and, if wanted, time: seconds
+    since 1970 UTC or an ISO date. Without times the rows count as rated in file order, a minute
+    apart: only gaps of time matter.
+
+    Raises:
+        DataError: names the file, the line and what is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--history {path}: {error}; expected a CSV file in UTF-8") from error
+    reader = csv.DictReader(text.splitlines())
+    columns = set(reader.fieldnames or [])
+    if "stars" not in columns or not columns & {"title", "movie_id"}:
+        raise DataError(f"{path}:1: columns {', '.join(sorted(columns)) or 'none'}, expected title "
+                        "or movie_id, stars, and time if known")
+    events, timed = [], set()
+    for row in reader:
+        try:
+            events.append(_interaction(row, len(events), catalogue))
+        except ValueError as error:
+            raise DataError(f"{path}:{reader.line_num}: {error}") from error
+        timed.add(bool(row.get("time")))
+        if len(timed) > 1:
+            raise DataError(f"{path}:{reader.line_num}: only some rows have a time; give all of "
+                            "them one, or none")
+    return events
+
+
+def _interaction(row: dict[str, str], rank: int, catalogue: Catalogue) -> Interaction:
+    try:
+        stars = float(row["stars"])
+    except (TypeError, ValueError):
+        raise DataError(f"stars '{row['stars']}' is not a number") from None
+    if row.get("movie_id"):
+        if not row["movie_id"].isdecimal():
+            raise DataError(f"movie_id '{row['movie_id']}' is not a whole number")
+        movie = int(row["movie_id"])
+        catalogue.items([movie])
+    else:
+        movie = catalogue.find(row.get("title") or "")
+    when = row.get("time")
+    if not when:
+        return Interaction(movie, stars, 60 * rank)
+    try:
+        time = int(when) if when.isdecimal() else _seconds(datetime.fromisoformat(when))
+    except ValueError:
+        raise DataError(f"time '{when}' is neither seconds since 1970 nor an ISO date") from None
+    return Interaction(movie, stars, time)
+
+
+def _seconds(when: datetime) -> int:
+    """Seconds since 1970 UTC; a date without a time zone is UTC."""
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def model_with(model: BST, fitted: Fitted, hot: np.ndarray, year: np.ndarray,
+               text: TextVectors | None) -> BST:
+    """The network with further rows in its catalogue, without an id of their own."""
+    state, n = model.state_dict(), len(hot)
+    new = {"item_vocab": torch.full((n,), OOV), "item_genres": genre_shares(hot),
+           "item_year": year_bucket(year), "item_has_text": torch.zeros(n, dtype=torch.bool),
+           "item_text": torch.zeros(n, model.sizes.text)}
+    if text is not None:
+        scaled = (text.vectors - fitted.text_mean) / fitted.text_scale
+        new |= {"item_text": torch.from_numpy(scaled),
+                "item_has_text": torch.from_numpy(text.has_text)}
+    if model.interest is not None:
+        new["interest.log_share"] = log_share(np.zeros(n), fitted.statistics.count.sum())
+    longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
+    longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
+                                    for name, rows in new.items()})
+    return longer
+
+
+def fitted_with(fitted: Fitted, new: Sequence[NewMovie], hot: np.ndarray, year: np.ndarray,
+                text: TextVectors | None) -> Fitted:
+    """What was fitted, with further items that have no ratings."""
+    old, base, n = fitted.statistics, fitted.base, len(new)
+
+    def longer(factors):
+        return factors.with_items(factors.recipe.features(hot, year, text))
+
+    if base.factors is not None:
+        base = replace(base, factors=longer(base.factors), folds=tuple(map(longer, base.folds)))
+    if base.neighbours is not None:
+        none = np.full(n, len(base.neighbours.similarity) - 1)
+        slot = np.append(base.neighbours.slot, none)
+        base = replace(base, neighbours=replace(base.neighbours, slot=slot))
+    years = np.where(np.isnan(year), old.usual_year, year).astype(np.int64)
+    statistics = replace(
+        old, bias=np.append(old.bias, np.zeros(n)), count=np.append(old.count, np.zeros(n, int)),
+        of_item=np.concatenate([old.of_item, np.zeros((len(old.of_item), n))], axis=1),
+        hot=np.concatenate([old.hot, hot]), year=np.append(old.year, years),
+    )
+    added = {"item_id": [film.movie_id for film in new], "title": [film.title for film in new],
+             "year": [film.year for film in new], "genres": [list(film.genres) for film in new]}
+    movies = {name: [*fitted.movies[name], *values] for name, values in added.items()}
+    return replace(fitted, movies=movies, base=base, statistics=statistics)

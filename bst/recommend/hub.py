@@ -1,0 +1,252 @@
+"""A finished run as a folder for the Hugging Face Hub: the model, a card, no rating of the data.
+
+FOLDER/model.safetensors model.json    as in the run folder, without the ids of the users
+FOLDER/fitted.safetensors              as there, without what only people of the training need
+FOLDER/config.json results.json        as there, without places of a machine
+FOLDER/sums.json                       sha256 of each of these files
+FOLDER/README.md                       the card
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from bst.config import DataConfig
+from bst.evaluation.report import best_baseline, read_results, write_results
+from bst.model.network import BST
+from bst.training.checkpoint import (
+    Fitted,
+    config_of,
+    load_fitted,
+    load_model,
+    save_fitted,
+    save_model,
+)
+from bst.utils.errors import DataError
+from bst.utils.files import write_atomic, write_sealed
+
+METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
+           "user_macro_mae": "mean over users of the MAE", "mae_star": "MAE of whole stars"}
+SHOWN = ("history 0", "history 1-5", "history 6-20", "history 21+", "cold user", "unseen item",
+         "no overview")  # slices
+PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
+
+MIT = "MIT, as the code of `bst`; the data are made by a program."
+OTHER_LICENCE = (
+    "The code of `bst` is MIT. This folder holds what is listed above of the data, so the terms of "
+    "the data decide whether it may be passed on. MovieLens data may not be redistributed without "
+    "the permission of GroupLens: ask before you publish, or keep the repository private.")
+BODY = """
+# {name}
+
+A [Behavior Sequence Transformer](https://arxiv.org/abs/1905.06874) that predicts how a person will
+rate a film from the films that this person rated before. It corrects a base score, which is part of
+the folder, and serves people and films that training never saw.
+
+```python
+from bst.recommend.recommender import Recommender  # the code of bst
+
+r = Recommender.from_pretrained("FOLDER")  # this folder, or its name on the Hub once downloaded
+r.recommend([(MOVIE_ID, STARS, SECONDS_SINCE_1970)], k=10)
+```
+
+## Data and protocol
+
+Trained on {data}, sha256 of the sequences `{digest}`. Protocol `{protocol}`, ties `{ties}`, part
+`{part}`, {n} ratings, seed {seed}, config `{hash}`. A history holds what its person rated before
+the target; all that is fitted saw train ratings alone.
+
+## Results
+
+| scorer | MAE | RMSE | user MAE | MAE* |
+|---|---|---|---|---|
+{table}
+
+MAE and RMSE of the expected stars; MAE* of stars on the scale; user MAE is the mean over users.
+Brackets are 95 % intervals over users (bootstrap). bst minus {rival} on the same rows: MAE
+{difference}.
+
+| slice | n | bst MAE | best baseline MAE |
+|---|---|---|---|
+{slices}
+
+## Limits
+
+- It predicts the stars of films that people chose to rate, not what they would choose.
+- The numbers are those of one seed, one data set and its time, under the protocol above.
+- Sex, age group, occupation and region shift the prediction where they are given, as they do in
+  the training data; leave them out and they do not.
+- Users of the training get the score of any other person with their history: what only they need
+  holds their ratings and was left out.
+
+## What is in here of the data
+
+{holds}
+
+Nobody's ratings, no id of a user, no overview. The statistics of a film with one rating give away
+its stars, but not who gave them.
+
+## Licence
+
+{licence}
+"""
+
+
+def publish(run: Path, out: Path) -> list[str]:
+    """Write the folder `out`, whole or not at all.
+
+    Args:
+        run: folder of a finished run.
+        out: is not there yet; its name is that of the model in the card.
+
+    Returns:
+        What `out` holds of the data, see `holdings`.
+
+    Raises:
+        DataError: `run` is no finished run, or `out` is there.
+        OSError: `out` cannot be written.
+    """
+    if out.exists():
+        raise DataError(f"{out} is there already, expected a new folder; delete it or choose "
+                        "another")
+    model, vocabulary, info = load_model(run)
+    fitted = without_ratings(load_fitted(run, info["identity"]))
+    if not (run / "results.json").exists():
+        raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
+                        "good it is; give its scripts/train.py command again, which goes on")
+    rows, config = read_results(run / "results.json"), without_places(config_of(run))
+    if "rmse_low" not in rows[0]:
+        raise DataError(f"{run}/results.json has no interval of rmse, as of an earlier version; "
+                        "delete it and give the run's scripts/train.py command again, which "
+                        "computes it")
+    about = {name: info[name] for name in ("identity", "step")}
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        save_model(temporary, model, replace(vocabulary, user_id=[]), about)
+        save_fitted(temporary, fitted)
+        write_sealed(temporary / "config.json", json.dumps(config, indent=2).encode())
+        write_results(rows, temporary / "results.json", write=write_sealed)
+        held = holdings(model, fitted)
+        card = model_card(out.name, config, fitted, rows, held)
+        write_atomic(temporary / "README.md", str(card).encode())  # yours to edit: not sealed
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return held
+
+
+def without_ratings(fitted: Fitted) -> Fitted:
+    """What scores anybody by a history, and nothing that holds a rating of somebody.
+
+    `Neighbours` keeps who rated what and how, `Factors` the prior of each user, and the factors of
+    each fold serve nobody else; scores of other people do not change by a bit.
+    """
+    base, few = fitted.base, np.zeros(0, np.int32)
+    if base.factors is not None:
+        factors = replace(base.factors, prior=base.factors.prior[:0])
+        base = replace(base, factors=factors, folds=())
+    if base.neighbours is not None:
+        base = replace(base, neighbours=replace(
+            base.neighbours, user=few, item_slot=few, residual=few.astype(np.float32)))
+    encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
+    return replace(fitted, base=base, encoder=encoder)
+
+
+def without_places(config: dict) -> dict:
+    """The `config.json` of a run with the names of files and folders, not where they are."""
+    names = {field: _name(config["data"][field]) for field in PLACES}
+    return {**config, "data": {**config["data"], **names, "cache": str(DataConfig().cache)}}
+
+
+def _name(place: str | None) -> str | None:
+    """The last part of a path; hub names and None stay as they are."""
+    if place is None or (place.count("/") == 1 and not Path(place).exists()
+                         and not place.startswith(("/", ".", "~"))):
+        return place
+    return Path(place).name
+
+
+def holdings(model: BST, fitted: Fitted) -> list[str]:
+    """What a folder with these holds of the data that they were trained on, an item each."""
+    lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
+             "of each film, how many train ratings it has and how their stars are spread"]
+    if model.config.text:
+        lines.append("vectors that BERT made of the films' texts, not the texts")
+    if fitted.base.neighbours is not None:
+        lines.append("how alike people rate any two films")
+    if model.config.user_id:
+        lines.append("a learned vector of each user of the training, without the id")
+    return lines
+
+
+def model_card(
+    name: str, config: dict, fitted: Fitted, rows: list[dict], held: list[str]
+) -> ModelCard:
+    """The card, checked by huggingface_hub as the Hub reads it, without a connection.
+
+    Args:
+        name: of the model.
+        config: `config.json` without places.
+        fitted: of the same run, without ratings.
+        rows: `results.json`; the first one is bst's.
+        held: see `holdings`.
+    """
+    ours, data = rows[0], config["data"]["data"]
+    shown = data or "bst synthetic"
+    slug = shown.lower().replace(" ", "-")
+    metadata = ModelCardData(
+        language="en", library_name="bst", pipeline_tag="tabular-regression", model_name=name,
+        license="other" if data else "mit",
+        license_name="terms-of-the-training-data" if data else None,
+        tags=["recommender-system", "sequential-recommendation", "behavior-sequence-transformer"],
+        datasets=[slug], metrics=["mae", "rmse"],
+        eval_results=[EvalResult(
+            task_type="tabular-regression", task_name="rating prediction", dataset_type=slug,
+            dataset_name=shown, dataset_split=ours["part"],
+            dataset_config=f"{ours['protocol']}, ties {ours['ties']}", metric_type=metric,
+            metric_name=text, metric_value=round(ours[metric], 4),
+            metric_args={"interval_95": [round(end, 4) for end in _ends(ours, metric)]},
+        ) for metric, text in METRICS.items()],
+    )
+    body = BODY.format(
+        name=name, data=f"`{data}`" if data else "the built-in synthetic data of `bst`",
+        digest=fitted.identity["data"], hash=fitted.identity["hash"], **_results(rows),
+        holds="\n".join(f"- {line}" for line in held),
+        licence=OTHER_LICENCE if data else MIT)
+    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n{body}")
+    if card.data.to_dict() != metadata.to_dict():
+        raise ValueError("the card's metadata do not read back as they were written")
+    return card
+
+
+def _ends(row: dict, metric: str) -> list[float]:
+    """The 95 % interval of a metric of a row of `results.json`."""
+    return [row[f"{metric}_{side}"] for side in ("low", "high")]
+
+
+def _cell(row: dict, metric: str) -> str:
+    low, high = _ends(row, metric)
+    return f"{row[metric]:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _results(rows: list[dict]) -> dict:
+    """The parts of the card that come from the results."""
+    ours, rival = rows[0], best_baseline(rows)
+    table = [" | ".join([f"| {row['scorer']}", *(_cell(row, metric) for metric in METRICS)]) + " |"
+             for row in rows]
+    slices = [f"| {name} | {ours['slices'][name]['n']:,} | {ours['slices'][name]['mae']:.4f} "
+              f"| {rival['slices'][name]['mae']:.4f} |"
+              for name in SHOWN if name in ours["slices"]]
+    paired = ours["paired"]
+    return {
+        "protocol": ours["protocol"] + " (LEAKY)" * (ours["protocol"] == "keras-windows"),
+        "ties": ours["ties"], "part": ours["part"], "n": f"{ours['n']:,}", "seed": ours["seed"],
+        "table": "\n".join(table), "slices": "\n".join(slices), "rival": paired["against"],
+        "difference": f"{paired['mae']:+.4f} [{paired['mae_low']:+.4f}, "
+                      f"{paired['mae_high']:+.4f}]",
+    }

@@ -1,0 +1,477 @@
+"""A run folder + somebody's history -> predicted stars, the top films, and the reasons.
+
+    recommender = Recommender.from_pretrained("runs/ml-1m")
+    recommender.recommend([(1, 5.0, 978300000), (260, 4.0, 978300060)], k=10)
+
+The numbers are those of training and evaluation: the same functions make them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from einops import rearrange
+
+from bst.data.schema import FIRST_IDX, USER_FEATURES, USERS
+from bst.data.sequences import SequenceStore
+from bst.data.splits import split_interactions
+from bst.data.text import TextVectors, cached_folder, embed_texts
+from bst.model.batches import Batch, UserVocabulary
+from bst.model.factors import FOLDS, user_features
+from bst.model.network import BST
+from bst.model.people import Person, Request, batch_of
+from bst.model.scoring import Scorer
+from bst.recommend.catalogue import Catalogue, Interaction, NewMovie, fitted_with, model_with
+from bst.training.checkpoint import Fitted, load_fitted, load_model
+from bst.utils.errors import DataError
+
+ROWS = 256  # of a batch of the network, when each row is a person of their own
+
+
+@dataclass(frozen=True)
+class Reason:
+    """How one event of the history moved a prediction."""
+
+    movie_id: int
+    title: str
+    rating: float  # stars that the person gave
+    time: int  # seconds since 1970 UTC
+    difference: float  # stars predicted with all events less stars without this one
+    attention: float | None  # share of the attention, mean over heads; None: no attention there
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One film of a list."""
+
+    movie_id: int
+    title: str
+    stars: float
+    reasons: tuple[Reason, ...] = ()
+    chance: float | None = None  # by interest or both: share in what the person rates next
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One prediction and what each event of the history did to it."""
+
+    movie_id: int
+    title: str
+    stars: float
+    reasons: tuple[Reason, ...]  # the largest absolute difference first
+
+
+History = Person | Sequence[Interaction | tuple[int, float, int]]
+
+
+class Recommender:
+    """Scores any person on any film.
+
+    A history is a list of (movie id, stars, seconds since 1970 UTC) or of `Interaction`, in any
+    order (equal times count in the order given), or a `Person` that `person` or `history_of` made.
+
+    Args:
+        model: the trained network.
+        vocabulary: of the users.
+        fitted: what else the run has fitted on train.
+    """
+
+    def __init__(self, model: BST, vocabulary: UserVocabulary, fitted: Fitted) -> None:
+        self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
+        self.catalogue = Catalogue(fitted.movies, fitted.statistics)
+        self._scorer = Scorer(model) if Scorer.serves(model) else None
+        self._films = None
+        if self.model.interest is not None:
+            with torch.inference_mode():
+                self._films = model.films(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)
+        self._scale = tuple(self.model.levels[[0, -1]].tolist())
+        self._splits = {}
+        self._encode = lru_cache(maxsize=1024)(self._encode_user)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Recommender":
+        """The recommender of a run folder that scripts/train.py left, or of a name on the Hub.
+
+        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there.
+
+        Raises:
+            DataError: a file is missing, damaged, from another version or of another run.
+        """
+        place = Path(folder)
+        if not place.exists():
+            place = cached_folder(str(folder)) or place
+        model, vocabulary, info = load_model(place)
+        return cls(model, vocabulary, load_fitted(place, info.get("identity")))
+
+    def person(self, history: History = (), *, user: dict[str, str] | None = None) -> Person:
+        """Somebody whom training need not know.
+
+        Args:
+            history: ratings.
+            user: any of sex, age, occupation and zip (or zip_region), as in users.dat.
+
+        Raises:
+            DataError: an unknown film, a rating off the scale, a film rated twice, an unknown
+                value of a user feature.
+        """
+        if isinstance(history, Person):
+            if user:
+                raise DataError("user features beside a Person, who has them already; leave out "
+                                "user=")
+            return history
+        events = [_interaction(event, k) for k, event in enumerate(history)]
+        events.sort(key=lambda event: event.time)  # stable: ties stay in the order given
+        self._check(events)
+        codes, traits = self._encode(self._known_user(user or {}))
+        return Person(
+            item=self.catalogue.items([event.movie for event in events]),
+            rating=np.array([e.rating for e in events], dtype=np.float32),
+            time=np.array([e.time for e in events], dtype=np.int64), user=codes, traits=traits,
+        )
+
+    def history_of(self, store: SequenceStore, user_id: int) -> Person:
+        """A user of the store that the run was trained on, with all ratings that may be history.
+
+        Raises:
+            DataError: the store is another one, or has no such user; or the folder was made for
+                the Hub, without what scores people of the training.
+        """
+        if store.digest != self.fitted.identity["data"]:
+            raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
+                            f"{self.fitted.identity['data'][:8]}; give the data it was trained on")
+        found = np.flatnonzero(store.users["user_id"].to_numpy() == user_id)
+        if not len(found):
+            raise DataError(f"no user {user_id} among the {store.num_users} users of the store")
+        (row,) = found
+        rows, is_train = self._rows_of(store, row)
+        codes, traits = self._encode(tuple(store.users.row(row)))
+        num_train = int(np.cumprod(is_train).sum())
+        item, neighbours = store.item_idx[rows].astype(np.int64), self.fitted.base.neighbours
+        fold, within = int(row % FOLDS), None
+        if num_train and self.fitted.base.factors is not None and not self.fitted.base.folds:
+            raise DataError(f"user {user_id} was in the training, whose ratings this folder does "
+                            "not hold; give the run folder it was made from, or a history")
+        if neighbours is not None and num_train:
+            within = neighbours.without(fold, item[:num_train])
+        return Person(item, np.array(store.rating[rows]), np.array(store.timestamp[rows]), codes,
+                      traits, num_train, fold, within)
+
+    def predict(self, history: History, movies: Sequence[int], *, at: int | None = None,
+                user: dict[str, str] | None = None) -> np.ndarray:
+        """Expected stars of each film, (len(movies),) float32, on the scale of the data.
+
+        Args:
+            history: ratings of one person.
+            movies: ids of films, rated or not.
+            at: seconds since 1970 UTC; None: a second after the last rating.
+            user: see `person`.
+
+        Raises:
+            DataError: see `person`; or an event is not before `at`.
+        """
+        if not len(movies):
+            return np.zeros(0, dtype=np.float32)
+        person, at = self._ask(history, user, at)
+        return self._clamp(self.score(person, self.catalogue.items(movies), at))
+
+    def recommend(
+        self, history: History, k: int = 10, *, at: int | None = None,
+        user: dict[str, str] | None = None, exclude_seen: bool = True,
+        genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
+        by: Literal["stars", "interest", "both"] = "stars",
+    ) -> list[Recommendation]:
+        """The k best films, best first.
+
+        By stars: those that this person would rate highest, once seen. By interest: those that
+        this person is most likely to rate next, whatever the stars; `chance` is then each film's
+        share among the candidates in what the person rates next. By both: by log share plus stars,
+        that is, the share times e for each expected star.
+
+        The candidates are the whole catalogue. Equal scores: the film with more train ratings
+        comes first, then the one that stands earlier in the catalogue.
+
+        Args:
+            history: ratings of one person.
+            k: films, at most.
+            at: seconds since 1970 UTC; None: a second after the last rating.
+            user: see `person`.
+            exclude_seen: leave out what the history holds.
+            genres: films with any of these genres; none: all.
+            years: first and last release year.
+            reasons: events to name for each film: those whose removal lowers its stars most.
+            by: stars, interest or both.
+
+        Raises:
+            DataError: see `predict`; or no such genre; or the run has no interest head.
+        """
+        if k < 1:
+            raise DataError(f"k is {k}, expected at least 1")
+        if by not in ("stars", "interest", "both"):
+            raise DataError(f"by is '{by}', expected stars, interest or both")
+        person, at = self._ask(history, user, at)
+        allowed = self.catalogue.allowed(genres, years)
+        if exclude_seen:
+            allowed[person.item - FIRST_IDX] = False
+        items = np.flatnonzero(allowed) + FIRST_IDX
+        if not len(items):
+            return []
+        score = (self.score if by == "stars" else self.interest)(person, items, at)
+        chance = None if by == "stars" else softmax(score)
+        if by == "both":
+            score = score + self.score(person, items, at)
+        best = np.lexsort((items, -self.fitted.statistics.count[items], -score))[:k]
+        stars = score[best] if by == "stars" else self.score(person, items[best], at)
+        why = self._differences(person, items[best], at) if reasons else None
+        found = []
+        for rank, row in enumerate(best):
+            named = () if why is None else self._reasons(person, why[rank], None, most=reasons)
+            found.append(Recommendation(
+                *self.catalogue.name(items[row]), float(self._clamp(stars[rank])), named,
+                None if chance is None else float(chance[row])))
+        return found
+
+    def explain(self, history: History, movie: int, *, at: int | None = None,
+                user: dict[str, str] | None = None) -> Explanation:
+        """What each event of the history did to the prediction for a film.
+
+        `difference` is exact: the person is scored again without the event, everything that
+        depends on it recomputed (taste, neighbours, means, attention), before the clamp to the
+        scale. Differences do not add up: events stand in for each other.
+
+        Attention alone is no explanation. A weight says how much a token was mixed in, not which
+        way it pushed or whether the head used it; the base score and the dense features read the
+        history past the attention; and other weights can give the same output.
+
+        Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
+        """
+        person, at = self._ask(history, user, at)
+        items = self.catalogue.items([movie])
+        score = self.score(person, items, at)
+        reasons = self._reasons(person, self._differences(person, items, at)[0],
+                                self._attention(person, items, at))
+        return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
+
+    def similar(self, movie: int, k: int = 10) -> list[tuple[int, str, float]]:
+        """The k films that people like and dislike together with `movie`: (id, title, cosine).
+
+        The cosine is between the loadings of the factor model, less their mean over the catalogue;
+        what is uncertain about a film lengthens its loading, so unknown films score low. Films
+        without ratings have the loading of their genres, year and overview.
+        """
+        factors = self.fitted.base.factors
+        if factors is None:
+            raise DataError(f"this run has the base '{self.fitted.base.kind}', which has no "
+                            "factors; train with --base neighbours")
+        (item,) = self.catalogue.items([movie])
+        loading = factors.weight[FIRST_IDX:, 1:]
+        loading = loading - loading.mean(dim=0)
+        doubt = torch.diagonal(factors.spread[FIRST_IDX:, 1:, 1:], dim1=1, dim2=2).sum(dim=1)
+        length = (loading.square().sum(dim=1) + doubt).sqrt()
+        target = item - FIRST_IDX
+        cosine = (loading @ loading[target] / (length * length[target])).numpy()
+        order = [row for row in np.argsort(-cosine, kind="stable") if row != target][:k]
+        return [(*self.catalogue.name(row + FIRST_IDX), float(cosine[row])) for row in order]
+
+    @torch.inference_mode()
+    def score(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        """Expected stars before the clamp to the scale, by which films are ranked: (items,).
+
+        Args:
+            person: as `person` and `history_of` make one; every event before `at`.
+            items: (i,) item indices.
+            at: seconds since 1970 UTC.
+        """
+        batch = self._batch(person, items, at)
+        if self._scorer is not None:
+            return self._scorer.score(batch).numpy()
+        return self._forward(batch, len(items))[0]
+
+    @torch.inference_mode()
+    def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        """Log of each film's share in what the person rates next, up to a constant: (items,).
+
+        Args:
+            person: as `person` and `history_of` make one; every event before `at`.
+            items: (i,) item indices.
+            at: seconds since 1970 UTC.
+
+        Raises:
+            DataError: the run has no interest head.
+        """
+        if self._films is None:
+            raise DataError("this run cannot rank by interest, it has no such head; train with "
+                            "--interest 0.1, or rank by stars")
+        batch = self._batch(person, items[:1], at)
+        return self.model.interest_scores(batch, self._films)[0, 0].numpy()[items - FIRST_IDX]
+
+    def with_movies(self, new: Sequence[NewMovie], *,
+                    cache_dir: Path = Path("data/cache")) -> "Recommender":
+        """A recommender whose catalogue holds further films, which nobody has rated yet.
+
+        Their overviews are embedded with the run's encoder; genres, year and overview place them.
+        A run that was trained with --cold 0.1 has seen targets like them, and scores them better.
+
+        Raises:
+            DataError: an id is taken, a genre is unknown, or the run read no real overviews.
+        """
+        self.catalogue.check_new(new)
+        text = self._embed([film.title for film in new], [film.overview for film in new], cache_dir)
+        genres = self.fitted.statistics.genres
+        hot = np.array([[g in film.genres for g in genres] for film in new], dtype=np.float32)
+        year = np.array([film.year or np.nan for film in new])
+        return Recommender(model_with(self.model, self.fitted, hot, year, text), self.vocabulary,
+                           fitted_with(self.fitted, new, hot, year, text))
+
+    def _check(self, events: list[Interaction]) -> None:
+        levels, seen = self.model.levels.tolist(), set()
+        for k, event in enumerate(events):
+            if event.rating not in levels:  # the network has no embedding of other stars
+                raise DataError(f"history event {k}: {event.rating:g} stars, expected one of "
+                                f"{', '.join(f'{level:g}' for level in levels)}")
+            if event.movie in seen:
+                raise DataError(f"history event {k}: movie {event.movie} is rated twice, expected "
+                                "one rating a film; keep the last one")
+            seen.add(event.movie)
+
+    def _known_user(self, user: dict[str, str]) -> tuple:
+        """The row of a user table: no id, then each feature, None where it is not given."""
+        user = {k: None if v is None else str(v) for k, v in user.items()}
+        if "zip" in user:
+            user["zip_region"] = (user.pop("zip") or "")[:1] or None
+        for name, value in user.items():
+            if name not in USER_FEATURES:
+                raise DataError(f"no user feature '{name}', expected any of sex, age, occupation, "
+                                "zip")
+            known = self.vocabulary.features[name]
+            if value is not None and value not in known:
+                raise DataError(f"{name} '{value}' is not one of {', '.join(known)}")
+        return (None, *(user.get(name) for name in USER_FEATURES))
+
+    def _encode_user(self, row: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Vocabulary indices (1 + features,) and traits (1 + values,) of a row of a user table."""
+        users = pl.DataFrame([row], schema=USERS, orient="row")
+        traits = user_features(users, self.fitted.base.user_values)[0]
+        return self.vocabulary.encode(users)[0], traits.numpy()
+
+    def _rows_of(self, store: SequenceStore, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of a user's history in the store, and which of them are train ratings."""
+        if store.digest not in self._splits:
+            split = split_interactions(store, **self.fitted.protocol)
+            is_train = np.zeros(len(store), dtype=bool)
+            is_train[split.train] = True
+            self._splits[store.digest] = split.is_history, is_train
+        is_history, is_train = self._splits[store.digest]
+        mine = np.arange(store.offsets[row], store.offsets[row + 1])
+        rows = mine[is_history[mine]]
+        return rows, is_train[rows]
+
+    def _ask(self, history: History, user: dict | None, at: int | None) -> tuple[Person, int]:
+        """The person and the time of a request, checked."""
+        person = self.person(history, user=user)
+        last = int(person.time[-1]) if len(person) else 0
+        at = last + 1 if at is None else int(at)
+        if len(person) and at < last + (self.fitted.protocol["ties"] == "strict"):
+            raise DataError(f"history event {len(person) - 1} is at {last}, not before at={at}; "
+                            "leave it out (`Person.before`) or ask at a later time")
+        if len(person) and at - person.time[0] >= 2**31:
+            raise DataError(f"history event 0 is at {person.time[0]}, 68 years or more before "
+                            f"at={at}; expected seconds since 1970")
+        return person, at
+
+    def _clamp(self, score: np.ndarray) -> np.ndarray:
+        return np.clip(score, *self._scale)
+
+    def _batch(self, person: Person, items: np.ndarray, at: int,
+               kept: np.ndarray | None = None) -> Batch:
+        request = Request.of(person, items, at, ties=self.fitted.protocol["ties"], kept=kept)
+        return batch_of(request, self.fitted.base, self.fitted.statistics,
+                        history_len=self.model.config.history_len,
+                        shared=self.model.config.shares_history)
+
+    @torch.inference_mode()
+    def _differences(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
+        """Stars with all events less stars without each, before the clamp: (items, events)."""
+        all_of_them = np.ones((1, len(person)), dtype=bool)
+        without_one = ~np.eye(len(person), dtype=bool)
+        batch = self._batch(person, items, at, np.concatenate([all_of_them, without_one]))
+        score = self._forward(batch, len(items))
+        return (score[:1] - score[1:]).T
+
+    def _forward(self, batch: Batch, num_items: int) -> np.ndarray:
+        """The network's expected stars, (variants, items)."""
+        score = torch.cat([self.model(part) for part in _parts(batch, ROWS)])
+        flat = rearrange(score, "b c -> (b c)")  # a row a variant, or a row an item
+        return rearrange(flat, "(p i) -> p i", i=num_items).numpy()
+
+    def _reasons(self, person: Person, difference: np.ndarray, attention: np.ndarray | None, *,
+                 most: int | None = None) -> tuple[Reason, ...]:
+        """The largest absolute difference first; `most`: only what raised the stars, so many."""
+        order = np.argsort(-np.abs(difference) if most is None else -difference, kind="stable")
+        if most is not None:
+            order = order[difference[order] > 0][:most]
+        return tuple(
+            Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
+                   int(person.time[k]), float(difference[k]),
+                   None if attention is None else float(attention[k]))
+            for k in order
+        )
+
+    def _attention(self, person: Person, items: np.ndarray, at: int) -> np.ndarray | None:
+        """Attention of the target to each event, mean over heads, (events,); 0 beyond its reach.
+
+        The rest goes to the target itself and to the token of the empty history. None for a model
+        without attention, or with several layers.
+        """
+        if self._scorer is None:
+            return None
+        found = np.zeros(len(person))
+        reach = min(len(person), self.model.config.history_len)
+        weight = self._scorer.attention(self._batch(person, items, at))[0, 2:].numpy()
+        found[len(person) - reach:] = weight[:reach]
+        return found
+
+    def _embed(self, titles: list[str], overviews: list[str | None],
+               cache_dir: Path) -> TextVectors | None:
+        """What the run's encoder makes of new films; None if the run used no text."""
+        if not len(self.fitted.text_mean):
+            return None
+        encoder = self.fitted.encoder
+        if encoder["text_source"] not in ("overview", "title"):
+            raise DataError(f"this run read '{encoder['text_source']}' texts, a control; train "
+                            "with --text-source overview to place new films")
+        texts = titles if encoder["text_source"] == "title" else overviews
+        found = embed_texts(texts, bert=encoder["bert"], pooling=encoder["pooling"],
+                            precision=encoder.get("precision", "fp32"), cache_dir=cache_dir)
+        if found.has_text.any():
+            return found
+        return TextVectors(np.zeros((len(texts), len(self.fitted.text_mean)), np.float32),
+                           found.has_text)
+
+
+def softmax(score: np.ndarray) -> np.ndarray:
+    """Shares that sum to 1."""
+    share = np.exp(score - score.max())
+    return share / share.sum()
+
+
+def _interaction(event: Interaction | tuple[int, float, int], rank: int) -> Interaction:
+    """The event of a history, typed."""
+    try:
+        movie, rating, time = (
+            (event.movie, event.rating, event.time) if isinstance(event, Interaction) else event)
+        return Interaction(int(movie), float(rating), int(time))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
+                        "since 1970 UTC)") from error
+
+
+def _parts(batch: Batch, rows: int) -> list[Batch]:
+    """The batch cut into batches of at most `rows` rows."""
+    columns = {name: value.split(rows) for name, value in vars(batch).items()}
+    return [Batch(**dict(zip(columns, part, strict=True)))
+            for part in zip(*columns.values(), strict=True)]

@@ -1,0 +1,282 @@
+"""The hops in one call each: open the data, prepare, train, compare with the baselines."""
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bst.config import DataConfig, RunConfig, from_dict, keras_example
+from bst.data.preparation import open_store
+from bst.data.sequences import SequenceStore
+from bst.data.splits import Split, audit_split, split_interactions
+from bst.data.text import TextVectors, embed_texts, noise_like
+from bst.evaluation.baselines import BASELINES
+from bst.evaluation.metrics import mae, rmse
+from bst.evaluation.report import (
+    best_baseline,
+    evaluate,
+    paired_difference,
+    read_results,
+    write_results,
+)
+from bst.model.base import BaseFit, base_scores, cold_base, fit_base
+from bst.model.batches import Batches, UserVocabulary
+from bst.model.features import fit_statistics
+from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
+from bst.training.distributed import first_goes_first, most, rank
+from bst.training.loop import build_model, fit, predict_part, text_scaling
+from bst.utils.errors import DataError
+from bst.utils.files import read_sealed, write_sealed
+from bst.utils.guard import FolderInUseError, folder_lock
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run reads."""
+
+    config: RunConfig
+    store: SequenceStore
+    split: Split
+    text: TextVectors | None
+    base_fit: BaseFit
+    batches: Batches
+
+
+def store_of(folder: Path) -> SequenceStore:
+    """The sequences that the run in `folder` was trained on, read where they were then.
+
+    Raises:
+        DataError: the folder holds no run, or the data is not there any more.
+    """
+    values = config_of(folder)["data"]
+    places = {name: values[name] and Path(values[name]) for name in ("data", "metadata", "cache")}
+    with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
+        return open_store(from_dict(DataConfig, {**values, **places}))
+
+
+def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
+    """Open, split, audit, embed; prints what was found and what the leak audit checked."""
+    if config.data.protocol == "keras-windows":
+        config = keras_example(config)
+        print("protocol keras-windows: the Keras example's window and features (LEAKY)")
+    store = open_store(config.data, report_dir=report_dir)
+    print(f"{len(store):,} ratings, {store.num_users:,} users, {store.num_items:,} movies")
+    split = split_interactions(store, protocol=config.data.protocol, ties=config.data.ties,
+                               seed=config.data.split_seed)
+    for line in audit_split(store, split):
+        print(f"audit: {line}")
+    text = None
+    if config.model.text:
+        text = embed_texts(texts_of(store, config.data), bert=config.data.bert,
+                           pooling=config.data.pooling, precision=config.data.precision,
+                           cache_dir=config.data.cache)
+        if config.data.text_source == "random":
+            text = noise_like(text, seed=config.data.split_seed)
+    base_fit, base = fit_base(store, split, config.model.base, text, cache_dir=config.data.cache)
+    cold = cold_base(store, split, base_fit, base, text) if config.model.cold else None
+    batches = Batches(store, split, UserVocabulary.fit(store, split), base=base, cold=cold,
+                      history_len=config.model.history_len, shared=config.model.shares_history)
+    return Prepared(config, store, split, text, base_fit, batches)
+
+
+def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
+    """What BERT reads for each film, by `DataConfig.text_source`."""
+    overviews = store.movies["overview"].to_list()
+    if config.text_source == "title":
+        return store.movies["title"].to_list()
+    if config.text_source == "shuffled":
+        with_text = [k for k, overview in enumerate(overviews) if overview]
+        order = np.random.default_rng([config.split_seed, 91]).permutation(with_text)
+        for k, other in zip(with_text, [overviews[j] for j in order], strict=True):
+            overviews[k] = other
+    return overviews
+
+
+def use_device(config: RunConfig) -> None:
+    """Threads and determinism of torch, for this process.
+
+    Raises:
+        DataError: the device is not there.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, filling costs
+    try:
+        torch.zeros(1, device=config.train.device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"--device {config.train.device}: {str(error).splitlines()[0]}; "
+                        "expected a device that this torch sees, cpu always works") from error
+
+
+def run_training(
+    config: RunConfig, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
+) -> list[dict] | None:
+    """Prepare, train and compare: what `scripts/train.py` does, in each process of its group.
+
+    The first process prepares alone, so that the others find its caches and nobody writes twice.
+
+    Returns:
+        The rows of the results, none in processes but the first; None when asked to stop.
+
+    Raises:
+        DataError: something is wrong with the data, the device or the folder `out`.
+    """
+    use_device(config)
+    with only_run_in(out):
+        with first_goes_first(), tempfile.TemporaryDirectory() as scratch:
+            prepared = prepare(config, report_dir=out if rank() == 0 else Path(scratch))
+        print(f"run folder: {out}")
+        if not train_run(prepared, out, stop_requested=stop_requested):
+            return None
+        if rank() == 0:
+            keep_fitted(prepared, out)
+        if (out / "results.json").exists():
+            load_model(out)  # damaged, it is not what the results are of
+            print("this run is finished; its results:")
+            return read_results(out / "results.json")
+        rows = compare(prepared, out)
+        if rank() == 0:
+            write_results(rows, out / "results.json", write=write_sealed)
+        return rows
+
+
+@contextlib.contextmanager
+def only_run_in(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder while the processes of this one work there.
+
+    Raises:
+        FolderInUseError: in each process of the group; names the process that is there.
+    """
+    with contextlib.ExitStack() as stack:
+        holder = 0
+        if rank() == 0:
+            try:
+                stack.enter_context(folder_lock(out))
+            except FolderInUseError as error:
+                holder = error.pid
+        holder = most(holder)
+        if holder:
+            raise FolderInUseError(out, holder)
+        yield
+
+
+def train_run(
+    prepared: Prepared, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
+) -> bool:
+    """Train in the folder `out`, going on where an earlier run of the same config stopped.
+
+    Returns:
+        True when training is complete, False when it was asked to stop.
+
+    Raises:
+        DataError: `out` holds a run of another config or of other data.
+    """
+    config = prepared.config
+    identity, path = _identity(prepared), out / "config.json"
+    if path.exists():
+        try:
+            found = json.loads(read_sealed(path))["identity"]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}; delete the folder, or choose another --out"
+                            ) from error
+        _check_identity(out, found, prepared)
+    if rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        described = {"identity": identity, **config.to_dict()}
+        write_sealed(path, json.dumps(described, indent=2).encode())
+    model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
+    return fit(model, prepared.batches, config, out, info={"identity": identity},
+               stop_requested=stop_requested)
+
+
+def keep_fitted(prepared: Prepared, out: Path) -> None:
+    """Write what was fitted beside the model, for `bst.recommend.recommender`."""
+    config, store, text = prepared.config.data, prepared.store, prepared.text
+    mean, scale = np.zeros(0, np.float32), np.zeros(0, np.float32)
+    if text is not None:
+        mean, scale = text_scaling(text, np.unique(store.item_idx[prepared.split.train]))
+    movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
+    save_fitted(out, Fitted(
+        FITTED_VERSION, _identity(prepared),
+        {"protocol": config.protocol, "ties": prepared.split.ties, "seed": config.split_seed},
+        {"bert": config.bert, "pooling": config.pooling, "precision": config.precision,
+         "text_source": config.text_source},
+        movies, prepared.base_fit,
+        fit_statistics(store, prepared.split, prepared.batches.base), mean, scale))
+
+
+def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Expected and whole stars of the best model in `out`, NaN outside `part`: each (n,).
+
+    Raises:
+        DataError: the model in `out` is of another config or of other data.
+    """
+    model, _, info = load_model(out)
+    _check_identity(out, info["identity"], prepared)
+    device = prepared.config.train.device
+    return predict_part(model.to(device), prepared.batches, part, device=device)
+
+
+def predict_baselines(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Stars at every position by each baseline, (n,): the strong ones are the base of BST."""
+    store, split, cache = prepared.store, prepared.split, prepared.config.data.cache
+    predictions = {name: baseline(store, split) for name, baseline in BASELINES.items()}
+    strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=cache)
+    return predictions | {"streaming factors": strong.factors, "factors + neighbours": strong.score}
+
+
+def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
+    """Errors on valid, and what is needed for any comparison on test; see `ablation.run_one`."""
+    store, split = prepared.store, prepared.split
+    valid = predict_run(prepared, out, "valid")[0][split.valid]
+    score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))
+    known = store.rating[split.valid]
+    return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
+            "label": store.rating[split.test], "user": store.user_row[split.test],
+            "score": score, "star": star}
+
+
+def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
+    """Rows of the best model in `out` and of every baseline on `part`.
+
+    Processes but the first help to predict and get no rows.
+
+    Raises:
+        DataError: the model in `out` is of another config or of other data.
+    """
+    config, store, split = prepared.config, prepared.store, prepared.split
+    ours, stars = predict_run(prepared, out, part)
+    if rank() > 0:
+        return []
+    predictions = {"bst": ours, **predict_baselines(prepared)}
+    rows = [
+        evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
+                 config_hash=config.hash, stars=stars if name == "bst" else None)
+        for name, values in predictions.items()
+    ]
+    rival = best_baseline(rows)["scorer"]
+    rows[0]["paired"] = {
+        "against": rival,
+        **paired_difference(predictions["bst"], predictions[rival], store, split, part,
+                            seed=config.train.seed),
+    }
+    return rows
+
+
+def _identity(prepared: Prepared) -> dict[str, str]:
+    return {"hash": prepared.config.hash, "data": prepared.store.digest}
+
+
+def _check_identity(folder: Path, found: dict[str, str], prepared: Prepared) -> None:
+    wanted = _identity(prepared)
+    if found != wanted:
+        raise DataError(f"{folder} holds a run of config {found['hash']} on data "
+                        f"{found['data'][:8]}, this is config {wanted['hash']} on data "
+                        f"{wanted['data'][:8]}; choose another --out or delete the folder")

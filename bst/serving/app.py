@@ -1,0 +1,230 @@
+"""A run folder as a web service: predictions, top lists, reasons, and a page to try them.
+
+    app = create_app(Models(Path("runs/ml-1m")))   # scripts/serve.py serves it
+
+`bst/serving/messages.py` says what is sent, `bst/serving/gate.py` how, and
+`bst/serving/worker.py` who answers.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Body, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from bst.recommend.recommender import Recommender
+from bst.serving.gate import Gate, Metrics, error_reply, reply
+from bst.serving.messages import (
+    RESPONSES,
+    TOP,
+    AskExplain,
+    AskPredict,
+    AskRecommend,
+    Explained,
+    Movies,
+    Predictions,
+    Top,
+)
+from bst.serving.worker import Models, Refused, Worker
+from bst.utils.errors import DataError
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
+               every: float = 1.0) -> FastAPI:
+    """The service.
+
+    Args:
+        models: what it serves.
+        waiting: requests that may wait for the scoring thread; one more gets 429.
+        patience: seconds after which a waiting request gets 503.
+        every: seconds between two looks at the folder.
+    """
+    worker, metrics = Worker(waiting, patience), Metrics()
+    app = FastAPI(title="bst", version="1", lifespan=_lifespan(models, worker, every),
+                  docs_url=None, redoc_url=None, redirect_slashes=False,
+                  description=__doc__.splitlines()[0])
+    _add_scores(app, models, worker)
+    _add_catalogue(app, models, worker)
+    _add_state(app, models, worker, metrics)
+    _add_page(app)
+    _add_errors(app)
+    paths = {route.path for route in app.routes if hasattr(route, "path")}
+    app.add_middleware(Gate, metrics=metrics, paths=paths)
+    return app
+
+
+def _lifespan(models: Models, worker: Worker, every: float
+              ) -> Callable[[FastAPI], AbstractAsyncContextManager]:
+    """Looks for a new model while the service runs, and ends the thread after it."""
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(every)
+            await asyncio.to_thread(models.refresh)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watch())
+        yield
+        watching.cancel()
+        worker.close()
+
+    return lifespan
+
+
+def _add_scores(app: FastAPI, models: Models, worker: Worker) -> None:
+    """The routes that score: /recommend, /predict, /explain."""
+    person, known = _example(models.current.recommender)
+
+    async def answer(job: Callable[[Recommender], dict]) -> Response:
+        loaded = models.current  # one model for the whole request
+        found = await worker.run(lambda: job(loaded.recommender))
+        return reply(found | {"model": loaded.digest})
+
+    @app.post("/recommend", response_model=Top, responses=RESPONSES)
+    async def recommend(
+        asked: Annotated[AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
+    ) -> Response:
+        """The k films with the most expected stars, and what in the history raised them."""
+        given = asked.person()
+        if asked.reasons:
+            asked.check_short()
+        return await answer(lambda model: {"items": [asdict(item) for item in model.recommend(
+            k=asked.k, exclude_seen=asked.exclude_seen, genres=asked.genres,
+            years=asked.years and tuple(asked.years), reasons=asked.reasons, **given)]})
+
+    @app.post("/predict", response_model=Predictions, responses=RESPONSES)
+    async def predict(
+        asked: Annotated[AskPredict, Body(examples=[person | {"movies": known}])],
+    ) -> Response:
+        """Expected stars of the films, in their order."""
+        given = asked.person()
+
+        def job(model: Recommender) -> dict:
+            stars = model.predict(movies=asked.movies, **given).tolist()
+            return {"items": [{"movie_id": movie, "stars": found}
+                              for movie, found in zip(asked.movies, stars, strict=True)]}
+
+        return await answer(job)
+
+    @app.post("/explain", response_model=Explained, responses=RESPONSES)
+    async def explain(
+        asked: Annotated[AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
+    ) -> Response:
+        """What each event of the history does to the prediction, the largest effect first."""
+        given = asked.person()
+        asked.check_short()
+        return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
+
+
+def _add_catalogue(app: FastAPI, models: Models, worker: Worker) -> None:
+    """The search for films."""
+    @app.get("/movies", response_model=Movies, responses=RESPONSES)
+    async def movies(
+        q: Annotated[str, Query(max_length=100, examples=["toy story"])] = "",
+        k: Annotated[int, Query(ge=1, le=TOP)] = 10,
+    ) -> Response:
+        """Films with a word of the title beginning like each word of q, the most rated first."""
+        catalogue = models.current.recommender.catalogue
+        return reply(await worker.run(lambda: {"items": [
+            catalogue.about(item) for item in catalogue.search(q, k)]}))
+
+
+def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -> None:
+    """How the service is: /healthz, /readyz, /metrics."""
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """200 as long as the process answers."""
+        return reply({"status": "ok"})
+
+    @app.get("/readyz", responses={503: RESPONSES[503]})
+    async def readyz() -> Response:
+        """200 when a request would be taken; what is served, and the last failed reload."""
+        if worker.waiting >= worker.size:
+            return error_reply(503, f"{worker.waiting} requests wait")
+        loaded = models.current
+        model = loaded.recommender
+        return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
+                      "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
+                      "genres": list(model.catalogue.statistics.genres)})
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics_text() -> Response:
+        """Numbers for Prometheus."""
+        return PlainTextResponse(metrics.text(models, worker),
+                                 media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page at /."""
+    html, policy = page()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
+        return Response(html, headers=headers, media_type="text/html")
+
+
+def _add_errors(app: FastAPI) -> None:
+    """The one shape of whatever goes wrong."""
+    @app.exception_handler(DataError)
+    async def wrong_data(_: Request, error: DataError) -> Response:
+        return error_reply(422, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_request(_: Request, error: RequestValidationError) -> Response:
+        return error_reply(422, _first_line(error.errors()))
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return error_reply(error.status, str(error), wait=error.wait)
+
+    @app.exception_handler(HTTPException)
+    async def wrong_place(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        known = {404: f"no page {path}", 405: f"{path} does not take {request.method}"}
+        return error_reply(error.status_code, known.get(error.status_code, error.detail))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return error_reply(500, "internal error; the log of the service says more")
+
+
+def page() -> tuple[str, str]:
+    """The page, and the content policy under which nothing but its own script and style runs."""
+    text = PAGE.read_text(encoding="utf-8")
+
+    def digest(tag: str) -> str:
+        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+
+    return text, (f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
+                  f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
+                  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+
+
+def _example(model: Recommender) -> tuple[dict, list[int]]:
+    """A person and films of the catalogue, so that the examples of the OpenAPI page work here."""
+    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
+    low, high = model.model.levels[[0, -1]].tolist()
+    history = [{"movie_id": known[0], "stars": high}, {"movie_id": known[1], "stars": low}]
+    return {"history": history}, known[2:]
+
+
+def _first_line(errors: list[dict]) -> str:
+    """The first thing that is wrong with a request: where, and what."""
+    first, *others = errors
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
+                    for part in first["loc"][1:]).lstrip(".")
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where or 'body'}: {first['msg']}{more}"

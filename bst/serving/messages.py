@@ -1,0 +1,145 @@
+"""What clients of the service send and get: JSON bodies, each with its limits."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bst.recommend.catalogue import Interaction
+from bst.recommend.recommender import Explanation, Recommendation
+from bst.utils.errors import DataError
+
+HISTORY, EXPLAINED = 1000, 300  # events; reasons cost the square of their number
+MOVIES, TOP, REASONS = 1000, 100, 5  # most of each in one request
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+MovieId = Annotated[int, Field(ge=0, lt=2**31, examples=[1])]
+Seconds = Annotated[int, Field(ge=0, lt=2**40, description="seconds since 1970 UTC")]
+
+
+class Rated(_Strict):
+    """One rating of a history."""
+
+    movie_id: MovieId
+    stars: float = Field(examples=[4.0], description="on the scale of the data, see /readyz")
+    time: Seconds | None = Field(None, examples=[978300760])
+
+
+class About(_Strict):
+    """What is known of the person, coded as in users.dat."""
+
+    sex: str | None = Field(None, max_length=20, examples=["F"])
+    age: str | None = Field(None, max_length=20, examples=["25"])
+    occupation: str | None = Field(None, max_length=20, examples=["4"])
+    zip: str | None = Field(None, max_length=20, examples=["55117"])
+
+
+class Asked(_Strict):
+    """The person whom a request is about."""
+
+    history: list[Rated] = Field(
+        default=[], max_length=HISTORY,
+        description="each film once; times for all events or for none: then they count as rated "
+                    "in this order, a minute apart")
+    user: About = About()
+    at: Seconds | None = Field(None, description="when; none: a second after the last rating")
+
+    def person(self) -> dict[str, Any]:
+        """Arguments of the recommender's calls."""
+        timed = {event.time is not None for event in self.history}
+        if len(timed) > 1:
+            raise DataError("history: only some events have a time; give all of them one, or none")
+        if self.at is not None and timed == {False}:
+            raise DataError("at: the events of the history have no time; give them one, or no at")
+        events = [Interaction(e.movie_id, e.stars, 60 * k if e.time is None else e.time)
+                  for k, e in enumerate(self.history)]
+        return {"history": events, "user": self.user.model_dump(exclude_none=True), "at": self.at}
+
+    def check_short(self) -> None:
+        """Refuse a history that is too long for reasons."""
+        if len(self.history) > EXPLAINED:
+            raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "
+                            "where reasons are asked for")
+
+
+class AskRecommend(Asked):
+    """The films with the most expected stars."""
+
+    k: int = Field(10, ge=1, le=TOP)
+    exclude_seen: bool = True
+    genres: list[Annotated[str, Field(max_length=50)]] = Field([], max_length=50)
+    years: list[int] | None = Field(None, min_length=2, max_length=2, examples=[[1980, 1999]])
+    reasons: int = Field(0, ge=0, le=REASONS, description="events to name for each film")
+
+
+class AskPredict(Asked):
+    """Expected stars of films."""
+
+    movies: list[MovieId] = Field(max_length=MOVIES)
+
+
+class AskExplain(Asked):
+    """What each event of the history does to a prediction."""
+
+    movie_id: MovieId
+
+
+class Top(BaseModel):
+    """Films, best first."""
+
+    items: list[Recommendation]
+    model: str = Field(examples=["9f86d081"], description="which weights answered")
+
+
+class Stars(BaseModel):
+    """Expected stars of one film."""
+
+    movie_id: int
+    stars: float
+
+
+class Predictions(BaseModel):
+    """Expected stars in the order of the request."""
+
+    items: list[Stars]
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained(Explanation):
+    """An explanation and the model that it is of."""
+
+    model: str
+
+
+class Movie(BaseModel):
+    """A film of the catalogue."""
+
+    movie_id: int
+    title: str
+    year: int | None
+    genres: list[str]
+    ratings: int = Field(description="in the train part of the data")
+
+
+class Movies(BaseModel):
+    """Films that were searched for."""
+
+    items: list[Movie]
+
+
+class Error(BaseModel):
+    """Every error."""
+
+    error: str = Field(examples=["history[0].stars: 6 stars, expected one of 1, 2, 3, 4, 5"])
+
+
+ERRORS = {400: "JSON cannot be read from the body", 408: "the body took too long",
+          413: "the body is too large",
+          422: "the request is wrong; the line says where", 429: "too many requests wait",
+          503: "not served in time"}
+RESPONSES = {code: {"model": Error, "description": text} for code, text in ERRORS.items()}

@@ -1,0 +1,153 @@
+"""A run folder: the best model, and the state from which training resumes, written atomically.
+
+RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
+RUN/fitted.safetensors               what else was fitted on train: enough to score anybody
+RUN/resume.pt                        weights, optimizer and counters of the last resume point
+RUN/sums.json                        sha256 of each of these files, checked whenever one is read
+No file of a run folder can execute code when it is read.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from bst.model.base import BaseFit
+from bst.model.batches import UserVocabulary
+from bst.model.features import Statistics
+from bst.model.network import BST
+from bst.utils.errors import DataError
+from bst.utils.files import read_sealed, write_sealed
+from bst.utils.packing import pack, unpack
+
+MODEL_VERSION, FITTED_VERSION = 1, 1
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run has fitted besides the network; row r of the movies has index r + FIRST_IDX."""
+
+    version: int
+    identity: dict  # hash of the config and digest of the data, as in model.json
+    protocol: dict  # name, ties and seed of the split
+    encoder: dict  # bert, pooling, precision (none: fp32), text_source of `DataConfig`
+    movies: dict  # item_id, title, year, genres: a list each
+    base: BaseFit
+    statistics: Statistics
+    text_mean: np.ndarray  # (t,) float32, of the network's overview vectors; t is 0 without text
+    text_scale: np.ndarray  # (t,)
+
+
+def config_of(folder: Path) -> dict:
+    """The `config.json` of the run in `folder`.
+
+    Raises:
+        DataError: the folder holds no run, or the file is damaged.
+    """
+    try:
+        found = json.loads(read_sealed(folder / "config.json"))
+        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+            raise ValueError("no field 'data'")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
+                        "scripts/train.py") from error
+    return found
+
+
+def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict) -> None:
+    """Write the model; `info` is kept beside it as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    about = {"version": MODEL_VERSION, **model.to_json(), "vocabulary": asdict(vocabulary), **info}
+    write_sealed(folder / "model.json", json.dumps(about, indent=1).encode())
+    write_sealed(folder / "model.safetensors", save(tensors))
+
+
+def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
+    """Read what `save_model` wrote; the model is in evaluation mode.
+
+    Raises:
+        DataError: a file is missing, damaged, from another version, or does not fit the other.
+    """
+    try:
+        info = json.loads(read_sealed(folder / "model.json"))
+        tensors = load(read_sealed(folder / "model.safetensors"))
+        if not isinstance(info, dict):
+            raise ValueError(f"model.json holds {json.dumps(info)[:20]}, expected an object")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise DataError(f"{folder}: no readable model ({error}); expected model.json and "
+                        "model.safetensors as scripts/train.py writes them") from error
+    if info.get("version") != MODEL_VERSION:
+        raise DataError(f"{folder}/model.json: version {info.get('version')}, expected "
+                        f"{MODEL_VERSION}; train again with this version")
+    try:
+        model = BST.from_json(info)
+        model.load_state_dict(tensors)
+        vocabulary = UserVocabulary(**info["vocabulary"])
+    except Exception as error:  # what is damaged decides the kind, as in `load_resume`
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{folder}: model.json and model.safetensors do not fit ({line}); "
+                        "they are damaged or from two runs, train again") from error
+    return model.eval(), vocabulary, info
+
+
+def save_fitted(folder: Path, fitted: Fitted) -> None:
+    """Write what was fitted beside the model."""
+    write_sealed(folder / "fitted.safetensors", pack(fitted))
+
+
+def load_fitted(folder: Path, identity: dict) -> Fitted:
+    """Read what `save_fitted` wrote, bit by bit.
+
+    Args:
+        folder: run folder.
+        identity: of the model in it.
+
+    Raises:
+        DataError: the file is missing, damaged, from another version or of another run.
+    """
+    path = folder / "fitted.safetensors"
+    try:
+        fitted = unpack(Fitted, read_sealed(path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, run the "
+                        "run's scripts/train.py command again and it is added") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; it is damaged or from another version, run the run's "
+                        "scripts/train.py command again and it is replaced") from error
+    if fitted.version != FITTED_VERSION or fitted.identity != identity:
+        raise DataError(
+            f"{path}: version {fitted.version} of run {fitted.identity}, expected version "
+            f"{FITTED_VERSION} of {identity}, the model's; run the run's scripts/train.py command "
+            "again and it is replaced")
+    return fitted
+
+
+def save_resume(folder: Path, state: dict) -> None:
+    """Write the resume state: tensors, numbers, strings, dicts and lists only."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_sealed(folder / "resume.pt", buffer.getvalue())
+
+
+def load_resume(folder: Path) -> dict | None:
+    """The last resume state, or None if there is none yet.
+
+    Raises:
+        DataError: the file is damaged or holds anything but plain data.
+    """
+    path = folder / "resume.pt"
+    if not path.exists():
+        return None
+    try:
+        content = io.BytesIO(read_sealed(path))
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds, by what is damaged
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: not a resume state of scripts/train.py ({line}); "
+                        "delete it to start over") from error

@@ -1,0 +1,166 @@
+"""Several processes that train one model: who am I, sums over all, and taking turns.
+
+`torchrun` starts the processes; `process_group` joins them. Outside of it every function here is
+that of a group of one, which communicates nothing, so callers need no second path.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor, nn
+
+from bst.utils.errors import DataError
+
+PATIENCE = timedelta(hours=6)  # the others wait while the first process prepares the data
+KNUTH = 2_654_435_761  # 2^32 / golden ratio: multiples lie far apart modulo 2^32
+
+
+def rank() -> int:
+    """Number of this process, 0 to `size() - 1`; the first one writes and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the processes that `torchrun` started with this one; all but the first are silent.
+
+    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl. A group that is already
+    there, as in a worker of Ray, is used as it is.
+
+    Args:
+        device: `TrainConfig.device`; "cuda" becomes the GPU of this process's local rank.
+
+    Raises:
+        DataError: there are more processes than GPUs.
+    """
+    on_gpu = device == "cuda" and torch.cuda.is_available()
+    join = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if join:
+        if on_gpu:
+            _use_own_gpu(int(os.environ["LOCAL_RANK"]))
+        _join("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    with contextlib.ExitStack() as stack:
+        if rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
+    if join:  # not after an error: the others may be gone, and leaving would wait for them
+        dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Meet the others at the store of `torchrun`.
+
+    After a restart torchrun's store still holds the addresses of the processes that are gone, so
+    on one machine each attempt has its own names. On several machines the attempts are not counted
+    alike; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each attempt a store of its own.
+    """
+    store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+
+
+def _use_own_gpu(local_rank: int) -> None:
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise DataError(f"process {local_rank} of this machine has no GPU, found {count}; "
+                        f"expected --nproc-per-node of at most {count}")
+    torch.cuda.set_device(local_rank)
+
+
+def shard(rows: list) -> list:
+    """What this process takes of the rows of a batch that all processes know: every size-th one.
+
+    Rows are in order of length, so the shards are about equally long. None is made up: a batch
+    of fewer rows than processes leaves some with an empty list.
+    """
+    return rows[rank()::size()]
+
+
+def chance_seed(seed: int, step: int) -> int:
+    """Seed of dropout: a function of (seed, step, rank), so that no two shards share a mask."""
+    return seed * 1_000_003 + step + rank() * KNUTH
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all processes, in place; equal bits in each of them."""
+    return _reduce(tensor, dist.ReduceOp.SUM)
+
+
+def most(value: int) -> int:
+    """The greatest `value` of any process."""
+    return int(_reduce(torch.tensor(value), dist.ReduceOp.MAX))
+
+
+def all_equal(*values: float) -> bool:
+    """True when every process gives the same values; NaN is like 0."""
+    both = torch.tensor([values, [-v for v in values]], dtype=torch.float64).nan_to_num(nan=0.0)
+    greatest, least = _reduce(both, dist.ReduceOp.MAX)
+    return bool((greatest == -least).all())
+
+
+def add_up_gradients(model: nn.Module, loss: Tensor) -> Tensor:
+    """Replace each gradient by its sum over all processes; returns the sum of `loss`.
+
+    One flat buffer instead of DistributedDataParallel, which averages over processes: here each
+    has weighted its loss by its share of the targets, so the sum is the gradient of the global
+    mean, whatever the shards' sizes, an empty one included. A parameter that no process used
+    keeps no gradient, as in one process, so AdamW leaves it alone. The price: nothing of the sum
+    overlaps with the backward pass.
+    """
+    if size() == 1:
+        return loss
+    parameters = list(model.parameters())
+    used = torch.tensor([p.grad is not None for p in parameters])
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([loss[None], used.to(loss), *(p.flatten() for p in parts)])
+    add_up(flat)
+    loss, used, rest = flat.split([1, len(parts), len(flat) - 1 - len(parts)])
+    sums = rest.split([p.numel() for p in parts])
+    for parameter, anyone, total in zip(parameters, used.tolist(), sums, strict=True):
+        parameter.grad = total.view_as(parameter) if anyone else None
+    return rearrange(loss, "1 -> ")
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process runs the block alone; then the others do, and find its files.
+
+    An error of the first lets the others go on: they meet it too, and end by themselves.
+    """
+    if rank() > 0:
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    most(0)
+
+
+def _reduce(tensor: Tensor, operation) -> Tensor:
+    if size() > 1:
+        try:
+            dist.all_reduce(tensor, operation)
+        except RuntimeError as error:  # gloo's word for a closed connection
+            raise ConnectionError(
+                f"process {rank()} of {size()} lost another one ({str(error).split('. ')[0]}); "
+                "the same command goes on from the last resume point"
+            ) from error
+    return tensor

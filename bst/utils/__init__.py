@@ -1,0 +1,1 @@
+"""Files, locks, errors and packing: what every room uses."""

@@ -1,0 +1,179 @@
+"""What a command answers when something goes wrong: one line, and an exit code that says what.
+
+Exit codes: 1 the data, the memory or the loss; 2 a flag, in tyro's words; 73 another process works
+in the folder; 74 a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from bst.utils.errors import DataError
+
+IN_USE, DISK = 73, 74  # EX_CANTCREAT and EX_IOERR of sysexits.h
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCK = "run.lock"
+
+
+class FolderInUseError(DataError):
+    """Another process works in the folder."""
+
+    def __init__(self, folder: Path, pid: int) -> None:
+        super().__init__(folder, pid)
+        self.folder, self.pid = folder, pid
+
+    def __str__(self) -> str:
+        return (f"process {self.pid} is working in {self.folder}, expected nobody; wait for it or "
+                "choose another --out")
+
+
+def guarded(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit with what it returns, or with one line that says what went wrong.
+
+    An exception that is none of a user's doing keeps its traceback.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command starts again", 128 + signal.SIGINT)
+    except FolderInUseError as error:
+        _leave(str(error), IN_USE)
+    except (DataError, ValueError, FloatingPointError, ConnectionError) as error:
+        _leave(str(error), 1)
+    except OSError as error:
+        _leave(_about_file(error), DISK)
+    except ModuleNotFoundError as error:
+        _leave(f"no module {error.name}; --help says what the script needs, and requirements.txt "
+               "what all need", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        first = str(error).splitlines()[:1]
+        _leave(f"out of memory{''.join(f' ({line[:120]})' for line in first)}; expected more of "
+               "it, or smaller --batch-targets, --width or --history-len", 1)
+
+
+def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:
+    """The command line of a script: `guarded`, and the flags are the fields of what `main` takes.
+
+    Args:
+        main: takes an instance of `flags`.
+        flags: a dataclass; the fields of dataclasses in it are flags without a prefix.
+        description: of the script, for --help.
+    """
+    import tyro
+
+    guarded(lambda: main(tyro.cli(flags, description=description,
+                                  config=(tyro.conf.OmitArgPrefixes,))))
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _about_file(error: OSError) -> str:
+    """One line: what could not be done with which file, and what is still good."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    name = error.filename or "a file"
+    if error.errno in FULL or "os error 28" in str(error):  # polars has no errno
+        return f"disk full writing {name}{notes}; free space and give the same command again"
+    return f"{name}: {error.strerror or error}{notes}"
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory"))
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder`, which is made if it is not there.
+
+    The kernel drops the lock of a process that is gone, however it went: a lock file that a kill
+    left behind is taken over.
+
+    Raises:
+        FolderInUseError: names the process that is there.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    while True:
+        file = open(path, "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            pid = file.read().strip()
+            file.close()
+            raise FolderInUseError(folder, int(pid) if pid.isdecimal() else 0) from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
+        file.close()  # its owner removed it between our two calls
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+@contextmanager
+def unchanged(*paths: Path | None) -> Iterator[None]:
+    """Refuse what the block read if one of the files was written meanwhile.
+
+    Args:
+        paths: files, or folders whose files count; None is left out.
+
+    Raises:
+        DataError: names a file.
+    """
+    before = {path: _stamp(path) for path in _files(paths)}
+    yield
+    for path, stamp in before.items():
+        if _stamp(path) != stamp:
+            raise DataError(f"{path} changed while it was read, expected a file at rest; give the "
+                            "same command again once it is written")
+
+
+def _files(paths: tuple[Path | None, ...]) -> Iterator[Path]:
+    for path in filter(None, paths):
+        yield from (p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+
+
+def _stamp(path: Path) -> tuple | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+class StopRequest:
+    """Turns the first SIGTERM or SIGINT into a clean stop; the second one exits at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame) -> None:
+        # torchrun passes on what a terminal has sent already, and kills after 30 s by itself
+        if self.signal and "TORCHELASTIC_RUN_ID" not in os.environ:
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"stopping after this step; a second signal ends it at once\n")
+
+    def __call__(self) -> bool:
+        """True once a signal came."""
+        return self.signal != 0

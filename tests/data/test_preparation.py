@@ -1,0 +1,368 @@
+"""A store built in parts is the one built in memory. Run: pytest tests/data/test_preparation.py."""
+
+import hashlib
+import io
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import bst.data.preparation
+from bst.config import DataConfig
+from bst.data.movielens import ML_1M, _fast_ratings, _fast_users, _parse_user, read_movielens
+from bst.data.preparation import make_store, stream_store
+from bst.data.raw import BadRows, Known, _all_differ, check_ratings, repeated, table
+from bst.data.schema import USERS, RowIndex
+from bst.data.sequences import _json_of, build_sequences, load_store, save_store, time_order
+from bst.data.sources import RawFiles
+from bst.data.synthetic import write_synthetic
+from bst.utils.errors import DataError
+from tests.conftest import random_tables
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BAD = ("1::5::9::978300760", "x", "1::5::3", "2::5::3::978300760", "1::6::3::978300760",
+       "1::5::3::12", "1::5::é::978300760", "1::5::3::978300760 ", "1::5::+3::978300760", "")
+REPEAT = "again"  # stands for a line that the file has already
+
+
+def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), end="\n",
+               grouped=False, wrap=lambda content: content) -> Path:
+    """The three files of `random_tables`, with `bad` (place, line) pairs put in."""
+    tables = random_tables(seed, num_ratings=num_ratings, tie_share=tie_share)
+    ratings = tables.ratings.sort("user_id", maintain_order=True) if grouped else tables.ratings
+    lines = [f"{u}::{i}::{r:.0f}::{t}" for u, i, r, t in ratings.iter_rows()]
+    for place, line in bad:
+        at = place % (len(lines) + 1)
+        lines.insert(at, lines[place % len(lines)] if line == REPEAT else line)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ratings.dat").write_bytes(wrap((end.join(lines) + end).encode("latin-1")))
+    (folder / "users.dat").write_text("".join(
+        f"{u}::{s}::{a}::{o}::{z}0000\n" for u, s, a, o, z in tables.users.iter_rows()))
+    (folder / "movies.dat").write_text("".join(
+        f"{i}::{title}::{'|'.join(genres)}\n"
+        for i, title, genres in tables.movies.select("item_id", "title", "genres").iter_rows()))
+    return folder
+
+
+def in_memory(source: Path, folder: Path, **options) -> None:
+    save_store(build_sequences(read_movielens(source, report_dir=folder, **options)), folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def outcome(build, source: Path, folder: Path, **options) -> tuple[str | None, dict[str, bytes]]:
+    """What a build raised, and every file that it left."""
+    folder.mkdir()
+    try:
+        build(source, folder, **options)
+    except DataError as error:
+        return str(error), contents(folder)
+    return None, contents(folder)
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A new folder at each call: hypothesis runs a test many times."""
+    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+
+
+SIZES = {"seed": st.integers(0, 10**6), "tie_share": st.sampled_from([0.0, 0.5, 1.0]),
+         "chunk_bytes": st.sampled_from([64, 301, 4096]), "parts": st.sampled_from([1, 3, 16]),
+         "grouped": st.booleans()}
+quietly = settings(max_examples=25, deadline=None,
+                   suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quietly
+@given(**SIZES)
+def test_any_chunks_and_parts_give_the_bytes_of_the_store_in_memory(
+        scratch, seed, tie_share, chunk_bytes, parts, grouped):
+    work = scratch()
+    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped)
+    part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
+    in_memory(source, work / "one")
+    stream_store(source, work / "other", chunk_bytes=chunk_bytes, part_bytes=part_bytes)
+    assert contents(work / "one") == contents(work / "other")
+
+
+@quietly
+@given(**SIZES, on_bad=st.sampled_from(["stop", "quarantine"]),
+       bad=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([*BAD, REPEAT, REPEAT])),
+                    max_size=14))
+def test_bad_rows_are_told_in_the_same_words_and_leave_the_same_files(
+        scratch, seed, tie_share, chunk_bytes, parts, grouped, on_bad, bad):
+    work = scratch()
+    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped, bad=bad)
+    part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
+    expected = outcome(in_memory, source, work / "one", on_bad=on_bad)
+    found = outcome(stream_store, source, work / "other", on_bad=on_bad, chunk_bytes=chunk_bytes,
+                    part_bytes=part_bytes)
+    assert found == expected
+
+
+def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path):
+    """A repeat, an unknown user and a broken row; `stop` keeps ten of each kind at most."""
+    bad = [(9, "1::5::9::978300760")] * 12 + [(5, "2::5::3::978300760"), (2, REPEAT)]
+    source = raw_folder(tmp_path / "raw", bad=bad)
+    with pytest.raises(DataError) as caught:
+        read_movielens(source)
+    listed = [int(line) for line in re.findall(r"ratings\.dat:(\d+)", str(caught.value))]
+    assert str(caught.value).startswith("14 bad rows") and "; ...;" in str(caught.value)
+    assert len(listed) == 10 and listed == sorted(listed)
+    assert "is not in users.dat" in str(caught.value) and "earlier line" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c, lambda c: c.rstrip(),
+    lambda c: b"\n" + c, lambda c: c.replace(b"\n", b"\n\n", 3)])
+def test_line_ends_a_bom_and_blank_lines_are_the_same_in_chunks(tmp_path, wrap):
+    source = raw_folder(tmp_path / "raw", wrap=wrap)
+    in_memory(source, tmp_path / "one")
+    stream_store(source, tmp_path / "other", chunk_bytes=50, part_bytes=200)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_a_zip_is_streamed_like_its_folder(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in source.iterdir():
+            archive.write(path, f"ml/{path.name}")
+    stream_store(source, tmp_path / "one", chunk_bytes=100, part_bytes=500)
+    stream_store(tmp_path / "ml.zip", tmp_path / "other", chunk_bytes=100, part_bytes=500)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_threads_change_no_byte(tmp_path, threads):
+    source = raw_folder(tmp_path / "raw", num_ratings=700)
+    in_memory(source, tmp_path / "one")
+    code = ("import sys; from pathlib import Path; from bst.data.preparation import stream_store; "
+            "stream_store(Path(sys.argv[1]), Path(sys.argv[2]), chunk_bytes=5000, part_bytes=4000)")
+    subprocess.run([sys.executable, "-c", code, str(source), str(tmp_path / "other")], cwd=ROOT,
+                   env={**os.environ, "POLARS_MAX_THREADS": threads}, check=True)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_a_big_file_goes_through_parts_and_a_small_one_does_not(tmp_path, monkeypatch):
+    source = raw_folder(tmp_path / "raw")
+    small = make_store(DataConfig(data=source), tmp_path / "small")
+    assert not isinstance(small.rating, np.memmap)
+    monkeypatch.setattr(bst.data.preparation, "STREAMED", (source / "ratings.dat").stat().st_size)
+    big = make_store(DataConfig(data=source), tmp_path / "big")
+    assert isinstance(big.rating, np.memmap) and big.digest == small.digest
+    assert contents(tmp_path / "small") == contents(tmp_path / "big")
+
+
+def test_bad_rows_leave_the_store_that_was_there(tmp_path):
+    stream_store(raw_folder(tmp_path / "good"), tmp_path / "store")
+    before = contents(tmp_path / "store")
+    for bad in ("x", REPEAT):
+        with pytest.raises(DataError, match="1 bad rows"):
+            stream_store(raw_folder(tmp_path / "bad", bad=[(3, bad)]), tmp_path / "store")
+        assert contents(tmp_path / "store") == before
+
+
+def test_leftovers_of_a_killed_run_do_no_harm(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    stream_store(source, tmp_path / "store")
+    before = contents(tmp_path / "store")
+    (tmp_path / "store" / "parts.tmp").mkdir()
+    (tmp_path / "store" / "parts.tmp" / "0").write_bytes(b"from another run, of any length")
+    (tmp_path / "store" / "rating.npy.tmp").write_bytes(b"junk" * 1000)
+    stream_store(source, tmp_path / "store")
+    assert contents(tmp_path / "store") == before
+
+
+def test_a_full_disk_is_one_line_and_the_old_store_stays(tmp_path):
+    """A limit on the size of a file stands for the disk."""
+    source = write_synthetic(tmp_path / "raw", num_users=150, num_movies=200, num_ratings=6000)
+    out = tmp_path / "store"
+    stream_store(raw_folder(tmp_path / "first"), out)
+    before = contents(out)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    done = subprocess.run([sys.executable, "scripts/make_sequences.py", "--data", str(source),
+                           "--out", str(out)], cwd=ROOT, capture_output=True, text=True,
+                          preexec_fn=limit)
+    assert done.returncode == 74 and done.stderr.startswith(f"error: disk full writing {out}")
+    assert "a store that was there is as it was" in done.stderr
+    assert done.stderr.count("\n") == 1 and contents(out) == before
+
+
+def test_a_file_of_bad_rows_alone_is_refused_even_in_quarantine(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    (source / "ratings.dat").write_text("1,5,3,978300760\n" * 30)
+    for build in (in_memory, stream_store):
+        with pytest.raises(DataError, match="every row is bad, expected user::movie::rating"):
+            build(source, tmp_path / build.__name__, on_bad="quarantine")
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    (source / "ratings.dat").write_bytes(b"1" * 10_000)
+    with pytest.raises(DataError, match="ratings.dat: a line of more than 1,000 bytes"):
+        stream_store(source, tmp_path / "store", chunk_bytes=1000)
+
+
+def test_a_damaged_zip_is_a_data_error(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(source.iterdir(), reverse=True):
+            archive.write(path, path.name)
+    raw = (tmp_path / "ml.zip").read_bytes()
+    for at in range(50, 110, 7):  # inside the packed users.dat
+        (tmp_path / "ml.zip").write_bytes(raw[:at] + bytes([raw[at] ^ 255]) + raw[at + 1:])
+        with pytest.raises(DataError, match="cannot read users.dat"):
+            RawFiles(tmp_path / "ml.zip").read("users.dat")
+
+
+ROWS = st.lists(st.sampled_from([
+    "1::5::3::978300760", "4::7::5::978300761", *BAD, "1:x:5::3::978300760", ":1::5::3::978300760",
+    "1::5:3:::978300760", "1::5::3::978300760:", "::5::3::978300760", "1:::5::3:978300760",
+    "1::5::3::978300760::1", "-1::5::3::978300760", " 1::5::3::978300760", "1::5::3.0::978300760",
+    "1::5::3::9783007600000000", "99999999999::5::3::978300760", "1::5::\x003::978300760", "\r"]),
+    min_size=1, max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=ROWS, end=st.sampled_from(["", "\n"]))
+def test_the_fast_read_of_ratings_takes_only_what_the_slow_one_takes(rows, end):
+    tables = random_tables(0)
+    known = Known.of(tables.users, tables.movies)
+    content = ("\n".join(rows) + end).encode("latin-1")
+    bad = BadRows("quarantine")
+    found = check_ratings(content, 1, known, bad, ML_1M.ratings)
+    slow_bad = BadRows("quarantine")
+    slowly = replace(ML_1M.ratings, fast=lambda content: None)
+    slow = check_ratings(content, 1, known, slow_bad, slowly)
+    assert found.equals(slow) and bad.rows == slow_bad.rows
+    assert len(found) + bad.count == sum(map(bool, rows))
+
+
+def test_the_fast_read_of_ratings_is_used_and_sees_every_pair_of_colons():
+    """Blocks of `_count_bytes` cut a pair of colons in two; a pair moved by one is no pair."""
+    lines = [f"{k % 9 + 1}::{k % 7 + 1}::5::978300{k % 1000:03d}" for k in range(20_000)]
+    content = ("\n".join(lines) + "\n").encode()
+    for shift in range(20):  # each place of a line comes to lie on the border of two blocks
+        found = _fast_ratings(b"1::" + b"0" * shift + content[3:])
+        assert [f"{u}::{i}::{r}::{t}" for u, i, r, t in found.iter_rows()] == lines
+    assert _fast_ratings(content[:-1]).equals(found)
+    for broken in (content.replace(b"::5::", b":5:::", 1), content.replace(b"::5::", b":0:5::", 1),
+                   content.replace(b"5", b"+5", 1), content + b"\n"):
+        assert _fast_ratings(broken) is None
+
+
+USER_ROWS = st.lists(st.sampled_from([
+    "1::F::1::10::48067", "2::M::56::16::V0072", "3::M::25::07::", "4::F::1::10::0-551", "",
+    "1::F::1::10::9", "5::X::1::10::4", "6::F::2::10::4", "7::F::1::21::4", "x::F::1::10::4",
+    "8::F::1::10", "9::F::1::10::4::4", "10::F::1::10::4:4", "0::F::1::10::4",
+    "99999999999::F::1::10::4", "11::F:x:1::10::4", "12::F::1::-1::4", "13::F::1::10::\x00",
+    "14::F::1::10::\r", "15:: F::1::10::4", "16::F::1::10::é", "17::F::1::10::\"4"]),
+    min_size=1, max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=USER_ROWS, end=st.sampled_from(["", "\n"]))
+def test_the_fast_read_of_users_gives_what_the_slow_one_gives_or_nothing(rows, end):
+    content = ("\n".join(rows) + end).encode("latin-1")
+    bad = BadRows("quarantine")
+    slow = table(content, "users.dat", _parse_user, USERS, bad)
+    fast = _fast_users(content)
+    assert fast is None or (fast.equals(slow) and not bad.count)
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_the_fast_read_of_users_is_used_for_all_that_is_allowed_and_for_nothing_else(end):
+    good = (b'1::F::1::0::48067\n2147483647::M::56::20::\n8::M::18::1::"4"\n'
+            b"3::M::25::07::V0072" + end.encode())
+    assert _fast_users(good).rows() == [
+        (1, "F", "1", "0", "4"), (2147483647, "M", "56", "20", None), (8, "M", "18", "1", '"'),
+        (3, "M", "25", "7", "V")]
+    for old, new in ((b"1::F", b"0::F"), (b"1::F", b"3::F"), (b"2147483647", b"2147483648"),
+                     (b"::20::", b"::21::"), (b"F", b"X"), (b"56", b"57"), (b"07", b"0" * 13),
+                     (b"V0", b"V:"), (b"V0", b"V\0"), (b"V0", b"V\r"), (b"V0", b"V\xe9"),
+                     (b"M::56", b"M:5:6"), (b"3::M", b"::M"), (b"3::", b"\n3::"), (b"07", b" 7")):
+        assert _fast_users(good.replace(old, new, 1)) is None, new
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12),
+       in_order=st.booleans(), cells=st.integers(1, 20))
+def test_repeated_marks_every_later_one_of_a_pair(pairs, in_order, cells):
+    """In blocks of users where they come in order, by a sort elsewhere and for wide tables."""
+    pairs = sorted(pairs) if in_order else pairs
+    seen, expected = set(), []
+    for pair in pairs:
+        expected.append(pair in seen)
+        seen.add(pair)
+    user, item = (np.array([p[k] for p in pairs], dtype=np.int32) for k in (0, 1))
+    assert repeated(user, item).tolist() == expected
+    if pairs:
+        assert _all_differ(user, item, cells) == (not any(expected))
+
+
+@pytest.mark.parametrize("step", [1, 10**6])
+def test_a_row_index_finds_ids_far_and_near(step):
+    ids = np.array([7, 3, 900], dtype=np.int64) * step
+    wanted = np.array([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
+    assert RowIndex(ids).rows(wanted).tolist() == [1, -1, 2, -1, -1, -1, 0]
+
+
+@pytest.mark.parametrize("span", [10, 2**33])
+def test_time_order_is_by_user_then_time_then_position(span):
+    rng = np.random.default_rng(0)
+    user, when = rng.integers(0, 4, 300), rng.integers(0, 5, 300) * (span // 5)
+    expected = sorted(range(300), key=lambda k: (user[k], when[k], k))
+    assert time_order(user.astype(np.int32), when).tolist() == expected
+
+
+def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
+    store = build_sequences(random_tables())
+    save_store(store, tmp_path)
+    for name in ("item_idx", "rating", "timestamp", "offsets"):
+        file = io.BytesIO()
+        np.save(file, getattr(store, name))
+        assert (tmp_path / f"{name}.npy").read_bytes() == file.getvalue()
+    digest = hashlib.sha256()
+    for name in ("item_idx", "rating", "timestamp", "offsets"):
+        digest.update(getattr(store, name).tobytes())
+    for frame in (store.users, store.movies):
+        digest.update(frame.write_json().encode())
+    assert load_store(tmp_path).manifest["digest"] == store.digest == digest.hexdigest()
+
+
+def test_json_in_slices_is_the_json_of_the_whole():
+    table = pl.DataFrame({"a": range(40_000), "b": ["x,}\n"] * 40_000})
+    same = b"".join(_json_of(table)) == table.write_json().encode()
+    assert same  # pytest would take minutes to compare megabytes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat_while_the_ratings_grow_tenfold(tmp_path):
+    peak = {}
+    for count in (1_000_000, 10_000_000):
+        source = write_synthetic(tmp_path / "raw", num_users=count // 166, num_movies=3883,
+                                 num_ratings=count)
+        # not ru_maxrss, in which Linux counts what pytest held when it started the child
+        code = ("import re, sys; from pathlib import Path; from bst.data.preparation import "
+                "stream_store; stream_store(Path(sys.argv[1]), Path(sys.argv[2])); status = "
+                "Path('/proc/self/status').read_text(); "
+                r"print(int(re.search(r'VmHWM:\s+(\d+) kB', status)[1]) / 1024)")
+        done = subprocess.run([sys.executable, "-c", code, str(source), str(tmp_path / "store")],
+                              cwd=ROOT, capture_output=True, text=True, check=True)
+        peak[count] = float(done.stdout)
+        shutil.rmtree(source)
+    assert peak[10_000_000] < min(600, 1.3 * peak[1_000_000])

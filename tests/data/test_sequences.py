@@ -1,0 +1,248 @@
+"""Order, splits, leaks, the store on disk. Run: pytest tests/data/test_sequences.py."""
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bst.data.schema import FIRST_IDX, Tables
+from bst.data.sequences import (
+    AS_IT_WAS,
+    StoreWriter,
+    _header,
+    build_sequences,
+    load_store,
+    make_windows,
+    save_store,
+    time_order,
+)
+from bst.utils.errors import DataError
+from bst.utils.files import write_sealed
+from tests.conftest import random_tables
+
+
+def oracle(tables: Tables) -> list[tuple]:
+    """Sequences by plain Python: (user_id, item_id, rating, timestamp), in order."""
+    rows = list(enumerate(tables.ratings.iter_rows()))
+    rank = {u: k for k, u in enumerate(tables.users["user_id"])}
+    rows.sort(key=lambda row: (rank[row[1][0]], row[1][3], row[0]))
+    return [row for _, row in rows]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), tie_share=st.sampled_from([0.0, 0.5, 1.0]))
+def test_sequences_equal_the_plain_python_oracle(seed, tie_share):
+    tables = random_tables(seed, num_ratings=60, tie_share=tie_share)
+    store = build_sequences(tables)
+    ids = tables.movies["item_id"].to_numpy()[store.item_idx - FIRST_IDX]
+    users = tables.users["user_id"].to_numpy()[store.user_row]
+    found = list(zip(users, ids, store.rating, store.timestamp, strict=True))
+    assert found == oracle(tables)
+
+
+def test_a_store_keeps_types_source_and_users_who_have_rated_nothing(tables):
+    last = tables.users.tail(1).with_columns(pl.col("user_id") + 1)
+    store = build_sequences(replace(tables, users=pl.concat([tables.users, last]),
+                                    source={"ratings.dat": "0f"}))
+    assert store.num_users == 24 and store.num_items == 41 and len(store) == 700
+    assert store.offsets[0] == 0 and store.offsets[-1] == store.offsets[-2] == 700
+    assert store.manifest == {"source": {"ratings.dat": "0f"}}
+    dtypes = [a.dtype for a in (store.item_idx, store.rating, store.timestamp, store.offsets,
+                                store.user_row)]
+    assert dtypes == [np.int32, np.float32, np.int64, np.int64, np.int32]
+    none = build_sequences(replace(tables, ratings=tables.ratings.clear()))
+    assert len(none) == 0 and none.offsets.tolist() == [0] * 24
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
+    ids = pl.when(pl.int_range(pl.len()) < 3).then(9999).otherwise(column).cast(pl.Int32)
+    strays = replace(tables, ratings=tables.ratings.with_columns(ids.alias(column)))
+    with pytest.raises(DataError, match="^3 ratings name a user or movie that the tables lack"):
+        build_sequences(strays)
+
+
+@pytest.mark.parametrize("first", [0, -10])
+@pytest.mark.parametrize("span", [10, 2**29 - 1, 2**29, 2**32 + 5, 2**59 - 1, 2**59, 2**62])
+@pytest.mark.parametrize("last_user", [1, 2**31 - 1])
+def test_time_order_holds_for_any_span_of_time_and_any_user(last_user, span, first):
+    """User, time and position share 63 bits where they fit: here, 3 are of the position."""
+    user = np.array([1, 1, 0, 0, 1, 0], np.int32) * np.int32(last_user)
+    when = first + np.array([1, 0, span, span, 1, 0])
+    assert time_order(user, when).tolist() == [5, 2, 3, 1, 0, 4]
+
+
+def test_row_order_matters_only_among_ties(tables):
+    shuffled = replace(tables, ratings=tables.ratings.sample(fraction=1, shuffle=True, seed=3))
+    ours, theirs = build_sequences(tables), build_sequences(shuffled)
+    key = pl.DataFrame({"u": ours.user_row, "t": ours.timestamp})
+    single = ~key.is_duplicated().to_numpy()
+    assert single.sum() > 100
+    np.testing.assert_array_equal(ours.item_idx[single], theirs.item_idx[single])
+    np.testing.assert_array_equal(ours.timestamp, theirs.timestamp)
+
+
+def test_a_store_comes_back_as_it_was_saved(store, tmp_path):
+    save_store(store, tmp_path)
+    loaded = load_store(tmp_path)
+    assert loaded.digest == store.digest
+    assert loaded.movies.equals(store.movies) and loaded.users.equals(store.users)
+    assert not loaded.rating.flags.writeable  # nobody changes the files through the arrays
+
+
+@pytest.mark.parametrize("table", ["users", "movies"])
+def test_a_store_with_another_table_is_refused(store, tmp_path, table):
+    other = getattr(store, table).rename({"sex" if table == "users" else "title": "other"})
+    save_store(replace(store, **{table: other}), tmp_path)
+    with pytest.raises(DataError, match=f"^table '{table}': column '(sex|title)' should be String"):
+        load_store(tmp_path)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_kill_between_two_files_leaves_no_store_of_two_halves(
+    store, tmp_path, monkeypatch, number
+):
+    save_store(store, tmp_path)
+    real, left = os.replace, iter(range(number))
+
+    def kill(source, target):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        save_store(replace(store, rating=store.rating + 1), tmp_path)
+    with pytest.raises(DataError, match="no readable manifest.json .*No such file"):
+        load_store(tmp_path)
+
+
+def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables, tmp_path):
+    store = build_sequences(replace(tables, source={"ratings.dat": "0f"}))
+    save_store(store, tmp_path / "made" / "here")
+    loaded = load_store(tmp_path / "made" / "here")
+    columns = {"item_idx": "int32", "rating": "float32", "timestamp": "int64", "offsets": "int64"}
+    files = {f.name: f.read_bytes() for f in (tmp_path / "made" / "here").iterdir()}
+    assert json.loads(files["manifest.json"]) == loaded.manifest == {
+        "version": 2, "source": {"ratings.dat": "0f"}, "digest": store.digest,
+        "columns": {name: {"dtype": dtype, "shape": [len(getattr(store, name))],
+                           "sha256": hashlib.sha256(getattr(store, name)).hexdigest()}
+                    for name, dtype in columns.items()},
+        "tables": {name: hashlib.sha256(files[f"{name}.parquet"]).hexdigest()
+                   for name in ("users", "movies")},
+        "sort_key": ["user", "timestamp", "source line"],
+        "num_users": 23, "num_items": 41, "num_interactions": 700}
+    save_store(loaded, tmp_path / "copy")
+    assert {f.name: f.read_bytes() for f in (tmp_path / "copy").iterdir()} == files
+
+
+def test_a_store_in_pieces_of_any_number_type_is_the_one_written_at_once(store, tmp_path):
+    save_store(store, tmp_path / "one")
+    with StoreWriter(tmp_path / "other") as writer:
+        for piece in (slice(0, 300), slice(300, 301), slice(301, 700)):
+            writer.append(item_idx=store.item_idx[piece].astype(np.int64),
+                          rating=store.rating[piece].astype(np.float64),
+                          timestamp=store.timestamp[piece])
+        writer.append(offsets=store.offsets.astype(np.int32))
+        writer.finish(store.users, store.movies, {"source": {}})
+    one, other = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}
+                  for name in ("one", "other"))
+    assert one == other
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
+    store, tmp_path, monkeypatch, number
+):
+    save_store(store, tmp_path)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    names = ["item_idx.npy", "rating.npy", "timestamp.npy", "offsets.npy", "users.parquet",
+             "movies.parquet"]
+    left = iter(range(number))
+
+    def sync(file):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bst.data.sequences.sync", sync)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_store(replace(store, rating=store.rating + 1), tmp_path)
+    assert caught.value.filename == str(tmp_path / names[number])
+    assert caught.value.__notes__ == [AS_IT_WAS]
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_is_named_by_the_column_and_leaves_no_litter(store, tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, StoreWriter(tmp_path) as writer:
+        writer.files["rating"].close()
+        writer.files["rating"] = open("/dev/full", "wb")
+        writer.append(rating=store.rating)  # into the buffer, which closing cannot write either
+        writer.append(rating=np.zeros(10**6))
+    assert caught.value.filename == str(tmp_path / "rating.npy")
+    assert caught.value.__notes__ == [AS_IT_WAS]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_header_of_another_length_is_a_bug_that_is_told():
+    with pytest.raises(RuntimeError, match="header of 192 bytes, expected 128"):
+        _header(np.int32, (10**80,))
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda f: (f / "manifest.json").unlink(), "no readable manifest.json"),
+    (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),
+    (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
+     "sha256 is not the manifest's"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 2"),
+    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 2"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 2}'), "KeyError 'columns'"),
+    (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
+        b"<f4", b">f4")), "rating.npy: its dtype is not the manifest's"),
+    (lambda f: (f / "rating.npy").unlink(), "rating.npy: .*No such file"),
+    (lambda f: (f / "rating.npy").write_bytes(b""), "rating.npy: "),
+    (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
+        b" \n", b"\t\n", 1)), "rating.npy: its header is not the one of a column"),
+    (lambda f: (f / "item_idx.npy").write_bytes((f / "offsets.npy").read_bytes()),
+     "item_idx.npy: its dtype is not the manifest's"),
+    (lambda f: (f / "users.parquet").write_bytes((f / "movies.parquet").read_bytes()),
+     "users.parquet: its sha256 is not the manifest's"),
+    (lambda f: (f / "movies.parquet").unlink(), "movies.parquet: .*No such file"),
+])
+def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message):
+    save_store(store, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        load_store(tmp_path)
+    assert "\n" not in str(caught.value) and " again" in str(caught.value)  # says what to do
+
+
+def test_windows_are_left_padded_and_none_is_lost_or_made_up(tables):
+    store = build_sequences(tables)
+    windows = make_windows(store, length=4, step=2)
+    sizes = np.diff(store.offsets)
+    assert len(windows) == sum((n + 1) // 2 for n in sizes)
+    user_id = store.users["user_id"][3]
+    items = store.item_idx[store.offsets[3]:store.offsets[4]].tolist()
+    mine = windows.filter(pl.col("user_id") == user_id)
+    padded = [0, 0, 0, *items]
+    stars = [0.0, 0.0, 0.0, *store.rating[store.offsets[3]:store.offsets[4]].tolist()]
+    when = store.timestamp[store.offsets[3]:store.offsets[4]].tolist()
+    assert mine.columns == ["user_id", "history", "history_rating", "target", "label", "timestamp"]
+    assert mine.drop("user_id").rows() == [
+        (padded[k:k + 3], stars[k:k + 3], items[k], stars[k + 3], when[k])
+        for k in range(0, len(items), 2)]
+    shortest = make_windows(store, length=2)
+    assert len(shortest) == len(store) and shortest["history"].list.len().unique().item() == 1
+
+
+@pytest.mark.parametrize(("length", "step"), [(1, 1), (2, 0)])
+def test_windows_refuse_a_length_without_history_and_a_step_of_nothing(store, length, step):
+    with pytest.raises(ValueError, match=f"expected length >= 2 .* got {length} and {step}"):
+        make_windows(store, length=length, step=step)

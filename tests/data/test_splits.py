@@ -1,0 +1,229 @@
+"""Which part a rating belongs to, what it may see, and leaks.
+
+Run: pytest tests/data/test_splits.py.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bst.data.schema import FIRST_IDX
+from bst.data.sequences import SequenceStore
+from bst.data.splits import audit_split, split_interactions
+from bst.utils.errors import DataError
+
+
+def rated_at(*times: list[int], movies: int = 40) -> SequenceStore:
+    """A store of users who rated at these times, one film after the other."""
+    flat = np.concatenate(times).astype(np.int64)
+    return SequenceStore(
+        item_idx=np.arange(len(flat), dtype=np.int32) % movies + FIRST_IDX,
+        rating=np.ones(len(flat), np.float32), timestamp=flat, movies=range(movies), users=None,
+        offsets=np.cumsum([0, *map(len, times)]))
+
+
+@pytest.mark.parametrize("protocol", ["temporal", "leave-last-one", "random"])
+@pytest.mark.parametrize("ties", ["strict", "stable"])
+def test_a_history_is_what_the_rule_says(store, protocol, ties):
+    split = split_interactions(store, protocol=protocol, ties=ties)
+    assert len(audit_split(store, split)) >= 3
+    hidden = set(split.valid) | set(split.test) if protocol == "random" else set()
+    assert set(np.flatnonzero(~split.is_history)) == hidden
+    for p in range(len(store)):
+        begin = store.offsets[store.user_row[p]]
+        found = list(range(begin, split.history_stop[p]))
+        earlier = [q for q in range(begin, store.offsets[store.user_row[p] + 1])
+                   if store.timestamp[q] < store.timestamp[p]]
+        assert found == (earlier if ties == "strict" else list(range(begin, p)))
+
+
+def test_temporal_cuts_at_the_quantiles_of_time(store, split):
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    when = store.timestamp
+    assert when[split.train].max() <= low < when[split.valid].min()
+    assert when[split.valid].max() <= high < when[split.test].min()
+    assert sorted([*split.train, *split.valid, *split.test]) == list(range(len(store)))
+
+
+@pytest.mark.parametrize("seed", [1, 4, 14])  # hold out the film at both cuts: test, valid, test
+def test_the_cuts_of_time_belong_to_the_earlier_part(seed):
+    store = rated_at(list(range(401)))  # the quantiles are the times 320 and 360
+    split = split_interactions(store)
+    assert (split.train.tolist(), split.valid.tolist(), split.test.tolist()) == (
+        list(range(321)), list(range(321, 361)), list(range(361, 401)))
+    rank = np.random.default_rng([seed, 90]).permutation(40)[store.item_idx - FIRST_IDX]
+    cold = split_interactions(store, protocol="cold-items", seed=seed)
+    np.testing.assert_array_equal(cold.is_history, rank < 32)
+    assert cold.train.tolist() == [p for p in range(321) if rank[p] < 32]
+    assert cold.valid.tolist() == [p for p in range(321, 361) if 32 <= rank[p] < 36]
+    assert cold.test.tolist() == [p for p in range(361, 401) if rank[p] >= 36]
+
+
+def test_random_tests_on_a_tenth_and_validates_on_a_twentieth(store):
+    rank = np.random.default_rng([3, 90]).permutation(700)
+    split = split_interactions(store, protocol="random", seed=3)
+    assert split.test.tolist() == np.flatnonzero(rank >= 630).tolist()
+    assert split.valid.tolist() == np.flatnonzero((rank >= 595) & (rank < 630)).tolist()
+    np.testing.assert_array_equal(split.is_history, rank < 595)
+    assert any("595 train, 35 valid, 70 test" in line for line in audit_split(store, split))
+    usual = split_interactions(store, protocol="random")
+    zero = split_interactions(store, protocol="random", seed=0)
+    np.testing.assert_array_equal(usual.test, zero.test)
+
+
+def test_a_history_begins_with_its_user_whatever_the_neighbours_times():
+    store = rated_at([], [7, 7, 7], [], [7, 7], [7], [])
+    strict = split_interactions(store, protocol="leave-last-one")
+    assert strict.history_stop.tolist() == [0, 0, 0, 3, 3, 5]
+    assert (strict.train.tolist(), strict.valid.tolist(), strict.test.tolist()) == (
+        [0, 3, 4, 5], [1], [2])  # two ratings are too few to hold two out
+    stable = split_interactions(store, protocol="leave-last-one", ties="stable")
+    assert stable.history_stop.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_leave_last_one_holds_out_the_last_two_of_each_user(store):
+    split = split_interactions(store, protocol="leave-last-one")
+    ends = store.offsets[1:]
+    np.testing.assert_array_equal(split.test, ends - 1)
+    np.testing.assert_array_equal(split.valid, ends - 2)
+    assert len(split.train) == len(store) - 2 * len(ends)
+
+
+def test_cold_items_are_in_no_train_target_and_no_history(store):
+    split = split_interactions(store, protocol="cold-items")
+    valid, test = (set(store.item_idx[part]) for part in (split.valid, split.test))
+    known = set(store.item_idx[split.train]) | set(store.item_idx[split.is_history])
+    assert len(valid) >= 3 and len(test) >= 3
+    assert not known & valid and not known & test and not valid & test
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    assert store.timestamp[split.train].max() <= low < store.timestamp[split.valid].min()
+    assert store.timestamp[split.valid].max() <= high < store.timestamp[split.test].min()
+    warm = (store.timestamp <= low) & np.isin(store.item_idx, list(known))
+    assert set(np.flatnonzero(warm)) == set(split.train)
+    assert any("no held-out movie" in line for line in audit_split(store, split))
+    split.is_history[split.test[0]] = True
+    with pytest.raises(DataError, match="a held-out movie stands in a history"):
+        audit_split(store, split)
+
+
+@pytest.mark.parametrize("sizes", [None, (3, 4, 0, 5, 6, 7)])
+def test_keras_windows_end_where_the_keras_loop_ends_them(store, sizes):
+    """The loop of keras.io's `create_sequences`, its doubled tails included."""
+    expected = []
+    store = rated_at(*map(list, map(range, sizes))) if sizes else store
+    for begin, end in zip(store.offsets, store.offsets[1:], strict=False):
+        values, start = list(range(begin, end)), 0
+        while True:
+            window = values[start:start + 4]
+            if len(window) < 4:
+                window = values[-4:]
+                if len(window) == 4:
+                    expected.append(window[-1])
+                break
+            expected.append(window[-1])
+            start += 2
+    split = split_interactions(store, protocol="keras-windows", ties="stable")
+    found = sorted([*split.train, *split.valid, *split.test])
+    assert found == sorted(expected)
+    draw = np.random.default_rng([0, 90]).random(len(expected))
+    for part, low, high in (("train", 0, 0.8), ("valid", 0.8, 0.85), ("test", 0.85, 1)):
+        share = np.sort(expected)[(draw >= low) & (draw < high)]
+        assert split.part(part).tolist() == share.tolist()
+    assert sizes or any("LEAKY" in line for line in audit_split(store, split))
+
+
+def test_the_audit_finds_a_history_that_reaches_too_far(store, split):
+    stop = split.history_stop.copy()
+    tied = np.flatnonzero((np.diff(store.timestamp) == 0) & (np.diff(store.user_row) == 0))[0] + 1
+    stop[tied] = tied
+    with pytest.raises(DataError, match=f"past its target's time, at 1 positions.* {tied}"):
+        audit_split(store, replace(split, history_stop=stop))
+
+
+def moved(values, position, value):
+    """The values with another one at one position."""
+    values = values.copy()
+    values[position] = value
+    return values
+
+
+def cold_and_early(store, split):
+    """A rating before the cut of a film that is held out."""
+    held_out = store.item_idx[np.concatenate([split.valid, split.test])]
+    return np.flatnonzero(np.isin(store.item_idx, held_out))[0]
+
+
+PARTS = ("train", "valid", "test")
+LEAKS = [
+    ("temporal", lambda s, x: {"train": np.append(x.train, x.test[0])},
+     "target of no part or of two, at 1 positions, the first is {test}"),
+    ("random", lambda s, x: {name: x.part(name)[x.part(name) != 699] for name in PARTS},
+     "target of no part or of two, at 1 positions, the first is 699"),
+    ("cold-items", lambda s, x: {"train": np.append(x.train, x.test[0])},
+     "target of two parts, at 1 positions, the first is {test}"),
+    ("cold-items", lambda s, x: {"train": np.append(x.train, cold_and_early(s, x))},
+     "a held-out movie is a train target, at 1 "),
+    ("cold-items", lambda s, x: {"is_history": moved(x.is_history, x.valid[0], True)},
+     "a held-out movie stands in a history, at 1 positions, the first is {valid}"),
+    ("random", lambda s, x: {"is_history": moved(x.is_history, x.valid[0], True)},
+     "a held-out rating stands in a history, at 1 positions, the first is {valid}"),
+    ("random", lambda s, x: {"is_history": moved(x.is_history, x.test[0], True)},
+     "a held-out rating stands in a history, at 1 positions, the first is {test}"),
+    ("temporal", lambda s, x: {"valid": x.test, "test": x.valid}, "the parts overlap in time"),
+    ("cold-items", lambda s, x: {"valid": x.test, "test": x.valid}, "the parts overlap in time"),
+    ("temporal", lambda s, x: {"valid": x.valid[:0]},
+     "protocol temporal leaves no valid ratings of 700 at {times} different times"),
+    ("random", lambda s, x: {"ties": "stable", "history_stop": np.arange(1, 701)},
+     "a history holds its own target or another user's rating, at 700 positions"),
+    ("random", lambda s, x: {"history_stop": moved(x.history_stop, 699, s.offsets[-2] - 1)},
+     "a history holds its own target or another user's rating, at 1 positions, the first is 699"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "leak", "message"), LEAKS)
+def test_the_audit_names_each_leak_and_where_it_begins(store, protocol, leak, message):
+    split = split_interactions(store, protocol=protocol)
+    leaking = replace(split, **leak(store, split))
+    told = message.format(test=split.test[0], valid=split.valid[0],
+                          times=len(set(store.timestamp)))
+    with pytest.raises(DataError, match=told):
+        audit_split(store, leaking)
+
+
+def test_the_audit_finds_ratings_that_are_out_of_time_order():
+    store = rated_at([5, 1, 2], [0, 3, 9, 4])  # a later user may begin earlier
+    split = replace(split_interactions(store, protocol="leave-last-one"),
+                    history_stop=np.array([0, 0, 0, 3, 3, 3, 3]))
+    with pytest.raises(DataError, match="out of time order, at 2 positions, the first is 0"):
+        audit_split(store, split)
+
+
+@pytest.mark.parametrize(("protocol", "told"), [
+    ("temporal", "all train targets are older than all valid ones, these than all test ones"),
+    ("leave-last-one", "654 train, 23 valid, 23 test"),
+    ("random", "no valid or test rating stands in a history"),
+    ("cold-items", "no held-out movie is a train target or stands in a history"),
+    ("keras-windows", "LEAKY by design: test targets stand in train histories")])
+def test_the_audit_tells_what_it_checked(store, protocol, told):
+    lines = audit_split(store, split_interactions(store, protocol=protocol))
+    for fact in ("without the target", "every user's ratings are in time order", told):
+        assert sum(fact in line for line in lines) == 1, fact
+
+
+@pytest.mark.parametrize(("parts", "good"), [
+    (([0, 4], [1, 5], [2, 3, 6, 7]), True), (([0, 4, 1], [5], [2, 3, 6, 7]), False),
+    (([0, 4, 1], [5, 2, 6], [3, 7]), False), (([0, 4], [1, 5, 2], [3, 6, 7]), False),
+    (([0, 4], [1, 5, 2, 6, 3], [7]), False)])
+def test_no_time_may_be_in_two_parts_of_temporal(parts, good):
+    store = rated_at([1, 2, 3, 4], [1, 2, 3, 4])
+    train, valid, test = map(np.array, parts)
+    split = replace(split_interactions(store), train=train, valid=valid, test=test)
+    if good:
+        lines = audit_split(store, split)
+        assert "2 train, 2 valid, 4 test" in lines[2] and "ends before its target" in lines[0]
+        lines = audit_split(store, replace(split, ties="stable"))
+        assert "ends not after its target" in lines[0]
+    else:
+        with pytest.raises(DataError, match="overlap in time, expected train < valid < test"):
+            audit_split(store, split)

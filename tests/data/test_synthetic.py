@@ -1,0 +1,100 @@
+"""The built-in data: same seed, same bytes; shape; signal.
+
+Run: pytest tests/data/test_synthetic.py.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from bst.data.movielens import read_movielens
+from bst.data.schema import FIRST_IDX
+from bst.data.sequences import build_sequences
+from bst.data.splits import split_interactions
+from bst.data.synthetic import write_synthetic
+from bst.model.features import streaming_bias
+
+SIZE = dict(num_users=400, num_movies=200, num_ratings=24_000)
+NAMES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = write_synthetic(tmp_path_factory.mktemp("made"), **SIZE)
+    tables = read_movielens(folder, metadata=folder / "movies_metadata.csv")
+    return folder, build_sequences(tables)
+
+
+def digests(folder):
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in NAMES]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made, tmp_path):
+    again = write_synthetic(tmp_path / "again", **SIZE)
+    other = write_synthetic(tmp_path / "other", seed=1, **SIZE)
+    assert digests(made[0]) == digests(again)
+    assert not set(digests(made[0])) & set(digests(other))
+
+
+def test_it_has_the_shape_of_movielens(made):
+    _, store = made
+    count = np.diff(store.offsets)
+    assert count.min() >= 20 and count.max() > 3 * np.median(count)
+    same_user = np.diff(store.user_row) == 0
+    tied = (np.diff(store.timestamp) == 0)[same_user].mean()
+    assert 0.4 < tied < 0.65
+    assert 3.3 < store.rating.mean() < 3.9 and set(np.unique(store.rating)) == {1, 2, 3, 4, 5}
+    assert len(np.unique(store.item_idx)) < store.num_items
+    assert 0.9 < store.movies["overview"].is_not_null().mean() < 1.0
+    assert store.movies["title"].str.contains("É").any()
+
+
+def test_a_temporal_cut_leaves_known_and_new_users_in_test(made):
+    _, store = made
+    split = split_interactions(store)
+    known = np.isin(store.user_row[split.test], store.user_row[split.train])
+    assert 0.05 < known.mean() < 0.95
+
+
+def test_overviews_say_something_about_films_nobody_has_rated(made):
+    """Ridge regression from words to a film's mean stars, checked on films it did not see."""
+    _, store = made
+    item = store.item_idx - FIRST_IDX
+    count = np.bincount(item, minlength=store.num_items)
+    mean = np.bincount(item, weights=store.rating, minlength=store.num_items) / np.maximum(count, 1)
+    texts = store.movies["overview"].fill_null("").to_list()
+    words = sorted({w.strip(".,:") for text in texts for w in text.split()})
+    x = np.array([[w in text for w in words] for text in texts], dtype=float)
+    rated = np.flatnonzero(count >= 20)
+    fit, held_out = rated[::2], rated[1::2]
+    centred = mean[fit] - mean[fit].mean()
+    weight = np.linalg.solve(x[fit].T @ x[fit] + 10 * np.eye(len(words)), x[fit].T @ centred)
+    assert np.corrcoef(x[held_out] @ weight, mean[held_out])[0, 1] > 0.25
+
+
+def test_genre_taste_and_drift_are_there_to_be_learned(made):
+    """What a user gave to films of the same genres says more than what the user gave at all."""
+    _, store = made
+    split = split_interactions(store)
+    residual = store.rating - streaming_bias(store, split)
+    genres = [set(g) for g in store.movies["genres"]]
+    rng, same, other = np.random.default_rng(0), [], []
+    for p in rng.choice(len(store), 3000, replace=False):
+        seen = range(store.offsets[store.user_row[p]], split.history_stop[p])
+        for q in list(seen)[-20:]:
+            shared = genres[store.item_idx[p] - FIRST_IDX] & genres[store.item_idx[q] - FIRST_IDX]
+            (same if shared else other).append(residual[p] * residual[q])
+    assert np.mean(same) > np.mean(other) + 0.05
+
+
+def test_a_folder_that_is_done_is_left_alone(made):
+    folder, _ = made
+    before = (folder / "ratings.dat").stat().st_mtime_ns
+    write_synthetic(folder, **SIZE)
+    assert (folder / "ratings.dat").stat().st_mtime_ns == before
+
+
+def test_an_impossible_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="20 ratings a user, got 10, 50 and 100"):
+        write_synthetic(tmp_path, num_users=10, num_movies=50, num_ratings=100)

@@ -1,0 +1,121 @@
+"""BERT vectors with the packaged MiniLM. Run: pytest tests/data/test_text.py."""
+
+import numpy as np
+import pytest
+import torch
+
+import bst.data.text
+from bst.data.text import embed_texts, pool
+from bst.utils.errors import DataError
+
+TEXTS = ["A captain and a storm.", None, "Two lovers meet again in Vienna after many years.", "  "]
+
+
+def test_pooling_equals_plain_loops():
+    torch.manual_seed(0)
+    states = tuple(torch.randn(3, 5, 7) for _ in range(4))
+    is_real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    for pooling, used in (("mean-last-two", (2, 3)), ("last", (3,)), ("second-to-last", (2,))):
+        found = pool(states, is_real, pooling)
+        for b in range(3):
+            length = int(is_real[b].sum())
+            for t in range(7):
+                values = [sum(states[k][b, s, t].item() for k in used) / len(used)
+                          for s in range(length)]
+                assert found[b, t].item() == pytest.approx(sum(values) / length, abs=1e-5)
+
+
+def test_a_missing_or_blank_text_has_no_vector_and_says_so(tmp_path):
+    found = embed_texts(TEXTS, cache_dir=tmp_path)
+    assert found.has_text.tolist() == [True, False, True, False]
+    assert found.vectors.shape == (4, 384) and not found.vectors[1].any()
+
+
+def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    together = embed_texts(TEXTS, cache_dir=tmp_path / "a").vectors[0]
+    alone = embed_texts(TEXTS[:1], cache_dir=tmp_path / "b").vectors[0]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    folder = bst.data.text.encoder_folder(None)
+    model = AutoModel.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
+    with torch.no_grad():
+        states = model(**tokens, output_hidden_states=True).hidden_states
+    expected = (states[-1] + states[-2])[0].mean(0) / 2
+    np.testing.assert_allclose(alone, expected.numpy(), atol=1e-5)
+
+
+def test_bf16_is_close_to_fp32_and_kept_apart_from_it(tmp_path):
+    exact = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
+    rough = embed_texts(TEXTS, precision="bf16", cache_dir=tmp_path).vectors[[0, 2]]
+    assert np.abs(rough - exact).max() > 1e-4  # it was done at all
+    cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.999 and rough.dtype == np.float32
+    again = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
+    assert again.tobytes() == exact.tobytes()
+
+
+def test_the_cache_gives_the_same_bytes_without_loading_the_model(tmp_path, monkeypatch):
+    first = embed_texts(TEXTS, cache_dir=tmp_path)
+    monkeypatch.setattr(bst.data.text, "load_encoder", lambda folder: pytest.fail("loaded again"))
+    assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
+
+
+def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
+    texts = [f"A film about {k}." for k in range(7)]
+    monkeypatch.setattr(bst.data.text, "CHUNK", 3)
+    write, count = bst.data.text._write_cache, iter(range(9))
+
+    def fail_later(*args):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        write(*args)
+
+    monkeypatch.setattr(bst.data.text, "_write_cache", fail_later)
+    with pytest.raises(KeyboardInterrupt):
+        embed_texts(texts, cache_dir=tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        bst.data.text, "_write_cache", lambda c, k, v: (seen.extend(k), write(c, k, v)))
+    embed_texts(texts, cache_dir=tmp_path)
+    assert len(seen) == 1
+
+
+def test_a_damaged_cache_file_is_named_and_made_again(tmp_path, capsys):
+    first = embed_texts(TEXTS, cache_dir=tmp_path)
+    path = next(tmp_path.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-4] + b"oops")
+    assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_another_pooling_has_its_own_vectors_and_cache(tmp_path):
+    first = embed_texts(TEXTS, cache_dir=tmp_path)
+    other = embed_texts(TEXTS, pooling="last", cache_dir=tmp_path)
+    assert np.abs(first.vectors - other.vectors).max() > 0.01 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_weights_that_are_not_the_packaged_ones_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(bst.data.text, "PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(DataError, match="sha256 53aa51172d14..., expected 000000000000..."):
+        embed_texts(TEXTS, cache_dir=tmp_path)
+
+
+def test_an_encoder_that_is_not_there_or_not_safetensors_is_refused(tmp_path):
+    with pytest.raises(DataError, match="neither a folder nor in the local Hugging Face cache"):
+        embed_texts(TEXTS, bert="no-such/model", cache_dir=tmp_path)
+    with pytest.raises(DataError, match="no model.safetensors there"):
+        embed_texts(TEXTS, bert=str(tmp_path), cache_dir=tmp_path)
+
+
+def test_any_bert_folder_works(tmp_path):
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    (tmp_path / "vocab.txt").write_text("\n".join(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "captain", "and", "storm", "."]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(vocab_size=10, hidden_size=24, num_hidden_layers=3, num_attention_heads=3,
+                         intermediate_size=31)).save_pretrained(tmp_path / "bert")
+    found = embed_texts(TEXTS, bert=str(tmp_path / "bert"), cache_dir=tmp_path / "cache")
+    assert found.vectors.shape == (4, 24) and found.vectors[0].any()

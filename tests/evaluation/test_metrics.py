@@ -1,0 +1,103 @@
+"""Metrics against brute force. Run: pytest tests/evaluation/test_metrics.py."""
+
+import numpy as np
+import pytest
+
+from bst.evaluation.metrics import (
+    calibration,
+    hit_at_k,
+    macro_mae,
+    mae,
+    ndcg_at_k,
+    rmse,
+    to_stars,
+    user_bootstrap,
+)
+
+RNG = np.random.default_rng(1)
+SCORE, LABEL = RNG.uniform(1, 5, 101), RNG.integers(1, 6, 101).astype(float)
+USER = RNG.integers(0, 13, 101) * 2
+USER[0] = 26  # with one row
+
+
+def test_metrics_equal_brute_force():
+    errors = [abs(s - t) for s, t in zip(SCORE, LABEL, strict=True)]
+    assert mae(SCORE, LABEL) == pytest.approx(sum(errors) / 101)
+    assert rmse(SCORE, LABEL) == pytest.approx((sum(e * e for e in errors) / 101) ** 0.5)
+    by_user = [np.mean([e for e, u in zip(errors, USER, strict=True) if u == v])
+               for v in sorted(set(USER))]
+    assert macro_mae(SCORE, LABEL, USER) == pytest.approx(np.mean(by_user))
+
+
+def test_float32_predictions_lose_nothing_in_the_sum():
+    score = np.full(3_000_001, 3.1, np.float32)
+    label = np.full(len(score), 3, np.float32)  # as in a store
+    assert mae(score, label) == pytest.approx(float(np.float32(3.1)) - 3, 1e-9)
+
+
+def test_stars_are_whole_and_on_the_scale():
+    found = to_stars(np.array([-3, 1.4, 2.5, 9]), np.arange(1, 6))
+    assert found.tolist() == [1, 1, 2, 5] and found.dtype == np.float64
+
+
+def test_an_empty_or_uneven_input_is_refused():
+    for metric in (mae, rmse, lambda s, t: macro_mae(s, t, np.zeros(len(s), int))):
+        with pytest.raises(ValueError, match=r"expected as many .*got \(0,\) and \(0,\)"):
+            metric(np.ones(0), np.ones(0))
+        with pytest.raises(ValueError, match=r"expected as many .*got \(2,\) and \(2, 1\)"):
+            metric(np.ones(2), np.ones((2, 1)))  # would broadcast to four differences
+
+
+def test_calibration_cuts_the_rows_in_order_of_score_into_equal_groups():
+    score = np.round(SCORE, 1)  # ties keep the order of the rows
+    order = sorted(range(101), key=lambda k: score[k])
+    cuts = [0, 6, *range(11, 102, 5)]  # 101 rows: one group of 6, then 19 of 5
+    expected = [[sum(values[k] for k in order[low:high]) / (high - low)
+                 for values in (score, LABEL)]
+                for low, high in zip(cuts, cuts[1:], strict=False)]
+    np.testing.assert_allclose(calibration(score, LABEL), expected)
+    assert calibration(score[:3], LABEL[:3], groups=4) == [
+        [score[k], LABEL[k]] for k in np.argsort(score[:3])]
+    many = np.full(3_000_001, 3.1, np.float32)
+    assert calibration(many, many, groups=1)[0] == pytest.approx([np.float32(3.1)] * 2, 1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 9])
+def test_ranking_metrics_equal_the_formulas_on_lists_shorter_and_longer_than_k(k):
+    relevant = RNG.random((40, 7)) < 0.3
+    known = relevant.sum(axis=1) + RNG.integers(1, 4, 40)  # some stand in no list
+    hit, ndcg = hit_at_k(relevant, k), ndcg_at_k(relevant, known, k)
+    for row, count, found_hit, found_ndcg in zip(relevant, known, hit, ndcg, strict=True):
+        gain = sum(1 / np.log2(rank + 1) for rank, good in enumerate(row[:k], start=1) if good)
+        best = sum(1 / np.log2(rank + 1) for rank in range(1, min(count, k) + 1))
+        assert found_hit == float(any(row[:k])) and found_ndcg == pytest.approx(gain / best)
+
+
+def test_the_bootstrap_draws_users_not_rows():
+    """Ten users with one value each: the spread is that of ten draws, not of a thousand rows."""
+    value = RNG.normal(size=10)
+    user = np.repeat(np.arange(10), 100)
+    low, high = user_bootstrap(value[user], user, seed=0, num_samples=4000)
+    expected = 1.96 * value.std() / 10**0.5
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(value.mean(), abs=0.1 * expected)
+    low, high = user_bootstrap(value[user], user, seed=0, num_samples=4000, level=0.5)
+    assert (high - low) / 2 == pytest.approx(expected * 0.6745 / 1.96, rel=0.1)
+
+
+def test_the_bootstrap_is_of_the_mean_over_rows_of_a_thousand_draws_at_95_percent():
+    """A user with more rows weighs more in each draw; the draws are those of the seed."""
+    rng, means = np.random.default_rng(5), []
+    rows = [np.flatnonzero(user == USER) for user in np.unique(USER)]
+    for _ in range(1000):
+        drawn = np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])
+        means.append(LABEL[drawn].mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    assert user_bootstrap(LABEL, USER, seed=5) == pytest.approx(expected, abs=1e-12)
+    assert user_bootstrap(LABEL, USER, seed=6) != pytest.approx(expected, abs=1e-12)
+
+
+def test_the_bootstrap_does_not_depend_on_row_order():
+    order = RNG.permutation(101)
+    first = user_bootstrap(LABEL, USER, seed=2)
+    assert user_bootstrap(LABEL[order], USER[order], seed=2) == pytest.approx(first, abs=1e-12)

@@ -1,0 +1,79 @@
+"""Rows, slices, paired intervals, the table. Run: pytest tests/evaluation/test_report.py."""
+
+import numpy as np
+import pytest
+
+from bst.evaluation.report import (
+    best_baseline,
+    evaluate,
+    format_table,
+    paired_difference,
+    read_results,
+    slices,
+    write_results,
+)
+from bst.utils.files import write_sealed
+
+
+def row(store, split, predictions, scorer="bst"):
+    return evaluate(predictions, store, split, "test", scorer=scorer, seed=0, config_hash="ab")
+
+
+def test_a_row_has_the_keys_of_the_results_file_and_counts_only_its_part(store, split, tmp_path):
+    predictions = np.full(len(store), np.nan)
+    predictions[split.test] = store.rating[split.test] + 0.25
+    found = row(store, split, predictions)
+    clipped = np.clip(predictions[split.test], 1, 5) - store.rating[split.test]
+    assert found["mae"] == pytest.approx(np.abs(clipped).mean()) and found["n"] == len(split.test)
+    assert found["mae_star"] == 0.0
+    assert {"protocol", "ties", "part", "scorer", "n", "mae", "rmse", "mae_star", "mae_low",
+            "mae_high", "seed", "config_hash"} <= set(found)
+    write_results([found], tmp_path / "results.json", write=write_sealed)
+    assert read_results(tmp_path / "results.json") == [found]
+
+
+def test_each_error_has_an_interval_over_users(store, split):
+    """The ends are quantiles of the error of users drawn again, computed here user by user."""
+    score = np.clip(np.random.default_rng(1).normal(3, 1, len(store)), 1, 5)
+    found = row(store, split, score)
+    miss, user = (score - store.rating)[split.test], store.user_row[split.test]
+    star = np.rint(score[split.test]) - store.rating[split.test]
+    mine = [np.flatnonzero(user == u) for u in np.unique(user)]
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(1000):
+        chosen = [mine[u] for u in rng.integers(0, len(mine), len(mine))]
+        rows = np.concatenate(chosen)
+        drawn.append([np.abs(miss[rows]).mean(), (miss[rows]**2).mean()**0.5,
+                      np.abs(star[rows]).mean(), np.mean([np.abs(miss[r]).mean() for r in chosen])])
+    names = ("mae", "rmse", "mae_star", "user_macro_mae")
+    for name, low, high in zip(names, *np.quantile(drawn, [0.025, 0.975], axis=0), strict=True):
+        assert found[f"{name}_low"] == pytest.approx(low)
+        assert found[f"{name}_high"] == pytest.approx(high)
+        assert low < found[name] < high
+
+
+def test_slices_are_what_their_names_say(store, split):
+    found = slices(store, split, split.test)
+    lengths = split.history_stop[split.test] - store.offsets[store.user_row[split.test]]
+    np.testing.assert_array_equal(found["history 6-20"], (lengths >= 6) & (lengths <= 20))
+    sizes = [found[f"history {name}"].sum() for name in ("0", "1-5", "6-20", "21+")]
+    assert sum(sizes) == len(split.test)
+    np.testing.assert_array_equal(found["cold user"], ~found["warm user"])
+    sex = store.users["sex"].to_numpy()[store.user_row[split.test]]
+    np.testing.assert_array_equal(found["sex F"], sex == "F")
+
+
+def test_the_paired_difference_is_ours_minus_theirs(store, split):
+    ours, theirs = store.rating + 0.0, np.full(len(store), 3.0)
+    found = paired_difference(ours, theirs, store, split, "test", seed=0)
+    assert found["mae"] == pytest.approx(-np.abs(3 - store.rating[split.test]).mean())
+    assert found["mae_low"] < found["mae"] < found["mae_high"] < 0
+
+
+def test_the_table_says_leaky_beside_every_number_of_a_leaky_protocol(store, split):
+    rows = [row(store, split, np.full(len(store), 3.0)),
+            row(store, split, np.full(len(store), 2.5), "global mean")]
+    assert "LEAKY" not in format_table(rows)
+    leaky = [{**r, "protocol": "keras-windows"} for r in rows]
+    assert sum("LEAKY" in line for line in format_table(leaky).splitlines()) == 3
+    assert best_baseline(rows)["scorer"] == "global mean"

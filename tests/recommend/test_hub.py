@@ -1,0 +1,211 @@
+"""A finished run as a folder for the Hub. Run: pytest tests/recommend/test_hub.py."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.numpy import load_file
+
+from bst.config import DataConfig, RunConfig
+from bst.evaluation.report import evaluate, paired_difference, write_results
+from bst.recommend.hub import _name, publish
+from bst.recommend.recommender import Recommender
+from bst.training.checkpoint import load_model, save_fitted, save_model
+from bst.training.loop import predict_part
+from bst.utils.errors import DataError
+from bst.utils.files import write_sealed
+from scripts import export as export_script
+from tests.recommend.test_recommender import build, default, fits, ratings  # noqa: F401
+
+DROPPED = {".base.factors.prior", ".base.neighbours.user", ".base.neighbours.item_slot",
+           ".base.neighbours.residual"}  # of fitted.safetensors, with all folds
+
+
+@pytest.fixture(scope="module")
+def run(build, store, tmp_path_factory):  # noqa: F811
+    """A finished run with a BERT folder of this machine, as scripts/train.py leaves it."""
+    recommender, batches = build()
+    folder = tmp_path_factory.mktemp("runs") / "films"
+    bert, identity = folder.parent / "bert-of-mine", recommender.fitted.identity
+    bert.mkdir()
+    save_model(folder, recommender.model, recommender.vocabulary, {"identity": identity, "step": 7})
+    save_fitted(folder, replace(recommender.fitted,
+                                encoder={**recommender.fitted.encoder, "bert": str(bert)}))
+    config = RunConfig(data=DataConfig(data=folder.parent / "ml-of-mine", bert=str(bert),
+                                       metadata=folder.parent / "movies_metadata.csv",
+                                       cache=folder.parent / "cache"))
+    described = {"identity": identity, **config.to_dict()}
+    write_sealed(folder / "config.json", json.dumps(described).encode())
+    split, ours = batches.split, predict_part(recommender.model, batches, "test")[0]
+    theirs = np.full(len(store), store.rating[split.train].mean())
+    rows = [evaluate(stars, store, split, "test", scorer=scorer, seed=0, config_hash="h")
+            for scorer, stars in (("bst", ours), ("global mean", theirs))]
+    rows[0]["paired"] = {"against": "global mean", **paired_difference(
+        ours, theirs, store, split, "test", seed=0)}
+    write_results(rows, folder / "results.json", write=write_sealed)
+    (folder / "resume.pt").write_bytes(b"not for others")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(run):
+    folder = run.parent / "films-for-the-hub"
+    publish(run, folder)
+    return folder
+
+
+def test_the_folder_scores_as_the_run_bit_by_bit(run, hub, store):
+    ours, theirs = Recommender.from_pretrained(run), Recommender.from_pretrained(hub)
+    user = {"sex": "F", "occupation": "7"}
+    for history in ([], ratings(store, 3, 1), ratings(store, 3, 17)):
+        for r, same in ((ours, theirs), (theirs, ours)):
+            found = r.predict(history, r.catalogue.ids, user=user)
+            np.testing.assert_array_equal(found, same.predict(history, r.catalogue.ids, user=user))
+    assert ours.recommend(history, 5, reasons=2) == theirs.recommend(history, 5, reasons=2)
+    assert ours.explain(history, 5) == theirs.explain(history, 5)
+    assert ours.similar(5) == theirs.similar(5)
+    assert ((run / "model.safetensors").read_bytes() == (hub / "model.safetensors").read_bytes())
+
+
+def test_nothing_of_anybody_in_the_training_is_left(run, hub, store, default):  # noqa: F811
+    """Else the ratings could be read off the residuals; all other arrays have the same bits."""
+    before, after = (load_file(folder / "fitted.safetensors") for folder in (run, hub))
+    gone = {name for name in before if name not in after}
+    assert gone and all(name.startswith(".base.folds.") for name in gone)
+    for name, array in after.items():
+        if name in DROPPED:
+            assert len(array) == 0 and len(before[name]), name
+        else:
+            np.testing.assert_array_equal(array, before[name])
+    assert load_model(run)[1].user_id and not load_model(hub)[1].user_id
+    recommender = Recommender.from_pretrained(hub)
+    known = [user for user in store.users["user_id"] if default.history_of(store, user).num_train]
+    with pytest.raises(DataError, match=f"user {known[0]} was in the training, whose ratings"):
+        recommender.history_of(store, known[0])
+
+
+def test_the_files_are_those_of_the_hub_and_name_no_place(run, hub):
+    assert {path.name for path in hub.iterdir()} == {
+        "README.md", "config.json", "fitted.safetensors", "model.json", "model.safetensors",
+        "results.json", "sums.json"}
+    for path in hub.iterdir():
+        assert str(run.parent).encode() not in path.read_bytes(), path
+    data = json.loads((hub / "config.json").read_text())["data"]
+    assert (data["data"], data["metadata"], data["bert"]) == (
+        "ml-of-mine", "movies_metadata.csv", "bert-of-mine")
+    assert Recommender.from_pretrained(hub).fitted.encoder["bert"] == "bert-of-mine"
+
+
+@pytest.mark.parametrize(("place", "name"), [
+    (None, None), ("bert-base-uncased", "bert-base-uncased"), ("google/bert", "google/bert"),
+    ("/models/bert", "bert"), ("./bert", "bert"), ("~/bert", "bert"), ("a/b/bert", "bert"),
+])
+def test_names_of_the_hub_stay_and_paths_do_not(place, name):
+    assert _name(place) == name
+
+
+def test_the_card_says_what_the_results_say(run, hub):
+    card = ModelCard.load(hub / "README.md")
+    ours = json.loads((run / "results.json").read_text())[0]
+    found = {result.metric_type: result for result in card.data.eval_results}
+    assert set(found) == {"mae", "rmse", "mae_star", "user_macro_mae"}
+    for name, result in found.items():
+        assert result.metric_value == pytest.approx(ours[name], abs=5e-5)
+        assert result.dataset_config == "temporal, ties strict" and result.dataset_split == "test"
+        interval = [ours[f"{name}_low"], ours[f"{name}_high"]]
+        assert result.metric_args["interval_95"] == pytest.approx(interval, abs=5e-5)
+    assert card.data.license == "other" and card.data.model_name == hub.name
+    text = " ".join(card.text.split())
+    for said in (f"{ours['mae']:.4f} [{ours['mae_low']:.4f}, {ours['mae_high']:.4f}]",
+                 f"{ours['rmse']:.4f} [{ours['rmse_low']:.4f}, {ours['rmse_high']:.4f}]",
+                 f"minus global mean on the same rows: MAE {ours['paired']['mae']:+.4f}",
+                 "Trained on `ml-of-mine`", "titles, years and genres of its 41 films",
+                 "may not be redistributed without the permission of GroupLens"):
+        assert said in text, said
+
+
+def test_the_card_of_synthetic_data_is_mit(run, tmp_path):
+    """And its leaky protocol is called that."""
+    for path in run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["data"] = None
+    write_sealed(tmp_path / "config.json", json.dumps(config).encode())
+    rows = json.loads((run / "results.json").read_text())
+    for row in rows:
+        row["protocol"] = "keras-windows"
+    write_results(rows, tmp_path / "results.json", write=write_sealed)
+    publish(tmp_path, tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit" and "GroupLens" not in card.text
+    assert "keras-windows (LEAKY)" in card.text
+
+
+def spoilt(run, folder, *, drop: str):
+    folder.mkdir()
+    for path in run.iterdir():
+        if path.name != drop:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(("drop", "message"), [
+    ("results.json", "no results.json, expected a finished run"),
+    ("config.json", "config.json: .*expected a run folder"),
+    ("model.json", "no readable model"), ("fitted.safetensors", "expected what was fitted"),
+])
+def test_an_unfinished_run_is_refused_in_one_line(run, tmp_path, drop, message):
+    with pytest.raises(DataError, match=message) as error:
+        publish(spoilt(run, tmp_path / "run", drop=drop), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_results_without_all_intervals_are_refused_in_one_line(run, tmp_path):
+    folder = spoilt(run, tmp_path / "run", drop=None)
+    rows = json.loads((run / "results.json").read_text())
+    del rows[0]["rmse_low"]
+    write_results(rows, folder / "results.json", write=write_sealed)
+    with pytest.raises(DataError, match="no interval of rmse, .* delete it and give"):
+        publish(folder, tmp_path / "out")
+
+
+def test_what_is_there_is_not_overwritten(run, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(DataError, match="is there already, expected a new folder"):
+        publish(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_failed_write_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(path: Path, content: bytes):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("bst.recommend.hub.write_atomic", full)  # of the card, the last file
+    with pytest.raises(OSError):
+        publish(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_would_be_published(run, tmp_path, capsys):
+    export_script.main(export_script.Args(model=run, hub=tmp_path / "films"))
+    said = capsys.readouterr().out
+    assert "ids, titles, years and genres of its 41 films" in said
+    assert f"hf upload USER/NAME {tmp_path / 'films'}" in said
+
+
+def test_a_name_of_the_hub_is_found_in_the_local_cache(hub, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--somebody--films"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots").mkdir()
+    (kept / "snapshots" / ("0" * 40)).symlink_to(hub)
+    found = Recommender.from_pretrained("somebody/films")
+    assert found.similar(5) == Recommender.from_pretrained(hub).similar(5)
+    with pytest.raises(DataError, match="somebody/else: no readable model"):
+        Recommender.from_pretrained("somebody/else")
+

@@ -1,0 +1,88 @@
+"""Ranking over the whole catalogue against plain loops.
+
+Run: pytest tests/recommend/test_ranking.py.
+"""
+
+import numpy as np
+import pytest
+
+from bst.recommend.ranking import format_ranking, ranking_rows, recent_popularity, scores, top_lists
+from tests.recommend.test_recommender import build, fits, movie  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def ranked(build, store):  # noqa: F811
+    recommender, batches = build()
+    return recommender, batches.split, *top_lists(recommender, store, batches.split, "test", 4)
+
+
+def test_the_popularity_list_is_the_most_rated_unseen_films(ranked, store):
+    _, split, lists, rated = ranked
+    users = sorted({int(store.user_row[p]) for p in split.test})
+    assert len(lists["popularity"]) == len(rated) == len(users)
+    train = list(store.item_idx[split.train])
+    count = {item: train.count(item) for item in range(2, store.num_items + 2)}
+    for user, found, films in zip(users, lists["popularity"], rated, strict=True):
+        mine = [p for p in split.test if store.user_row[p] == user]
+        assert films == {int(store.item_idx[p]): float(store.rating[p]) for p in mine}
+        rows = range(store.offsets[user], store.offsets[user + 1])
+        seen = {store.item_idx[q] for q in rows if store.timestamp[q] < store.timestamp[mine[0]]}
+        order = sorted(set(count) - seen, key=lambda item: (-count[item], item))
+        assert found.tolist() == order[:4]
+
+
+def test_the_list_by_stars_is_the_one_that_recommend_gives(ranked, store):
+    recommender, split, lists, _ = ranked
+    users = sorted(set(store.user_row[split.test]))
+    for user, found in zip(users, lists["bst stars"], strict=True):
+        first = next(p for p in split.test if store.user_row[p] == user)
+        at = int(store.timestamp[first])
+        person = recommender.history_of(store, store.users["user_id"][int(user)]).before(at)
+        top = recommender.recommend(person, 4, at=at)
+        assert recommender.catalogue.items([f.movie_id for f in top]).tolist() == found.tolist()
+
+
+def test_the_base_score_is_that_of_training(ranked, store, fits):  # noqa: F811
+    recommender, split, _, _ = ranked
+    base = fits("temporal", "strict", "neighbours")[2]
+    recent = recent_popularity(store, split)
+    for p in split.test[::9]:
+        at, user = int(store.timestamp[p]), int(store.user_row[p])
+        person = recommender.history_of(store, store.users["user_id"][user]).before(at)
+        items = store.item_idx[[p]].astype(np.int64)
+        found = scores(recommender, recent, person, items, at)["base score"]
+        assert found == pytest.approx(base.score[p], abs=1e-5)
+
+
+def test_the_rows_are_means_over_users_of_the_formulas():
+    """Three users: a hit at rank 2 of 2 relevant; none of 1; nobody liked by the third."""
+    lists = {"bst": np.array([[[7, 8], [7, 8], [9, 8]]])}
+    rated = [{8: 5.0, 3: 4.0}, {3: 4.0}, {9: 1.0}]
+    rows = {row["relevant"]: row for row in ranking_rows(lists, rated, k=2)}
+    discount = [1, 1 / np.log2(3)]
+    assert rows["rated"]["users"] == 3 and rows["liked"]["users"] == 2
+    assert rows["rated"]["hr"] == pytest.approx(2 / 3) and rows["liked"]["hr"] == 1 / 2
+    assert rows["rated"]["ndcg"] == pytest.approx((discount[1] / sum(discount) + 0 + 1) / 3)
+    assert rows["liked"]["ndcg"] == pytest.approx(discount[1] / sum(discount) / 2)
+    assert rows["rated"]["hr_low"] <= 2 / 3 <= rows["rated"]["hr_high"]
+    assert "| liked | bst | 2 | 0.5000 [" in format_ranking(list(rows.values()))
+
+
+def test_two_runs_count_half_each():
+    """The first run hits at rank 1 for the first of two users, the second for nobody."""
+    lists = {"bst": np.array([[[1], [2]], [[2], [2]]])}
+    row = ranking_rows(lists, [{1: 5.0}, {3: 5.0}], k=1)[0]
+    assert (row["runs"], row["hr"], row["ndcg"]) == (2, 0.25, 0.25)
+    assert (row["hr_low"], row["hr_high"]) == (0.0, 0.5)  # a user is worth half a hit
+    assert row["hr_spread"] == row["ndcg_spread"] == 0.25
+
+
+def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
+    ranked, store, monkeypatch
+):
+    recommender, split, lists, _ = ranked
+    monkeypatch.setattr(
+        "bst.recommend.ranking.scores",
+        lambda recommender, recent, person, items, at: {"same": np.zeros(len(items))})
+    found, _ = top_lists(recommender, store, split, "test", 4)
+    np.testing.assert_array_equal(found["same"], lists["popularity"])

@@ -1,0 +1,405 @@
+"""Recommendations against the evaluation path. Run: pytest tests/recommend/test_recommender.py."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from bst.config import ModelConfig
+from bst.data.schema import FIRST_IDX
+from bst.data.splits import split_interactions
+from bst.data.text import TextVectors
+from bst.model.base import fit_base
+from bst.model.batches import Batches, UserVocabulary
+from bst.model.features import fit_statistics
+from bst.model.scoring import Scorer
+from bst.recommend.catalogue import Interaction, NewMovie, read_history
+from bst.recommend.recommender import Recommender
+from bst.training.checkpoint import FITTED_VERSION, Fitted, load_fitted, save_fitted, save_model
+from bst.training.loop import build_model, predict_part, text_scaling
+from bst.utils.errors import DataError
+from bst.utils.packing import pack
+from scripts import recommend as recommend_script
+from tests.command import call
+
+
+@pytest.fixture(scope="module")
+def fits(store, text):
+    """(protocol, ties, kind) -> split, base fit, base: fitting takes a second."""
+    known = {}
+
+    def fit(protocol, ties, kind):
+        key = protocol, ties, kind
+        if key not in known:
+            split = split_interactions(store, protocol=protocol, ties=ties)
+            known[key] = split, *fit_base(store, split, kind, text)
+        return known[key]
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def build(store, text, fits):
+    """(config changes) -> (recommender with random weights, batches)."""
+
+    def build(*, protocol="temporal", ties="strict", **changes):
+        config = ModelConfig(**{"width": 12, "heads": 3, "history_len": 13, "text_dim": 5,
+                                "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
+        split, base_fit, base = fits(protocol, ties, config.base)
+        vocabulary = UserVocabulary.fit(store, split)
+        batches = Batches(store, split, vocabulary, base=base, history_len=config.history_len,
+                          shared=config.shares_history)
+        model = build_model(config, batches, text, seed=3)
+        torch.manual_seed(5)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        mean, scale = text_scaling(text, np.unique(store.item_idx[split.train]))
+        movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
+        fitted = Fitted(
+            FITTED_VERSION, {"hash": "h", "data": store.digest},
+            {"protocol": protocol, "ties": ties, "seed": 0},
+            {"bert": None, "pooling": "mean-last-two", "text_source": "overview"}, movies,
+            base_fit, fit_statistics(store, split, base.score), mean, scale)
+        return Recommender(model, vocabulary, fitted), batches
+
+    return build
+
+
+def movie(store, p):
+    return store.movies["item_id"][int(store.item_idx[p]) - FIRST_IDX]
+
+
+def asked(recommender, batches, store, p):
+    """The user of the target at p, with what the split lets this target see."""
+    user = int(store.user_row[p])
+    seen = batches.split.is_history[store.offsets[user]:batches.split.history_stop[p]].sum()
+    person = recommender.history_of(store, store.users["user_id"][user])
+    return person._keep(np.arange(seen))
+
+
+def ratings(store, user, count):
+    """The first ratings of a user as a plain history."""
+    rows = range(store.offsets[user], store.offsets[user] + count)
+    return [(movie(store, p), float(store.rating[p]), int(store.timestamp[p])) for p in rows]
+
+
+@pytest.fixture(scope="module")
+def default(build):
+    return build()[0]
+
+
+@pytest.fixture(scope="module")
+def history(store):
+    return ratings(store, 3, 17)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(), dict(ties="stable"), dict(protocol="leave-last-one"), dict(protocol="random"),
+    dict(base="factors"), dict(base="bias"), dict(base="mean"), dict(readout="flatten"),
+    dict(layers=2), dict(layers=0), dict(layers=0, readout="mean"), dict(rating_input="both"),
+    dict(history_len=0), dict(user_id=True), dict(loss="ordinal"), dict(dense="bucket"),
+    dict(text=False), dict(user_features=False, dense="none"),
+])
+def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
+    """The same float32 sums in another order, over at most 700 ratings: 1e-5 stars."""
+    recommender, batches = build(**changes)
+    expected = predict_part(recommender.model, batches, "test")[0]
+    for p in batches.split.test[::11]:
+        person = asked(recommender, batches, store, p)
+        found = recommender.predict(person, [movie(store, p)], at=int(store.timestamp[p]))
+        assert found[0] == pytest.approx(expected[p], abs=1e-5), p
+
+
+def test_the_one_pass_scorer_is_the_network(default, history, monkeypatch):
+    """All films in chunks of 7, against the network itself; no head starts at zero here."""
+    monkeypatch.setattr("bst.model.scoring.CHUNK", 7)
+    person = default.person(history)
+    items = np.random.default_rng(0).permutation(len(default.catalogue.ids)) + FIRST_IDX
+    batch = default._batch(person, items, history[-1][2] + 60)
+    with torch.inference_mode():
+        expected = default.model(batch)[0]
+    torch.testing.assert_close(Scorer(default.model).score(batch), expected, atol=1e-5, rtol=0)
+    assert expected.std() > 0.1
+
+
+def test_a_run_folder_gives_back_the_same_bits(default, history, store, tmp_path):
+    save_model(tmp_path, default.model, default.vocabulary, {"identity": default.fitted.identity})
+    save_fitted(tmp_path, default.fitted)
+    again = Recommender.from_pretrained(tmp_path)
+    assert pack(again.fitted) == pack(default.fitted)
+    for person in (history, default.history_of(store, 7)):
+        np.testing.assert_array_equal(again.predict(person, again.catalogue.ids),
+                                      default.predict(person, default.catalogue.ids))
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda path: path.unlink(), "No such file.*run the run's scripts/train.py"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9]),
+     "damaged or from another version, run .* again and it is replaced"),
+    (lambda path: path.write_bytes(b"PK" + path.read_bytes()), "damaged or from another version"),
+])
+def test_a_missing_or_damaged_state_is_refused(default, tmp_path, spoil, message):
+    save_fitted(tmp_path, default.fitted)
+    spoil(tmp_path / "fitted.safetensors")
+    with pytest.raises(DataError, match=message):
+        load_fitted(tmp_path, default.fitted.identity)
+
+
+@pytest.mark.parametrize("other", [dict(version=0), dict(identity={"hash": "x", "data": "y"})])
+def test_the_state_of_another_run_or_version_is_refused(default, tmp_path, other):
+    save_fitted(tmp_path, replace(default.fitted, **other))
+    with pytest.raises(DataError, match="expected version .* again and it is replaced"):
+        load_fitted(tmp_path, default.fitted.identity)
+
+
+@pytest.mark.parametrize("user_id", [None, 7, 10])
+def test_a_difference_is_that_of_a_history_without_the_event(default, store, history, user_id):
+    """Brute force one at a time; training knew users 7 and 10, whose events have their fold."""
+    person = default.person(history) if user_id is None else default.history_of(store, user_id)
+    film, at = store.movies["item_id"][1], int(person.time[-1]) + 3600
+    found = default.explain(person, film, at=at)
+    items = default.catalogue.items([film])
+    whole = default.score(person, items, at)[0]
+    effects = {reason.movie_id: reason.difference for reason in found.reasons}
+    assert len(effects) == len(person) > 13  # more than the network sees: the base sees them all
+    for k, item in enumerate(person.item):
+        rest = default.score(person.without(k), items, at)[0]
+        assert effects[default.catalogue.name(item)[0]] == pytest.approx(whole - rest, abs=2e-5)
+    sizes = [abs(reason.difference) for reason in found.reasons]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0.05
+
+
+def test_leaving_an_event_out_of_a_list_is_leaving_it_out_of_a_person(default, store, history):
+    film, at = store.movies["item_id"][1], history[-1][2] + 5
+    found = default.explain(history, film, at=at)
+    strongest = found.reasons[0]
+    rest = [event for event in history if event[0] != strongest.movie_id]
+    without = default.score(default.person(rest), default.catalogue.items([film]), at)[0]
+    whole = default.score(default.person(history), default.catalogue.items([film]), at)[0]
+    assert strongest.difference == pytest.approx(whole - without, abs=2e-5)
+
+
+def test_attention_reaches_the_last_events_and_leaves_a_share_for_the_target(default, history):
+    found = default.explain(history, default.catalogue.ids[0])
+    weight = {reason.movie_id: reason.attention for reason in found.reasons}
+    far, near = history[:-13], history[-13:]
+    assert all(weight[event[0]] == 0 for event in far)
+    assert all(weight[event[0]] > 0 for event in near)
+    assert 0 < sum(weight.values()) < 1
+
+
+def test_a_user_whom_training_never_saw_needs_no_store(build, store):
+    """Ratings and features as a list give what the store gives for a user without train rows."""
+    recommender, batches = build()
+    known = set(store.user_row[batches.split.train])
+    strangers = [u for u in range(store.num_users) if u not in known and np.diff(store.offsets)[u]]
+    users = strangers or [int(store.user_row[batches.split.test[0]])]
+    row = store.users.row(users[0], named=True)
+    person = recommender.history_of(store, row.pop("user_id"))
+    person = replace(person, num_train=0, within=None)
+    plain = ratings(store, users[0], len(person))
+    films = recommender.catalogue.ids
+    found = recommender.predict(plain, films, user=row)
+    np.testing.assert_array_equal(found, recommender.predict(person, films))
+    assert not np.allclose(found, recommender.predict(plain, films))  # the features count
+
+
+def test_an_unseen_person_without_history_is_placed_by_features_alone(default):
+    films = default.catalogue.ids
+    nobody, woman = default.predict([], films), default.predict([], films, user={"sex": "F"})
+    assert np.isfinite(nobody).all() and not np.allclose(nobody, woman)
+    by_zip = default.predict([], films, user={"zip": "55117"})
+    np.testing.assert_array_equal(by_zip, default.predict([], films, user={"zip_region": "5"}))
+
+
+def test_the_order_in_which_a_history_is_given_does_not_matter_but_its_times_do(default, history):
+    films = default.catalogue.ids
+    once = {when: (film, stars, when) for film, stars, when in history}  # no ties
+    events = list(once.values())
+    found = default.predict(events, films)
+    np.testing.assert_array_equal(found, default.predict(events[::-1], films))
+    turned = [(film, stars, events[-1 - k][2]) for k, (film, stars, _) in enumerate(events)]
+    assert not np.allclose(found, default.predict(turned, films))
+    assert not np.allclose(found, default.predict(events, films, at=events[-1][2] + 10**7))
+
+
+def test_the_list_is_the_whole_catalogue_by_score_without_what_was_seen(default, history):
+    films = default.catalogue.ids
+    score = default.score(default.person(history), default.catalogue.items(films),
+                          history[-1][2] + 1)
+    seen = {event[0] for event in history}
+    order = [films[k] for k in np.argsort(-score)]
+    found = default.recommend(history, len(films))
+    assert [item.movie_id for item in found] == [film for film in order if film not in seen]
+    with_seen = default.recommend(history, 3, exclude_seen=False)
+    assert [item.movie_id for item in with_seen] == order[:3]
+    by_film = dict(zip(films, default.predict(history, films), strict=True))
+    assert all(item.stars == pytest.approx(by_film[item.movie_id], abs=1e-5) for item in found)
+
+
+def test_filters_keep_what_passes_all_of_them(default, store, history):
+    found = default.recommend(history, 99, genres=["War", "Comedy"], years=(1960, 1980))
+    rows = store.movies.filter(
+        store.movies["genres"].list.eval(pl.element().is_in(["War", "Comedy"])).list.any()
+        & store.movies["year"].is_between(1960, 1980))
+    seen = {event[0] for event in history}
+    assert {item.movie_id for item in found} == set(rows["item_id"]) - seen and found
+    assert default.recommend(history, 5, years=(1800, 1801)) == []
+
+
+def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(build, history):
+    recommender, _ = build(base="mean")
+    torch.nn.init.zeros_(recommender.model.head[-1].weight)
+    recommender = Recommender(recommender.model, recommender.vocabulary, recommender.fitted)
+    found = recommender.recommend(history, 99)
+    assert len({item.stars for item in found}) == 1
+    count = recommender.fitted.statistics.count
+    keys = [(-count[i], i) for i in recommender.catalogue.items([f.movie_id for f in found])]
+    assert keys == sorted(keys)
+
+
+def test_the_reasons_of_a_list_are_what_raised_it_most(default, history):
+    for item in default.recommend(history, 3, reasons=2):
+        events = default.explain(history, item.movie_id).reasons
+        raised = sorted((e.difference for e in events if e.difference > 0), reverse=True)[:2]
+        assert [r.difference for r in item.reasons] == pytest.approx(raised, abs=2e-5)
+    (item,) = default.recommend(history, 1, reasons=99)
+    assert 0 < len(item.reasons) < len(history) and min(r.difference for r in item.reasons) > 0
+
+
+def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
+    default, store, split, text, history, monkeypatch
+):
+    """A twin of a catalogue film that nobody has rated, by genres, year and overview alone."""
+    unrated = np.setdiff1d(np.arange(store.num_items), store.item_idx[split.train] - FIRST_IDX)
+    row = int(next(k for k in unrated if text.has_text[k] and store.movies["year"][int(k)]))
+    film = store.movies.row(row, named=True)
+    monkeypatch.setattr("bst.recommend.recommender.embed_texts", lambda texts, **_: TextVectors(
+        text.vectors[[row]], np.array([True])) if texts == [film["overview"]] else None)
+    twin = NewMovie(9999, "Twin", tuple(film["genres"]), film["year"], film["overview"])
+    longer = default.with_movies([twin])
+    for person in (history, default.history_of(store, 7)):
+        ours, theirs = longer.predict(person, [9999, film["item_id"]])
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    other = default.with_movies([replace(twin, genres=("War",), year=1900)])
+    assert abs(other.predict(history, [9999])[0] - theirs) > 1e-3
+    seen = longer.predict([*history, (9999, 5.0, history[-1][2] + 1)], longer.catalogue.ids)
+    assert np.isfinite(seen).all()  # a new film may stand in a history too
+    before = default.predict(history, default.catalogue.ids)
+    np.testing.assert_allclose(longer.predict(history, default.catalogue.ids), before, atol=1e-5)
+
+
+def test_similar_films_are_those_that_the_same_people_like(store, split, text, build):
+    """Films of two kinds, liked by two kinds of people: the nearest are of the own kind."""
+    side = np.where(store.user_row % 2, 1, -1) * np.where(store.item_idx % 2, 1, -1)
+    world = replace(store, rating=(3 + 2 * side).astype(np.float32))
+    factors = fit_base(world, split, "factors")[0]
+    recommender, _ = build(base="factors")
+    fitted = replace(recommender.fitted, base=factors)
+    recommender = Recommender(recommender.model, recommender.vocabulary, fitted)
+    rated = np.unique(store.item_idx[split.train])
+    film = recommender.catalogue.name(rated[5])[0]
+    items = recommender.catalogue.items([m for m, _, _ in recommender.similar(film, 8)])
+    assert (items % 2 == rated[5] % 2).all() and rated[5] not in items
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda r, h: r.predict([(6, 3.0, 1)], [7]), "no movie 6 in the catalogue of 41"),
+    (lambda r, h: r.predict(h, [8]), "no movie 8 in the catalogue"),
+    (lambda r, h: r.predict([(7, 6.0, 1)], [7]), "event 0: 6 stars, expected one of 1, 2, 3"),
+    (lambda r, h: r.predict([(7, 3.5, 1)], [7]), "event 0: 3.5 stars, expected one of 1, 2, 3"),
+    (lambda r, h: r.predict([(7, 3)], [7]), r"event 0: \(7, 3\), expected \(movie id, stars"),
+    (lambda r, h: r.predict([(7, "x", 1)], [7]), "event 0: .7, 'x', 1., expected .movie id"),
+    (lambda r, h: r.predict([(7, 4.0, 1), (7, 5.0, 2)], [9]), "event 1: movie 7 is rated twice"),
+    (lambda r, h: r.predict(h, [7], at=h[-1][2]), "is at .*, not before at="),
+    (lambda r, h: r.predict([(7, 4.0, 1)], [9], at=2**31 + 1), "68 years"),
+    (lambda r, h: r.recommend(h, 0), "k is 0, expected at least 1"),
+    (lambda r, h: r.recommend(h, genres=["war"]), "no genre 'war', expected any of Comedy, Drama"),
+    (lambda r, h: r.person(user={"sex": "X"}), "sex 'X' is not one of F, M"),
+    (lambda r, h: r.person(user={"shoe": "X"}), "no user feature 'shoe'"),
+    (lambda r, h: r.predict(r.person(h), [7], user={"sex": "F"}), "beside a Person"),
+    (lambda r, h: r.with_movies([NewMovie(7, "X")]), "movie 7 .'X'. is in the catalogue already"),
+    (lambda r, h: r.with_movies([NewMovie(6, "X", ("Noir",))]), "'X': no genre 'Noir'"),
+    (lambda r, h: r.catalogue.find("Flim 12"), r"did you mean: Film 12 \(1962\) \[29\]"),
+    (lambda r, h: r.catalogue.find("???"), "no single film"),
+])
+def test_a_wrong_request_is_answered_in_one_line(default, history, call, message):
+    with pytest.raises(DataError, match=message) as caught:
+        call(default, history)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_of_other_data_or_an_unknown_user_is_refused(default, store):
+    with pytest.raises(DataError, match="expected the one of this run"):
+        default.history_of(replace(store, rating=store.rating[::-1]), 7)
+    with pytest.raises(DataError, match="no user 5 among the 23 users"):
+        default.history_of(store, 5)
+
+
+def test_a_history_file_has_ids_or_titles_and_may_have_times(default, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("title,stars\nfilm 12,4\n\"Film 3 (1953)\",2.0\n")
+    assert read_history(path, default.catalogue) == [
+        Interaction(29, 4.0, 0), Interaction(11, 2.0, 60)]
+    path.write_text("movie_id,stars,time\n29,4,2001-01-02\n11,2,978480000\n")
+    assert read_history(path, default.catalogue) == [
+        Interaction(29, 4.0, 978393600), Interaction(11, 2.0, 978480000)]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("film,rating\n", "mine.csv:1: columns film, rating, expected title or movie_id, stars"),
+    ("", "mine.csv:1: columns none"),
+    ("title,stars\nFilm 12,4\nFlim 3,2\n", "mine.csv:3: no single film 'Flim 3'; did you mean"),
+    ("title,stars\nFilm 12,much\n", "mine.csv:2: stars 'much' is not a number"),
+    ("movie_id,stars\n12x,4\n", "mine.csv:2: movie_id '12x' is not a whole number"),
+    ("movie_id,stars\n12,4\n", "mine.csv:2: no movie 12 in the catalogue"),
+    ("movie_id,stars,time\n29,4,noon\n", "mine.csv:2: time 'noon' is neither"),
+    ("movie_id,stars,time\n29,4,5\n11,4,\n", "mine.csv:3: only some rows have a time"),
+])
+def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, content, message):
+    path = tmp_path / "mine.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_history(path, default.catalogue)
+
+
+def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
+    out, _, _ = trained
+    said = call("recommend.py", "--model", out, "--user", "42", "--k", "3", "--json",
+                tmp_path / "top.json").stdout.splitlines()
+    items = json.loads((tmp_path / "top.json").read_text())["items"]
+    assert said[0].endswith("ratings known") and len(said) == 2 + len(items) == 5
+    for line, item in zip(said[2:], items, strict=True):
+        assert set(item) == {"movie_id", "title", "stars", "reasons"}
+        assert f"{item['stars']:.2f}" in line and item["title"] in line
+    films = [line.split("::")[1] for line in
+             (raw / "movies.dat").read_text(encoding="latin-1").splitlines()[:3]]
+    mine = tmp_path / "mine.csv"
+    mine.write_text(f'title,stars\n"{films[0]}",3\n"{films[1]}",4\n', encoding="utf-8")
+    flags = "--model", out, "--history", mine, "--explain", films[2]
+    said = call("recommend.py", *flags).stdout
+    assert said.startswith("2 ratings known") and films[0] in said and films[1] in said
+    woman = call("recommend.py", *flags, "--about", "sex=F", "age=25").stdout
+    assert woman.splitlines()[1] != said.splitlines()[1]
+    (found,) = json.loads(call("recommend.py", *flags, "--json", "-").stdout)["items"]
+    assert found["title"] == films[2] and f"{found['stars']:.2f} stars" in said
+    assert f"{found['reasons'][0]['difference']:+.3f}" in said
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (dict(user=9999), "no user 9999 among the 120 users"),
+    (dict(), "expected --user or --history"),
+    (dict(user=1, history=Path("mine.csv")), "one of them only"),
+    (dict(user=1, about=("sex=F",)), "--about beside --user"),
+    (dict(user=1, explain="Nothing Like It"), "no single film 'Nothing Like It'"),
+    (dict(user=1, model=Path("nowhere")), "nowhere: no readable model"),
+])
+def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message):  # noqa: F811
+    args = recommend_script.Args(**{"model": trained[0], **changes})
+    with pytest.raises(DataError, match=message) as caught:
+        recommend_script.main(args)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,541 @@
+"""The service over real sockets. Run: pytest tests/serving/test_app.py."""
+
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bst.recommend.recommender import Recommender
+from bst.serving.app import create_app
+from bst.serving.gate import BODY, JsonProtocol
+from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
+from bst.serving.worker import Models
+from bst.training.checkpoint import save_fitted, save_model
+from bst.utils.errors import DataError
+from scripts import serve as serve_script
+from tests.recommend.test_recommender import build, fits  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EVENTS = [{"movie_id": 7, "stars": 5, "time": 978_000_000},
+          {"movie_id": 11, "stars": 1, "time": 978_000_900},
+          {"movie_id": 29, "stars": 4, "time": 978_000_900}]
+PERSON = [(e["movie_id"], e["stars"], e["time"]) for e in EVENTS]
+
+
+class Answer:
+    """Status, headers and body of an answer."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
+
+    def json(self) -> dict:
+        assert self.headers["content-type"] == "application/json", self.body
+        return json.loads(self.body)
+
+    def error(self) -> str:
+        """The line of the one shape of errors."""
+        said = self.json()
+        assert set(said) == {"error"} and "\n" not in said["error"] and said["error"]
+        return said["error"]
+
+
+def ask(port: int, path: str, body=None, *, method: str | None = None, headers=None) -> Answer:
+    """One request on a connection of its own; a dict is sent as JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        headers = {"content-type": "application/json", **(headers or {})}
+        sent = json.dumps(body).encode() if isinstance(body, dict) else body
+        connection.request(method or ("GET" if body is None else "POST"), path, sent, headers,
+                           encode_chunked="transfer-encoding" in headers)
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def serving(models: Models, *, port: int = 0, **limits):
+    """The port of a service in a thread of this process."""
+    app = create_app(models, **limits)
+    server = uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None))
+    with serve_script.listen("127.0.0.1", port) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def keep(recommender: Recommender, folder: Path) -> Path:
+    save_model(folder, recommender.model, recommender.vocabulary,
+               {"identity": recommender.fitted.identity})
+    save_fitted(folder, recommender.fitted)
+    return folder
+
+
+def number(port: int, name: str) -> float:
+    """A number of /metrics."""
+    text = ask(port, "/metrics").body.decode()
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def until(condition) -> None:
+    """Wait for it, not for ever."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def recommender(build):  # noqa: F811
+    return build()[0]
+
+
+@pytest.fixture(scope="module")
+def models(recommender, tmp_path_factory):
+    return Models(keep(recommender, tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture(scope="module")
+def port(models):
+    with serving(models) as port:
+        yield port
+
+
+@pytest.fixture
+def slow(models, monkeypatch):
+    """Predictions that wait for this event: a scoring thread that is busy as long as we like."""
+    go, predict = threading.Event(), models.current.recommender.predict
+
+    def waiting(*args, **kwargs):
+        assert go.wait(30)
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(models.current.recommender, "predict", waiting)
+    yield go
+    go.set()
+
+
+def test_the_answers_are_those_of_the_recommender(port, models, recommender):
+    asked = {"history": EVENTS, "user": {"sex": "F", "zip": "55117"}, "at": 978_100_000}
+    user, at = asked["user"], asked["at"]
+    films = recommender.catalogue.ids
+    said = ask(port, "/predict", asked | {"movies": films}).json()
+    stars = recommender.predict(PERSON, films, at=at, user=user)
+    assert said["items"] == [{"movie_id": m, "stars": s}
+                             for m, s in zip(films, stars.tolist(), strict=True)]
+    said = ask(port, "/recommend", asked | {"k": 4, "reasons": 2, "genres": ["War"],
+                                            "years": [1955, 1985]}).json()
+    best = recommender.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
+                                 reasons=2)
+    assert said["items"] == json.loads(json.dumps([asdict(item) for item in best]))
+    for k, options in ((38, {}), (41, {"exclude_seen": False})):
+        found = ask(port, "/recommend", asked | {"k": 41} | options).json()["items"]
+        best = recommender.recommend(PERSON, 41, at=at, user=user, **options)
+        assert [item["movie_id"] for item in found] == [item.movie_id for item in best]
+        assert len(found) == k
+    said = ask(port, "/explain", asked | {"movie_id": 9}).json()
+    assert said.pop("model") == models.current.digest
+    expected = asdict(recommender.explain(PERSON, 9, at=at, user=user))
+    assert said == json.loads(json.dumps(expected))
+
+
+def test_events_without_times_are_a_minute_apart_in_their_order(port, recommender):
+    plain = [{"movie_id": e["movie_id"], "stars": e["stars"]} for e in EVENTS]
+    found = ask(port, "/predict", {"history": plain, "movies": [9, 13]}).json()["items"]
+    minutes = [(film, stars, 60 * k) for k, (film, stars, _) in enumerate(PERSON)]
+    assert [f["stars"] for f in found] == recommender.predict(minutes, [9, 13]).tolist()
+    turned = ask(port, "/predict", {"history": plain[::-1], "movies": [9, 13]}).json()["items"]
+    assert turned != found
+
+
+def test_search_takes_the_beginnings_of_words_and_puts_known_films_first(port, store, split):
+    found = ask(port, "/movies?q=fil+19&k=50").json()["items"]
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + 2)
+    assert len(found) == len([t for t in store.movies["title"] if "(19" in t]) == 41
+    row = {m: k for k, m in enumerate(store.movies["item_id"])}
+    assert [f["ratings"] for f in found] == sorted((f["ratings"] for f in found), reverse=True)
+    for film in found:
+        k = row[film["movie_id"]]
+        assert film == {"movie_id": store.movies["item_id"][k], "title": store.movies["title"][k],
+                        "year": store.movies["year"][k], "ratings": count[k + 2],
+                        "genres": sorted(store.movies["genres"][k])}
+    assert [f["title"] for f in ask(port, "/movies?q=F%C3%8DLM%2012").json()["items"]] == [
+        "Film 12 (1962)"]
+    assert ask(port, "/movies?q=ilm").json()["items"] == []
+    assert ask(port, "/movies?k=3").json()["items"] == found[:3]
+
+
+MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "message"), [
+    ("/predict", {"movies": [6]}, 422, "no movie 6 in the catalogue of 41"),
+    ("/predict", {"movies": [7], "history": [EVENTS[0] | {"stars": 6}]}, 422, "6 stars, expected"),
+    ("/predict", {"movies": [7], "history": [EVENTS[0], EVENTS[0]]}, 422, "7 is rated twice"),
+    ("/predict", {"movies": [7], "history": [EVENTS[0], {"movie_id": 9, "stars": 1}]}, 422,
+     "only some events have a time"),
+    ("/predict", {"movies": [7], "history": [{"movie_id": 9, "stars": 1}], "at": 5}, 422, "at: "),
+    ("/predict", {"movies": [7], "history": EVENTS, "at": EVENTS[2]["time"]}, 422, "not before at"),
+    ("/predict", {"movies": [7], "user": {"sex": "X"}}, 422, "sex 'X' is not one of F, M"),
+    ("/predict", {"movies": ["7"]}, 422, r"movies\[0\]: Input should be a valid integer"),
+    ("/predict", {"movies": [2**80]}, 422, r"movies\[0\]: Input should be less than"),
+    ("/predict", {"movies": [7], "histroy": []}, 422, "histroy: Extra inputs"),
+    ("/predict", {"movies": [7], "history": [{"movie_id": 7}]}, 422,
+     r"history\[0\].stars: Field required"),
+    ("/predict", {"movies": [7] * (MOVIES + 1)}, 422, f"movies: .* at most {MOVIES} items"),
+    ("/predict", {"movies": [7], "history": MANY}, 422, f"history: .* at most {HISTORY} items"),
+    ("/recommend", {"history": MANY[:EXPLAINED + 1], "reasons": 1}, 422, f"at most {EXPLAINED}"),
+    ("/explain", {"history": MANY[:EXPLAINED + 1], "movie_id": 7}, 422, f"at most {EXPLAINED}"),
+    ("/recommend", {"k": TOP + 1}, 422, f"k: .* less than or equal to {TOP}"),
+    ("/recommend", {"genres": ["Noir\n"]}, 422, "no genre 'Noir '"),
+    ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
+    ("/recommend", b'{"k": ', 422, "JSON decode error"),
+    ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
+    ("/recommend", b'{"\\ud800": 1}', 422, "valid string"),
+    ("/recommend", b"\xff\xfe\x00", 400, "parsing the body"),
+    ("/recommend", b"[" * 100_000, 400, "parsing the body"),
+    ("/predict", b'{"movies": [7], "history": [{"movie_id": 7, "stars": NaN}]}', 422, "nan stars"),
+    ("/predict", b'{"movies": [' + b"9" * 5000 + b"]}", 400, "parsing the body"),
+    ("/predict", b" " * (BODY + 1), 413, f"larger than {BODY} bytes"),
+    ("/movies?q=" + "x" * 101, None, 422, "q: .* at most 100 characters"),
+    ("/nowhere", None, 404, "no page /nowhere"),
+    ("/predict/", {"movies": [7]}, 404, "no page /predict/"),
+    ("/predict", None, 405, "/predict does not take GET"),
+])
+def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, message):
+    found = ask(port, path, body)
+    assert (found.status, bool(re.search(message, found.error()))) == (status, True), found.body
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(port):
+    chunks = (b" " * 1024 for _ in range(BODY // 1024 + 2))
+    assert ask(port, "/predict", chunks, headers={"transfer-encoding": "chunked"}).status == 413
+
+
+@settings(max_examples=100, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/recommend", "/predict", "/explain", "/movies", "/x%00%ff"]),
+       body=st.one_of(st.binary(max_size=200), st.recursive(
+           st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+           lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(
+               st.sampled_from(["history", "movies", "movie_id", "stars", "time", "k", "at",
+                                "user", "years", "genres", "sex"]), inner, max_size=5)),
+           max_leaves=12).map(lambda value: json.dumps(value).encode())))
+def test_any_body_gets_json_with_a_status_below_500(port, path, body):
+    found = ask(port, path, body)
+    assert found.status < 500 and isinstance(found.json(), dict)
+
+
+@pytest.mark.parametrize("sent", [
+    b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02",
+    b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 500_000,
+    b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
+])
+def test_bytes_that_are_no_request_get_4xx_json_too(port, sent):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(sent)
+        answer = http.client.HTTPResponse(line)
+        answer.begin()
+        found = Answer(answer)
+    assert 400 <= found.status < 500 and found.error()
+    assert ask(port, "/healthz").json() == {"status": "ok"}
+
+
+def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, models, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(models.current.recommender, "predict", lambda **_: 1 / 0)
+        found = ask(port, "/predict", {"movies": [7]})
+    assert found.status == 500 and "internal error" in found.error()
+    assert ask(port, "/predict", {"movies": [7]}).status == 200
+
+
+def test_a_full_queue_answers_429_at_once_and_serves_those_who_wait(models, slow):
+    with serving(models, waiting=2) as port, ThreadPoolExecutor(2) as clients:
+        first = [clients.submit(ask, port, "/predict", {"movies": [7]}) for _ in range(2)]
+        until(lambda: number(port, "bst_queue_requests") == 2)
+        found = ask(port, "/predict", {"movies": [7]})
+        assert (found.status, found.headers["retry-after"]) == (429, "1") and "2 requests" in \
+            found.error()
+        assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
+        slow.set()
+        assert [client.result().status for client in first] == [200, 200]
+        assert ask(port, "/readyz").status == 200
+        assert number(port, 'bst_requests_total{path="/predict",status="429"}') == 1
+
+
+def test_who_waited_too_long_gets_503(models, slow):
+    with serving(models, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
+        first = clients.submit(ask, port, "/predict", {"movies": [7]})
+        until(lambda: number(port, "bst_queue_requests") == 1)
+        second = clients.submit(ask, port, "/predict", {"movies": [7]})
+        time.sleep(0.4)
+        slow.set()
+        assert first.result().status == 200
+        late = second.result()
+        assert (late.status, late.headers["retry-after"]) == (503, "1")
+        assert "not served within 0.2 seconds" in late.error()
+
+
+def test_a_body_that_says_it_is_large_is_refused_before_it_comes(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+                     % (4 * BODY + 1))
+        assert line.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_slow_body_is_given_up(port, monkeypatch):
+    monkeypatch.setattr("bst.serving.gate.BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        assert line.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_service(models):
+    with serving(models) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+            line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
+
+
+def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
+    """64 clients at once, each with a history of its own: bit for bit the answers given alone."""
+    films = recommender.catalogue.ids
+    asked = [{"history": [{"movie_id": films[k % 41], "stars": k % 5 + 1},
+                          {"movie_id": films[(k + 7) % 41], "stars": (3 * k) % 5 + 1}],
+              "movies": films} for k in range(64)]
+    alone = [ask(port, "/predict", body).json() for body in asked]
+    assert len({json.dumps(found) for found in alone}) == 64
+    with ThreadPoolExecutor(64) as clients:
+        together = list(clients.map(lambda body: ask(port, "/predict", body).json(), asked))
+    assert together == alone
+
+
+def test_a_film_alone_has_the_stars_that_it_has_among_64(port, recommender):
+    films = (recommender.catalogue.ids * 2)[:64]
+    body = {"history": EVENTS}
+    together = ask(port, "/predict", body | {"movies": films}).json()["items"]
+    alone = [ask(port, "/predict", body | {"movies": [film]}).json()["items"][0] for film in films]
+    assert [f["movie_id"] for f in together] == films
+    np.testing.assert_allclose([f["stars"] for f in together], [f["stars"] for f in alone],
+                               atol=1e-5)
+
+
+def other(recommender: Recommender, add: float) -> Recommender:
+    """The same recommender with everything predicted `add` stars higher."""
+    again = Recommender(recommender.model, recommender.vocabulary, recommender.fitted)
+    state = {name: value.clone() for name, value in recommender.model.state_dict().items()}
+    again.model = type(recommender.model)(recommender.model.config, recommender.model.sizes)
+    again.model.load_state_dict(state)
+    with torch.no_grad():
+        again.model.head[-1].bias += add
+    return again
+
+
+def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recommender, tmp_path):
+    models = Models(keep(recommender, tmp_path))
+    body = {"history": EVENTS, "movies": recommender.catalogue.ids}
+    with serving(models, every=0.02) as port:
+        old = ask(port, "/predict", body).json()
+        seen, stop = [], threading.Event()
+
+        def hammer():
+            while not stop.is_set():
+                seen.append(ask(port, "/predict", body).json())
+
+        client = threading.Thread(target=hammer)
+        client.start()
+        keep(other(recommender, 0.5), tmp_path)
+        until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
+        stop.set()
+        client.join()
+        new = ask(port, "/predict", body).json()
+        assert new["items"] != old["items"] and new["model"] != old["model"]
+        assert all(found in (old, new) for found in seen) and old in seen
+
+        weights = tmp_path / "model.safetensors"
+        for broken, line in ((weights.read_bytes()[:-9], "no readable model"), (b"", "no readable"),
+                             (None, "predicts nan")):
+            failures = models.failures
+            good = weights.read_bytes()
+            if broken is None:
+                keep(other(recommender, float("nan")), tmp_path)
+            else:
+                weights.write_bytes(broken)
+            until(lambda: models.failures > failures)  # noqa: B023
+            assert ask(port, "/predict", body).json() == new
+            assert line in ask(port, "/readyz").json()["reload_error"]
+            assert number(port, "bst_model_reload_failures_total") >= 1
+            weights.write_bytes(good)
+            until(lambda: not ask(port, "/readyz").json()["reload_error"])
+        assert ask(port, "/predict", body).json() == new
+
+
+def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(recommender, tmp_path):
+    """As a plain copy of a run folder may leave them for a moment."""
+    models = Models(keep(recommender, tmp_path / "run"))
+    old = models.current.digest
+    new = keep(other(recommender, 0.5), tmp_path / "new")
+    for name in ("model.safetensors", "sums.json"):
+        shutil.copy(new / name, tmp_path / "run")
+        models.refresh()
+        assert (models.current.digest == old) == (name != "sums.json") == bool(models.error)
+    loaded = models.reloads
+    (tmp_path / "run" / "sums.json").touch()  # as each resume point of a training run does
+    models.refresh()
+    assert (models.reloads, models.failures) == (loaded, 1)
+
+
+def test_no_service_without_a_model(tmp_path):
+    with pytest.raises(DataError, match="no readable model"):
+        Models(tmp_path)
+
+
+@pytest.fixture
+def process(models):
+    started = subprocess.Popen(
+        [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield started
+    started.kill()
+    started.communicate()
+
+
+def test_signals_reload_and_finish_what_is_in_flight(process, models, recommender):
+    line = process.stdout.readline()
+    assert models.current.digest in line
+    port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
+    process.send_signal(signal.SIGHUP)
+    until(lambda: number(port, "bst_model_reloads_total") == 1)  # the files have not changed
+    films = recommender.catalogue.ids
+    body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
+    with ThreadPoolExecutor(40) as clients:
+        asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
+        until(lambda: number(port, "bst_queue_requests")
+              + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
+        process.send_signal(signal.SIGTERM)
+        assert not all(client.done() for client in asked)
+        assert [client.result().status for client in asked] == [200] * 40
+    assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, "/healthz")
+
+
+def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for args, message in ((dict(model=tmp_path), "no readable model"),
+                              (dict(model=models.folder, port=port), f"cannot listen on .*{port}"),
+                              (dict(model=models.folder, port=99999), "expected 0 to 65535")):
+            with pytest.raises(DataError, match=message) as caught:
+                serve_script.main(serve_script.Args(**args))
+            assert "\n" not in str(caught.value)
+
+
+def test_an_answer_does_not_wait_for_the_last_packet_to_be_confirmed():
+    with serve_script.listen("127.0.0.1", 0) as listening, \
+            socket.create_connection(listening.getsockname()):
+        taken, _ = listening.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_the_metrics_count_what_was_asked(models):
+    with serving(models) as port:
+        for _ in range(3):
+            ask(port, "/predict", {"movies": [7]})
+        for path in ("/predict", "/a", "/b"):
+            ask(port, path)
+        text = ask(port, "/metrics").body.decode()
+        kinds = re.findall(r"^# TYPE (\w+) (counter|gauge|histogram)$", text, flags=re.MULTILINE)
+        assert len(kinds) == len(dict(kinds)) == 10
+        for row in text.splitlines():
+            assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
+        assert number(port, 'bst_requests_total{path="/predict",status="200"}') == 3
+        assert number(port, 'bst_requests_total{path="/predict",status="405"}') == 1
+        assert number(port, 'bst_requests_total{path="other",status="404"}') == 2  # no new names
+        assert number(port, 'bst_request_seconds_count{path="/predict"}') == 4
+        buckets = re.findall(r'seconds_bucket\{path="/predict",le="(\S+)"\} (\d+)', text)
+        counts = [int(n) for _, n in buckets]
+        assert counts == sorted(counts) and buckets[-1] == ("+Inf", "4")
+        assert 10**7 < number(port, "process_resident_memory_bytes") < 10**11
+
+
+def test_the_examples_of_the_openapi_page_work_and_every_error_is_described(port):
+    api = ask(port, "/openapi.json").json()
+    assert {"/recommend", "/predict", "/explain", "/movies", "/healthz", "/readyz",
+            "/metrics"} == set(api["paths"])
+    for path in ("/recommend", "/predict", "/explain"):
+        content = api["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        (example,) = content["schema"].get("examples") or content["examples"]
+        found = ask(port, path, example)
+        assert found.status == 200 and found.json().get("items", True), found.body
+        errors = {code: answer for code, answer in api["paths"][path]["post"]["responses"].items()
+                  if code != "200"}
+        assert set(errors) == {"400", "408", "413", "422", "429", "503"}
+        for answer in errors.values():
+            (schema,) = (content["schema"] for content in answer["content"].values())
+            assert schema == {"$ref": "#/components/schemas/Error"}
+
+
+def test_the_page_runs_its_own_script_only_and_names_no_other_server(port):
+    found = ask(port, "/")
+    policy = found.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy and "connect-src 'self'" in policy
+    text = found.body.decode()
+    assert not re.search(r"//[a-z]|@import|innerHTML|outerHTML|insertAdjacent|\.write\(", text)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
+    tool = shutil.which("schemathesis") or shutil.which("schemathesis",
+                                                        path=Path(sys.executable).parent)
+    if tool is None:
+        pytest.skip("no schemathesis; pip install '.[fuzz]' in any environment on the PATH")
+    done = subprocess.run(
+        [tool, "run", f"http://127.0.0.1:{port}/openapi.json", "--seed", "1", "--checks",
+         "not_a_server_error,status_code_conformance,content_type_conformance,"
+         "response_schema_conformance"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@pytest.mark.slow
+def test_the_load_test_writes_what_it_saw(models, tmp_path):
+    subprocess.run([sys.executable, "scripts/load_test.py", "--model", models.folder, "--clients",
+                    "30", "--seconds", "2", "--json", tmp_path / "load.json"], cwd=ROOT, check=True,
+                   capture_output=True)
+    found = json.loads((tmp_path / "load.json").read_text())
+    assert found["model"] == models.current.digest and found["movies"] == 41
+    for name in ("one", "many", "too many", "many again"):
+        part = found[name]
+        assert part["status"]["200"] == part["served"] > 0
+        assert 0 < part["p50_ms"] <= part["p99_ms"] and part["cpu_ms_each"] > 0
+    assert found["too many"]["status"]["429"] > 0 and set(found["many"]["status"]) == {"200"}
+    assert found["equal"]["64_at_once_equal_alone"]
+    assert found["equal"]["64_films_minus_alone"] < 1e-5
+    assert abs(found["many again"]["rss_mb"] - found["one"]["rss_mb"]) < 20  # of some 300

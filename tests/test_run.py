@@ -1,0 +1,113 @@
+"""The commands a user types, from raw files to the table. Run: pytest tests/test_run.py."""
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bst.config import DataConfig
+from bst.data.text import noise_like
+from bst.run import texts_of
+from tests.command import call
+
+
+def test_train_prints_the_table_and_writes_the_results(trained):
+    out, _, said = trained
+    rows = json.loads((out / "results.json").read_text())
+    names = ["bst", "global mean", "item mean", "user mean", "user + item bias", "streaming bias",
+             "matrix factorisation", "streaming factors", "factors + neighbours"]
+    assert [row["scorer"] for row in rows] == names
+    assert len({row["n"] for row in rows}) == 1 and rows[0]["protocol"] == "temporal"
+    assert all(f"{row['mae']:.4f}" in said and f"{row['rmse']:.4f}" in said for row in rows)
+    assert said.count("audit:") >= 4 and "bst minus" in said
+
+
+def test_the_same_command_says_that_the_run_is_finished(trained):
+    out, flags, said = trained
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    again = call("train.py", *flags).stdout
+    assert "this run is finished" in again and again.splitlines()[-1] == said.splitlines()[-1]
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused_in_one_line(trained):
+    _, flags, _ = trained
+    done = call("train.py", *flags, "--seed", "1", code=1)
+    assert "holds a run of config" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_evaluate_gives_the_table_that_train_printed_and_leaves_the_run_alone(trained, tmp_path):
+    out, flags, said = trained
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    done = call("evaluate.py", *flags, "--json", tmp_path / "rows.json")
+    table = done.stdout.splitlines()[-13:]
+    assert table == said.splitlines()[-13:] and table[0].startswith("protocol temporal")
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert (tmp_path / "rows.json").read_bytes() == (out / "results.json").read_bytes()
+
+
+def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tmp_path):
+    out, flags, _ = trained
+    made = call("make_sequences.py", "--data", raw, "--metadata", raw / "movies_metadata.csv",
+                "--out", tmp_path / "store", "--windows", tmp_path / "w.parquet",
+                "--window-length", "5", "--window-step", "2")
+    assert "audit: every history ends before" in made.stdout
+    assert pl.read_parquet(tmp_path / "w.parquet")["history"].list.len().unique().to_list() == [4]
+    done = call("train.py", "--data", tmp_path / "store", "--out", tmp_path / "run", *flags[6:])
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        out / "model.safetensors").read_bytes()
+
+
+def test_keras_windows_trains_and_says_leaky_beside_the_number(raw, tmp_path):
+    said = call("train.py", "--data", raw, "--protocol", "keras-windows", "--out", tmp_path,
+                "--cache", raw / "cache", "--epochs", "1", "--threads", "1").stdout
+    line = next(line for line in said.splitlines() if line.startswith("bst  "))
+    assert line.endswith("LEAKY")
+
+
+def test_what_bert_reads_is_the_overview_the_title_or_another_films_overview(store):
+    overviews = store.movies["overview"].to_list()
+    assert texts_of(store, DataConfig()) == overviews
+    assert texts_of(store, DataConfig(text_source="title")) == store.movies["title"].to_list()
+    shuffled = texts_of(store, DataConfig(text_source="shuffled"))
+    assert shuffled == texts_of(store, DataConfig(text_source="shuffled"))
+    assert [o is None for o in shuffled] == [o is None for o in overviews]
+    assert sorted(filter(None, shuffled)) == sorted(filter(None, overviews))
+    moved = sum(a != b for a, b in zip(shuffled, overviews, strict=True) if a)
+    assert moved > 0.8 * sum(o is not None for o in overviews)
+
+
+def test_a_random_text_vector_knows_nothing_but_the_spread(text):
+    noise = noise_like(text, seed=0)
+    assert not noise.vectors[~text.has_text].any()
+    known, real = noise.vectors[text.has_text], text.vectors[text.has_text]
+    assert known.std() == pytest.approx(text.vectors.std(), rel=0.1)
+    assert abs(np.corrcoef(known.ravel(), real.ravel())[0, 1]) < 0.15
+    np.testing.assert_array_equal(noise.vectors, noise_like(text, seed=0).vectors)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--data", "nowhere"], "nowhere: cannot read it"),
+    (["--metadata", "x.csv"], "without --data"),
+    (["--device", "cuda:7"], "--device cuda:7"),
+    (["--heads", "7"], "width must be a multiple of heads, got width 64 and heads 7"),
+])
+def test_a_wrong_flag_is_answered_in_one_line(flags, message):
+    done = call("train.py", *flags, code=2 if "--heads" in flags else 1)
+    said = " ".join(re.sub("[│╭╰╮╯─]", " ", done.stderr).split())  # tyro draws a box
+    assert message in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_built_in_default_beats_every_baseline_within_two_minutes(tmp_path):
+    import time
+
+    started = time.perf_counter()
+    call("train.py", "--out", tmp_path)
+    assert time.perf_counter() - started < 120
+    ours, *rest = json.loads((tmp_path / "results.json").read_text())
+    assert all(ours["mae"] < row["mae"] and ours["rmse"] < row["rmse"] for row in rest)
+    assert ours["paired"]["mae_high"] < 0

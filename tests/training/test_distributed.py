@@ -1,0 +1,398 @@
+"""Two processes equal one.
+
+Run: pytest tests/training/test_distributed.py (-m slow for torchrun itself).
+"""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+import bst.training.loop
+from bst.config import ModelConfig, RunConfig, TrainConfig
+from bst.data.sequences import build_sequences
+from bst.data.splits import split_interactions
+from bst.evaluation.metrics import mae, rmse
+from bst.model.base import base_scores
+from bst.model.batches import Batches, UserVocabulary
+from bst.run import only_run_in
+from bst.training.checkpoint import load_resume
+from bst.training.distributed import (
+    all_equal,
+    chance_seed,
+    first_goes_first,
+    most,
+    process_group,
+    rank,
+    shard,
+    size,
+    wait_for_all,
+)
+from bst.training.loop import build_model, fit, gather_shard, predict_part, train_step
+from bst.utils.errors import DataError
+from bst.utils.guard import FolderInUseError, folder_lock
+from tests.conftest import random_tables
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUN = RunConfig(
+    model=ModelConfig(width=12, heads=3, history_len=13, feature_dim=3, hidden=(17, 7, 5),
+                      dropout=0.0, item_dropout=0.0, position="rank", base="mean"),
+    train=TrainConfig(epochs=3, batch_targets=90, patience=5, save_every=4, lr=3e-3),
+)
+OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
+              "adamw32": (torch.optim.AdamW, torch.float32)}
+SIZES = (1, 2, 3, 101)  # targets of an evaluation batch
+
+
+def small_job(*, shared: bool = True):
+    """A model without zeros that could hide a path, and its batches."""
+    store = build_sequences(random_tables(num_ratings=500))
+    split = split_interactions(store)
+    batches = Batches(store, split, UserVocabulary.fit(store, split), history_len=13,
+                      base=base_scores(store, split, "mean"), shared=shared)
+    model = build_model(RUN.model, batches, None, seed=3)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model, batches
+
+
+def steps(name: str, *, clip: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and final weights of one epoch of small batches."""
+    kind, dtype = OPTIMIZERS[name]
+    model, batches = small_job()
+    model.to(dtype)
+    optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
+    losses = []
+    for rows in plan_of(batches):
+        batch, share = gather_shard(batches, rows, "cpu", dtype)
+        losses.append(train_step(model, batch, optimizer, clip=clip, share=share))
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return np.array(losses), weights.numpy()
+
+
+def plan_of(batches: Batches) -> list:
+    return batches.epoch("train", batch_targets=36, seed=1)
+
+
+def predictions(targets: int) -> np.ndarray:
+    """Of the valid part in batches of at most `targets`: (2, n)."""
+    model, batches = small_job(shared=False)
+    bst.training.loop.EVAL_TARGETS, before = targets, bst.training.loop.EVAL_TARGETS
+    try:
+        return np.stack(predict_part(model, batches, "valid"))
+    finally:
+        bst.training.loop.EVAL_TARGETS = before
+
+
+def train(out: Path, *, stop_after: int | None = None, asker: int = 0) -> bool:
+    """`fit` in `out`; process `asker` asks for a stop after so many steps of this call."""
+    if rank() == 0:
+        out.mkdir(exist_ok=True)
+    model, batches = small_job()
+    asked = iter(range(10**6))
+
+    def stop() -> bool:
+        return next(asked) + 1 == stop_after and rank() == asker
+
+    return fit(model, batches, RUN, out, info={}, stop_requested=stop)
+
+
+def refuses_a_loss_of_one_process() -> bool:
+    """True when a NaN in the shard of the last process stops this one, its weights unchanged."""
+    model, batches = small_job()
+    before = [p.detach().clone() for p in model.parameters()]
+    rows = max(plan_of(batches), key=len)
+    batch, share = gather_shard(batches, rows, "cpu")
+    if rank() == size() - 1:
+        batch = replace(batch, label=batch.label * torch.nan)
+    with pytest.raises(FloatingPointError):
+        train_step(model, batch, torch.optim.SGD(model.parameters(), lr=0.1), clip=1.0, share=share)
+    return all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def refuses_other_weights(out: Path) -> bool:
+    """True when `fit` stops because the processes do not start from the same weights."""
+    model, batches = small_job()
+    with torch.no_grad():
+        model.head[-1].bias += rank()
+    with pytest.raises(DataError, match="starts from other weights than the others"):
+        fit(model, batches, RUN, out, info={})
+    return not out.exists()
+
+
+def keeps_both_out(out: Path) -> bool:
+    """True when a run of both is refused in both while somebody is in the folder, then let in."""
+    with contextlib.ExitStack() as somebody:
+        if rank() == 0:
+            somebody.enter_context(folder_lock(out))
+        with pytest.raises(FolderInUseError, match="expected nobody"), only_run_in(out):
+            pytest.fail("let in")
+    with only_run_in(out):
+        is_locked = (out / "run.lock").exists()
+        wait_for_all()
+    return is_locked
+
+
+def work(number: int, folder: Path) -> None:
+    """What each of two processes does; its findings go to `folder`."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    sys.stdout = printed = io.StringIO()
+    found = {}
+
+    def join(name: str) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{folder / name}", rank=number,
+                                world_size=2)
+
+    join("first")
+    with process_group("cpu"):
+        print("from a process")
+        for name in OPTIMIZERS:
+            found[f"{name} losses"], found[f"{name} weights"] = steps(name)
+        for targets in SIZES:
+            found[f"predictions {targets}"] = predictions(targets)
+        found["seed"] = np.array(chance_seed(7, 11))
+        found["most"] = np.array(most(number * 5))
+        found["all equal"] = np.array([all_equal(3.0, -1.0), all_equal(3.0, -number)])
+        found["shard"] = np.array(shard([10, 11, 12]))
+        with first_goes_first():
+            found["there already"] = np.array((folder / "mark").exists())
+            (folder / "mark").touch()
+        found["refused"] = np.array([refuses_a_loss_of_one_process(),
+                                     refuses_other_weights(folder / "other")])
+        found["kept out"] = np.array(keeps_both_out(folder / "busy"))
+        found["whole"] = np.array(train(folder / "whole"))
+        found["stopped"] = np.array(train(folder / "changing", stop_after=3, asker=1))
+    dist.destroy_process_group()
+    if number == 0:
+        assert size() == 1
+        train(folder / "changing", stop_after=4)
+        (folder / "alone").touch()
+    while not (folder / "alone").exists():
+        time.sleep(0.05)
+    join("second")
+    train(folder / "changing")
+    dist.destroy_process_group()
+    np.savez(folder / f"{number}.npz", printed=np.array(printed.getvalue()), **found)
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """Folder of the runs, and the findings of each of two processes."""
+    folder = tmp_path_factory.mktemp("group")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(number, folder)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(400)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0, 0]
+    return folder, [dict(np.load(folder / f"{number}.npz")) for number in range(2)]
+
+
+def logged(folder: Path, *columns: str) -> np.ndarray:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return np.array([[json.loads(line)[column] for column in columns] for line in lines])
+
+
+def test_the_plan_has_batches_of_one_row_and_of_several():
+    rows = [len(batch) for batch in plan_of(small_job()[1])]
+    assert 1 in rows and max(rows) >= 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_two_processes_take_the_steps_of_one_in_fp64(group, name):
+    losses, weights = steps(name)
+    for found in group[1]:
+        np.testing.assert_allclose(found[f"{name} losses"], losses, rtol=1e-12)
+        np.testing.assert_allclose(found[f"{name} weights"], weights, rtol=0, atol=1e-12)
+    unclipped = steps(name, clip=1e9)[1]
+    assert np.abs(unclipped - weights).max() > 1e-6  # the clipping had an effect
+
+
+def test_two_processes_have_the_losses_of_one_in_fp32(group):
+    for found in group[1]:
+        np.testing.assert_allclose(found["adamw32 losses"], steps("adamw32")[0], rtol=1e-5)
+
+
+def test_the_processes_hold_equal_bits(group):
+    first, second = group[1]
+    for name in OPTIMIZERS:
+        assert np.array_equal(first[f"{name} weights"], second[f"{name} weights"])
+
+
+@pytest.mark.parametrize("targets", SIZES)
+def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, targets):
+    valid, label = small_job()[1].split.valid, small_job()[1].store.rating
+    alone, reference = predictions(targets), predictions(8192)
+    assert np.isnan(np.delete(alone, valid, axis=1)).all()
+    for found in group[1]:
+        np.testing.assert_array_equal(found[f"predictions {targets}"], alone)
+    for measure in (mae, rmse):
+        assert measure(alone[0, valid], label[valid]) == pytest.approx(
+            measure(reference[0, valid], label[valid]), rel=1e-6)
+
+
+def test_a_folder_where_somebody_works_is_refused_in_every_process(group):
+    assert all(found["kept out"] for found in group[1])
+    assert not list((group[0] / "busy").iterdir())
+
+
+def test_a_run_of_two_processes_logs_what_one_logs(group, tmp_path):
+    train(tmp_path / "one")
+    columns = "step", "train_loss", "valid_mae", "valid_rmse"
+    whole, one = logged(group[0] / "whole", *columns), logged(tmp_path / "one", *columns)
+    np.testing.assert_allclose(whole, one, rtol=1e-5)
+    assert logged(group[0] / "whole", "processes").ravel().tolist() == [2, 2, 2]
+
+
+def test_a_stop_in_one_process_stops_both_and_one_then_two_go_on(group):
+    folder, found = group
+    assert [bool(f["stopped"]) for f in found] == [False, False]
+    assert all(f["whole"] for f in found)
+    columns = "step", "train_loss", "valid_mae", "valid_rmse"
+    np.testing.assert_allclose(logged(folder / "changing", *columns),
+                               logged(folder / "whole", *columns), rtol=1e-5)
+    states = [load_resume(folder / name)["model"] for name in ("changing", "whole")]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_first_process_prints_and_it_goes_first(group):
+    first, second = group[1]
+    assert "from a process" in str(first["printed"])
+    assert "from a process" not in str(second["printed"])
+    assert [bool(f["there already"]) for f in group[1]] == [False, True]
+
+
+def test_each_process_has_its_rows_and_its_own_chance(group):
+    first, second = group[1]
+    assert first["shard"].tolist() == [10, 12] and second["shard"].tolist() == [11]
+    assert int(first["seed"]) == chance_seed(7, 11)  # the first one's is that of a process alone
+    assert first["seed"] % 2**32 != second["seed"] % 2**32  # the CPU's generator reads 32 bits
+    assert all(int(f["most"]) == 5 and f["all equal"].tolist() == [True, False] for f in group[1])
+
+
+def test_a_loss_or_weights_that_are_wrong_in_one_process_stop_both(group):
+    assert all(found["refused"].tolist() == [True, True] for found in group[1])
+
+
+def test_a_step_on_an_empty_shard_alone_changes_no_weight():
+    model, batches = small_job()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    before = [p.detach().clone() for p in model.parameters()]
+    train_step(model, None, optimizer, clip=1.0, share=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def torchrun(raw: Path, out: Path, *flags: str, processes: int = 2) -> subprocess.Popen:
+    """`scripts/train.py` under torchrun on loopback, on small data."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags,
+               f"--nproc-per-node={processes}", "scripts/train.py", "--data", raw, "--out", out,
+               "--no-text", "--base", "bias", "--width", "16", "--heads", "2", "--history-len",
+               "20", "--threads", "1", "--batch-targets", "64", "--epochs", "12", "--patience",
+               "12", "--save-every", "10"]
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
+
+
+def wait_for_epoch(out: Path, number: int) -> None:
+    until = time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or len(logged(out, "epoch")) < number:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(n) for n in
+            Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    said, problems = torchrun(raw, out).communicate(timeout=400)
+    assert said.count("protocol temporal") == 1 and "Traceback" not in problems
+    return out
+
+
+def assert_same_results(out: Path, other: Path) -> None:
+    columns = "step", "train_loss", "valid_mae", "valid_rmse"
+    np.testing.assert_allclose(logged(out, *columns), logged(other, *columns), rtol=1e-5)
+    ours, theirs = (json.loads((f / "results.json").read_text())[0] for f in (out, other))
+    for name in ("mae", "rmse", "mae_star"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_restarts_after_a_killed_process(raw, uninterrupted, tmp_path, victim):
+    process = torchrun(raw, tmp_path / "run", "--max-restarts", "1")
+    wait_for_epoch(tmp_path / "run", 3)
+    os.kill(children(process)[victim], signal.SIGKILL)
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode == 0 and said.count("resuming from step") == 1
+    assert_same_results(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_killed_process(raw, uninterrupted, tmp_path):
+    process = torchrun(raw, tmp_path / "run")
+    wait_for_epoch(tmp_path / "run", 3)
+    os.kill(children(process)[1], signal.SIGKILL)
+    problems = process.communicate(timeout=400)[1]
+    assert process.returncode != 0
+    assert "process 0 of 2 lost another one" in problems and not (
+        tmp_path / "run" / "results.json").exists()
+    assert "resuming from step" in torchrun(raw, tmp_path / "run").communicate(timeout=400)[0]
+    assert_same_results(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receiver", ["torchrun", "worker"])
+def test_sigterm_saves_and_another_number_of_processes_goes_on(
+    raw, uninterrupted, tmp_path, receiver
+):
+    """2 -> 1 -> 2: dropout differs between them, so the losses agree only roughly."""
+    out, steps_done = tmp_path / "run", []
+    for number, processes in ((3, 2), (6, 1)):
+        process = torchrun(raw, out, processes=processes)
+        wait_for_epoch(out, number)
+        os.kill(process.pid if receiver == "torchrun" else children(process)[-1], signal.SIGTERM)
+        said = process.communicate(timeout=400)[0]
+        assert process.returncode != 0 and f"stopped by signal {signal.SIGTERM}" in said
+        steps_done.append(load_resume(out)["state"]["step"])
+    said = torchrun(raw, out).communicate(timeout=400)[0]
+    assert f"resuming from step {steps_done[-1]}" in said and steps_done[0] < steps_done[1]
+    assert (logged(out, "step") == logged(uninterrupted, "step")).all()
+    assert {1, 2} == set(logged(out, "processes").ravel())
+    np.testing.assert_allclose(logged(out, "valid_mae"), logged(uninterrupted, "valid_mae"),
+                               rtol=0.03)
+
+
+@pytest.mark.slow
+def test_one_process_of_torchrun_has_the_bits_of_a_plain_run(raw, tmp_path):
+    process = torchrun(raw, tmp_path / "one", processes=1)
+    process.communicate(timeout=400)
+    plain = [*process.args[process.args.index("scripts/train.py"):]]
+    plain[plain.index("--out") + 1] = str(tmp_path / "plain")
+    subprocess.run([sys.executable, *plain], cwd=ROOT, check=True, capture_output=True)
+    one, plain = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "plain"))
+    assert one == plain

@@ -1,0 +1,140 @@
+"""One line and an exit code for each failure; locks. Run: pytest tests/utils/test_guard.py."""
+
+import errno
+import fcntl
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bst.utils.errors import DataError
+from bst.utils.guard import FolderInUseError, StopRequest, folder_lock, guarded, unchanged
+
+
+def noted(error, note):
+    error.add_note(note)
+    return error
+
+
+def answer(error, capsys) -> tuple[int, str]:
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        guarded(fail)
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (DataError("a.dat:3: bad"), 1, "a.dat:3: bad"),
+    (FloatingPointError("step 3: the loss is nan"), 1, "step 3: the loss is nan"),
+    (ConnectionError("lost"), 1, "lost"),
+    (FolderInUseError(Path("runs/a"), 7), 73, "process 7 is working in runs/a, expected nobody; "
+     "wait for it or choose another --out"),
+    (noted(OSError(errno.ENOSPC, "No space", "a"), "last good checkpoint is step 8"), 74,
+     "disk full writing a; last good checkpoint is step 8; free space and give the same command "
+     "again"),
+    (OSError("No space left on device (os error 28)"), 74,
+     "disk full writing a file; free space and give the same command again"),
+    (OSError(errno.EROFS, "Read-only file system", "a"), 74, "a: Read-only file system"),
+    (MemoryError("Unable to allocate 3 GiB"), 1, "out of memory (Unable to allocate 3 GiB); "
+     "expected more of it, or smaller --batch-targets, --width or --history-len"),
+    (MemoryError(), 1, "out of memory; expected more of it, or smaller --batch-targets, --width "
+     "or --history-len"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat c10"), 1,
+     "out of memory (DefaultCPUAllocator: can't allocate memory: 9 bytes); expected more of it, "
+     "or smaller --batch-targets, --width or --history-len"),
+    (ModuleNotFoundError("No module named 'pandas'", name="pandas"), 1, "no module pandas; --help "
+     "says what the script needs, and requirements.txt what all need"),
+    (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
+])
+def test_a_failure_is_one_line_and_a_code(error, code, line, capsys):
+    assert answer(error, capsys) == (code, f"error: {line}\n")
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a bug"):
+        guarded(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+@pytest.mark.parametrize("code", [None, 0, 143])
+def test_what_main_returns_is_the_exit_code(code):
+    with pytest.raises(SystemExit) as caught:
+        guarded(lambda: code)
+    assert caught.value.code == code
+
+
+def test_a_lock_keeps_others_out_names_its_owner_and_is_gone_afterwards(tmp_path):
+    folder = tmp_path / "made" / "here"
+    with folder_lock(folder):
+        assert (folder / "run.lock").read_text() == str(os.getpid())
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is working"):
+            with folder_lock(folder):
+                pytest.fail("two are in")
+    assert not list(folder.iterdir())
+    with folder_lock(folder):
+        pass
+
+
+def test_a_lock_file_of_a_process_that_is_gone_is_taken_over(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)
+    (tmp_path / "run.lock").write_text(done.stdout.strip())
+    with folder_lock(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_file_that_its_owner_has_just_removed_is_made_anew(tmp_path, monkeypatch):
+    real, first = fcntl.flock, iter([True])
+
+    def flock(file, how):
+        real(file, how)
+        if next(first, False):
+            os.unlink(file.name)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with folder_lock(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
+
+
+def test_the_lock_is_gone_after_an_error_too(tmp_path):
+    with pytest.raises(KeyError), folder_lock(tmp_path):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_is_in_the_folder_travels_between_processes():
+    again = pickle.loads(pickle.dumps(FolderInUseError(Path("a"), 7)))
+    assert (again.folder, again.pid) == (Path("a"), 7) and "process 7" in str(again)
+
+
+def test_files_that_are_written_meanwhile_are_named(tmp_path):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("2")
+    with unchanged(tmp_path, None, tmp_path / "nowhere"):
+        (tmp_path / "new").write_text("3")  # not there before, so nobody has read it
+    for change in (lambda: (tmp_path / "b").write_text("22"),
+                   lambda: os.utime(tmp_path / "b", ns=(0, 0)),
+                   lambda: (tmp_path / "b").unlink()):
+        with pytest.raises(DataError, match="b changed while it was read"):
+            with unchanged(tmp_path):
+                change()
+        (tmp_path / "b").write_text("2")
+
+
+def test_the_first_signal_is_a_request(capfd):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = StopRequest()
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop() and stop.signal == signal.SIGTERM
+        assert capfd.readouterr().err == (
+            "stopping after this step; a second signal ends it at once\n")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
