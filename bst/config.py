@@ -11,11 +11,6 @@ Ties = Literal["strict", "stable"]
 Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
 
 
-# Fields that came after results were published, each with the value at which it changes nothing:
-# there it is left out of the hash, so that results keep their names.
-LATER = {("model", "interest"): 0.0, ("model", "cold"): 0.0, ("data", "precision"): "fp32"}
-
-
 def option(default, text: str):
     """A dataclass field with its default and its help text (which names the unit)."""
     return field(default=default, metadata={"help": text})
@@ -58,44 +53,51 @@ class DataConfig:
         "overview", "what BERT reads; shuffled: another film's overview, random: vectors of noise "
         "(controls)"
     )
-    cache: Path = option(Path("data/cache"), "folder of cached overview vectors and base scores")
+    cache: Path = option(Path("data/cache"), "folder of cached overview vectors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Sizes and parts of the network."""
 
-    width: int = option(64, "width d of every token")
-    heads: int = option(4, "attention heads; divides width")
-    layers: int = option(1, "transformer layers, 0 to 4")
-    history_len: int = option(200, "interactions of the history that a target sees, at most")
-    readout: Literal["target", "flatten", "mean"] = option(
-        "target", "what the MLP reads: the target's output, every position's (the paper), or the "
-        "mean of the history's tokens beside the target's, without attention (needs layers 0)"
+    attention: Literal["both", "regression", "softmax", "none"] = option(
+        "both", "heads of the one layer: those that solve a regression over the history, those "
+        "that average it, both, or none (no history but for the dense features)"
     )
-    rating_input: Literal["both", "embedding", "residual", "multiply"] = option(
-        "embedding", "how stars enter a history token: embedded, as the residual of the base "
-        "score, both, or multiplied into it (the Keras example)"
+    widths: tuple[int, ...] = option(
+        (16, 8, 16), "width of each regression head; an item's key has their sum"
     )
-    position: Literal["both", "gap", "rank", "none"] = option(
-        "both", "attention bias: time gap to the target, rank counted back from it"
+    drift: tuple[float, ...] = option(
+        (0.001, 0.05, 0.003), "how far the taste of each regression head drifts from one rating to "
+        "the next, at first: their correlation is exp of minus that"
     )
-    genres: bool = option(True, "genres in the movie embedding")
-    year: bool = option(True, "release year in the movie embedding")
-    text: bool = option(True, "BERT vector of the overview in the movie embedding and the MLP")
-    text_dim: int = option(32, "width of the overview vector that the MLP reads")
+    forgets: tuple[float, ...] = option(
+        (0.001, 0.05, 0.003), "the same per log hour between them, at first"
+    )
+    key_var: tuple[float, ...] = option(
+        (0.004, 0.002, 0.001), "prior variance of what is learned per item, in each regression "
+        "head: what few ratings say falls back to genres, year and overview"
+    )
+    width: int = option(32, "width of the softmax heads' tokens")
+    heads: int = option(2, "softmax heads; divides width")
+    history_len: int = option(
+        32, "events of the history that a target's softmax heads see, at most; the regression "
+        "heads see all"
+    )
+    readout: Literal["target", "flatten"] = option(
+        "target", "what the dense layers read of the softmax heads: the target's output, or every "
+        "position's, as in the paper"
+    )
+    genres: bool = option(True, "genres in the item embedding")
+    year: bool = option(True, "release year in the item embedding")
+    text: bool = option(True, "BERT vector of the overview in the item embedding and dense layers")
     user_id: bool = option(False, "embed the user's id (most test users are new under 'temporal')")
     user_features: bool = option(True, "embed sex, age group, occupation and zip region")
-    feature_dim: int = option(8, "width of each user feature's embedding")
-    dense: Literal["concat", "bucket", "piecewise", "none"] = option(
-        "concat", "dense features: scaled into the MLP, bucketized and embedded, or scaled with a "
-        "piecewise linear encoding"
+    feature_dim: int = option(8, "width of the embedding of a user feature or a bucket")
+    dense: Literal["concat", "bucket", "none"] = option(
+        "concat", "dense features: scaled and concatenated, or bucketized and embedded"
     )
-    buckets: int = option(16, "quantile buckets of a dense feature, with bucket and piecewise")
-    base: Literal["neighbours", "factors", "bias", "mean"] = option(
-        "neighbours", "what the network corrects: streaming factors with item neighbours, the "
-        "factors alone, the streaming bias, or the train mean"
-    )
+    buckets: int = option(16, "quantile buckets of a dense feature, with bucket")
     loss: Literal["mse", "huber", "ordinal"] = option(
         "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
         "cumulative link with a learned spread per target"
@@ -104,12 +106,10 @@ class ModelConfig:
         0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
         "no such head"
     )
-    hidden: tuple[int, int, int] = option((256, 128, 64), "widths of the three dense layers")
-    dropout: float = option(0.2, "probability of zeroing, in [0, 1)")
-    item_dropout: float = option(0.2, "probability that an item's id is replaced by OOV")
-    cold: float = option(
-        0.0, "share of train targets that are shown as if nobody had rated their film, in [0, 1); "
-        "above 0, overviews of films without an id reach the base score alone"
+    hidden: tuple[int, int, int] = option((128, 64, 32), "widths of the three dense layers")
+    dropout: float = option(0.1, "probability of zeroing, in [0, 1)")
+    item_dropout: float = option(
+        0.03, "probability that a train target is shown as if nobody had rated its item, in [0, 1)"
     )
 
     def __post_init__(self) -> None:
@@ -117,38 +117,42 @@ class ModelConfig:
             raise ValueError(
                 f"width must be a multiple of heads, got width {self.width} and heads {self.heads}"
             )
-        _check_range("layers", self.layers, 0, 4)
-        _check_range("history-len", self.history_len, 0, 4096)
+        lengths = {name: len(getattr(self, name))
+                   for name in ("widths", "drift", "forgets", "key_var")}
+        if not self.widths or len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {size}" for name, size in lengths.items())
+            raise ValueError(f"the regression heads need as many values in each field, got {found}")
+        if min(self.widths) < 1 or min(*self.drift, *self.forgets, *self.key_var) <= 0:
+            raise ValueError("widths, drift, forgets and key-var must be above 0, got "
+                             f"{self.widths}, {self.drift}, {self.forgets} and {self.key_var}")
+        _check_range("history-len", self.history_len, 1, 4096)
         _check_range("buckets", self.buckets, 2, 256)
-        for name in ("dropout", "item_dropout", "cold"):
+        for name in ("dropout", "item_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0.0 <= self.interest <= 100.0:
             raise ValueError(f"interest must be in [0, 100], got {self.interest}")
-        if self.layers == 0 and self.readout == "flatten":
-            raise ValueError("readout 'flatten' needs a transformer layer, got layers 0")
-        if self.layers > 0 and self.readout == "mean":
-            raise ValueError(f"readout 'mean' has no attention, got layers {self.layers}, expected "
-                             "layers 0")
-
-    @property
-    def shares_history(self) -> bool:
-        """True when one pass over a user's history serves all of the user's targets.
-
-        With one layer and target readout, no history token depends on the target.
-        """
-        return self.readout != "flatten" and self.layers <= 1
+        if self.interest and (self.attention not in ("both", "softmax")
+                              or self.readout != "target"):
+            raise ValueError("interest needs softmax heads with the readout target, got attention "
+                             f"{self.attention} and readout {self.readout}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How the weights are fitted."""
 
-    epochs: int = option(2, "passes over the train targets, at most")
-    batch_targets: int = option(1024, "targets per optimizer step, at most")
-    lr: float = option(1e-3, "peak learning rate of AdamW")
-    weight_decay: float = option(0.01, "AdamW's decoupled weight decay")
-    warmup: float = option(0.05, "fraction of all steps with rising learning rate; cosine after")
+    epochs: int = option(6, "passes over the train targets, at most")
+    batch_size: int = option(
+        2048, "events and targets of an optimizer step, padded ones included, at most"
+    )
+    lr: float = option(6e-3, "peak learning rate of Adam for the heads and the item tables")
+    lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers")
+    weight_decay: float = option(0.01, "decoupled weight decay of the latter")
+    average: float = option(
+        0.998, "what a step keeps of the running mean of the weights, which is the model; 0: none"
+    )
+    warmup: float = option(0.03, "fraction of all steps with rising learning rate; cosine after")
     clip: float = option(1.0, "largest norm of the gradient")
     patience: int = option(2, "epochs without a better validation MAE before stopping")
     save_every: int = option(100, "optimizer steps between resume points")
@@ -159,13 +163,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_range("epochs", self.epochs, 1, 1000)
-        _check_range("batch-targets", self.batch_targets, 1, 10**6)
+        _check_range("batch-size", self.batch_size, 1, 10**7)
         _check_range("patience", self.patience, 1, 1000)
         _check_range("save-every", self.save_every, 1, 10**9)
-        if not 0.0 < self.lr < 1.0:
-            raise ValueError(f"lr must be in (0, 1), got {self.lr}")
-        if not 0.0 <= self.warmup < 1.0:
-            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
+        for name in ("lr", "lr_dense"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in (0, 1), got {getattr(self, name)}")
+        for name in ("warmup", "average"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +193,6 @@ class RunConfig:
             fixed["data"].pop(name)  # where and how, not what: the store has its hash
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)
-        for (part, name), neutral in LATER.items():
-            if fixed[part][name] == neutral:
-                fixed[part].pop(name)
         return fixed
 
     @property
@@ -224,11 +227,11 @@ def from_dict(cls, values: dict):
 def keras_example(config: RunConfig) -> RunConfig:
     """The setting of keras.io's "movielens_recommendations_transformers" inside this model.
 
-    Window 4 (3 interactions and the target), flattened outputs, stars multiplied into the tokens,
-    user id, sex, age group and occupation, genres; no text, no dense features.
+    Window 4 (3 interactions and the target), flattened outputs of a softmax layer, user id, sex,
+    age group and occupation, genres; no regression heads, no text, no dense features.
     """
     model = replace(
-        config.model, history_len=3, readout="flatten", rating_input="multiply", position="rank",
-        year=False, text=False, user_id=True, dense="none", base="mean", heads=4,
+        config.model, attention="softmax", width=64, heads=4, history_len=3, readout="flatten",
+        year=False, text=False, user_id=True, dense="none",
     )
     return replace(config, data=replace(config.data, ties="stable"), model=model)

@@ -13,6 +13,7 @@ import torch
 
 from bst.config import DataConfig, RunConfig, from_dict, keras_example
 from bst.data.preparation import open_store
+from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import Split, audit_split, split_interactions
 from bst.data.text import TextVectors, embed_texts, noise_like
@@ -25,12 +26,11 @@ from bst.evaluation.report import (
     read_results,
     write_results,
 )
-from bst.model.base import BaseFit, base_scores, cold_base, fit_base
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.features import fit_statistics
+from bst.model.build import build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
 from bst.training.distributed import first_goes_first, most, rank
-from bst.training.loop import build_model, fit, predict_part, text_scaling
+from bst.training.loop import fit, predict_part
 from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_sealed
 from bst.utils.guard import FolderInUseError, folder_lock
@@ -44,7 +44,6 @@ class Prepared:
     store: SequenceStore
     split: Split
     text: TextVectors | None
-    base_fit: BaseFit
     batches: Batches
 
 
@@ -78,11 +77,8 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
                            cache_dir=config.data.cache)
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
-    base_fit, base = fit_base(store, split, config.model.base, text, cache_dir=config.data.cache)
-    cold = cold_base(store, split, base_fit, base, text) if config.model.cold else None
-    batches = Batches(store, split, UserVocabulary.fit(store, split), base=base, cold=cold,
-                      history_len=config.model.history_len, shared=config.model.shares_history)
-    return Prepared(config, store, split, text, base_fit, batches)
+    batches = Batches(store, split, UserVocabulary.fit(store, split))
+    return Prepared(config, store, split, text, batches)
 
 
 def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
@@ -197,19 +193,17 @@ def train_run(
 
 
 def keep_fitted(prepared: Prepared, out: Path) -> None:
-    """Write what was fitted beside the model, for `bst.recommend.recommender`."""
-    config, store, text = prepared.config.data, prepared.store, prepared.text
-    mean, scale = np.zeros(0, np.float32), np.zeros(0, np.float32)
-    if text is not None:
-        mean, scale = text_scaling(text, np.unique(store.item_idx[prepared.split.train]))
+    """Write what `bst.recommend` needs beside the model."""
+    config, store, split = prepared.config.data, prepared.store, prepared.split
     movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    genres = genre_names(store.movies) if prepared.config.model.genres else ()
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
-        {"protocol": config.protocol, "ties": prepared.split.ties, "seed": config.split_seed},
+        {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
         {"bert": config.bert, "pooling": config.pooling, "precision": config.precision,
          "text_source": config.text_source},
-        movies, prepared.base_fit,
-        fit_statistics(store, prepared.split, prepared.batches.base), mean, scale))
+        list(genres), movies | {"ratings": count[FIRST_IDX:].tolist()}))
 
 
 def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,14 +216,6 @@ def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, n
     _check_identity(out, info["identity"], prepared)
     device = prepared.config.train.device
     return predict_part(model.to(device), prepared.batches, part, device=device)
-
-
-def predict_baselines(prepared: Prepared) -> dict[str, np.ndarray]:
-    """Stars at every position by each baseline, (n,): the strong ones are the base of BST."""
-    store, split, cache = prepared.store, prepared.split, prepared.config.data.cache
-    predictions = {name: baseline(store, split) for name, baseline in BASELINES.items()}
-    strong = base_scores(store, split, "neighbours", prepared.text, cache_dir=cache)
-    return predictions | {"streaming factors": strong.factors, "factors + neighbours": strong.score}
 
 
 def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
@@ -255,7 +241,8 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     ours, stars = predict_run(prepared, out, part)
     if rank() > 0:
         return []
-    predictions = {"bst": ours, **predict_baselines(prepared)}
+    predictions = {"bst": ours}
+    predictions |= {name: scorer(store, split) for name, scorer in BASELINES.items()}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash, stars=stars if name == "bst" else None)

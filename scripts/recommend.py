@@ -94,11 +94,9 @@ def table_lines(items: list) -> list[str]:
 def explanation_lines(found) -> list[str]:
     """A line an event, the largest effect first."""
     lines = [f"{found.title}: {found.stars:.2f} stars. What each rating did to it:",
-             f"{'effect':>7} {'attention':>9} {'stars':>5}  film"]
-    for reason in found.reasons:
-        attention = "" if reason.attention is None else f"{reason.attention:.1%}"
-        lines.append(f"{reason.difference:>+7.3f} {attention:>9} {reason.rating:>5g}  "
-                     f"{reason.title}")
+             f"{'effect':>7} {'stars':>5}  film"]
+    lines += [f"{reason.difference:>+7.3f} {reason.rating:>5g}  {reason.title}"
+              for reason in found.reasons]
     return [*lines, "effect: prediction with all ratings minus without this one, exactly"]
 
 

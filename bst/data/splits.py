@@ -30,6 +30,40 @@ class Split:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
 
+@dataclass(frozen=True)
+class History:
+    """The interactions that may be history, in store order, and each target's slice of them."""
+
+    position: np.ndarray  # (m,) positions of the store
+    start: np.ndarray  # (n,) first history row of the user of the target at each position
+    stop: np.ndarray  # (n,) one past the last row that the target may see
+
+    @classmethod
+    def of(cls, store: SequenceStore, split: Split) -> "History":
+        """The history rows of a split; m = n unless the protocol hides ratings."""
+        count = np.concatenate([[0], np.cumsum(split.is_history)])
+        return cls(
+            position=np.flatnonzero(split.is_history),
+            start=count[store.offsets[:-1][store.user_row]],
+            stop=count[split.history_stop],
+        )
+
+    def running_sum(self, values: np.ndarray, last: int | None = None) -> np.ndarray:
+        """Sum of `values` (n,) over the last `last` history rows of each target, (n,) float64."""
+        total = np.concatenate([[0.0], np.cumsum(values[self.position], dtype=np.float64)])
+        start = self.start if last is None else np.maximum(self.start, self.stop - last)
+        return total[self.stop] - total[start]
+
+    def running_mean(
+        self, values: np.ndarray, *, last: int | None = None, shrink: float
+    ) -> np.ndarray:
+        """Mean of `values` over the same rows, drawn to 0 by `shrink` pseudo-counts."""
+        size = self.stop - self.start
+        if last is not None:
+            size = np.minimum(size, last)
+        return self.running_sum(values, last) / (size + shrink)
+
+
 def split_interactions(
     store: SequenceStore, *, protocol: str = "temporal", ties: str = "strict", seed: int = 0
 ) -> Split:

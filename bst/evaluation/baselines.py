@@ -6,9 +6,11 @@ import numpy as np
 
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import Split
-from bst.model.features import item_bias, streaming_bias
+from bst.data.splits import History, Split
 
+ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
+NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
+MOST_ITEMS = 8192  # with neighbours: those with the most train ratings; the others have none
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
 
 
@@ -23,11 +25,86 @@ def item_mean(store: SequenceStore, split: Split) -> np.ndarray:
     return mean + bias[store.item_idx]
 
 
+def item_bias(
+    store: SequenceStore, split: Split, *, shrink: float = ITEM_SHRINK
+) -> tuple[float, np.ndarray]:
+    """Train mean, and each item's shrunken mean deviation from it: (num_items + 2,) float64."""
+    mean = float(store.rating[split.train].mean(dtype=np.float64))
+    item, size = store.item_idx[split.train], store.num_items + FIRST_IDX
+    total = np.bincount(item, weights=store.rating[split.train] - mean, minlength=size)
+    return mean, total / (np.bincount(item, minlength=size) + shrink)
+
+
 def user_mean(store: SequenceStore, split: Split, *, shrink: float = 5.0) -> np.ndarray:
     """The user's shrunken train mean; a new user has the global one."""
     mean, _ = item_bias(store, split)
     return mean + _shrunken(store.rating[split.train] - mean, store.user_row[split.train],
                             store.num_users, shrink)[store.user_row]
+
+
+def streaming_bias(store: SequenceStore, split: Split, *, last: int | None = 20) -> np.ndarray:
+    """Item bias plus the shrunken mean of the user's last residuals in the history."""
+    mean, bias = item_bias(store, split)
+    item_score = mean + bias[store.item_idx]
+    return item_score + History.of(store, split).running_mean(
+        store.rating - item_score, last=last, shrink=USER_SHRINK)
+
+
+def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
+    """Item and streaming user bias, plus the residuals of similar items of the target's history.
+
+    The weights are cosines between the items' train residuals, shrunk by their co-ratings; the
+    `NEIGHBOURS` most similar ones of the history count. As LensKit's ItemKNN, but of the history at
+    the time of the target, which also serves people whom training never saw. NaN in train, where
+    it would have seen the answer.
+
+    Source: Deshpande and Karypis 2004, "Item-Based Top-N Recommendation Algorithms".
+    """
+    base = streaming_bias(store, split, last=None)
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    kept = np.argsort(-count, kind="stable")[:MOST_ITEMS]
+    slot = np.full(len(count), -1)
+    slot[kept[count[kept] > 0]] = np.arange((count[kept] > 0).sum())
+    similarity = _similarity(store, split, base, slot)
+    history, rest = History.of(store, split), store.rating - base
+    score = np.where(np.isin(np.arange(len(store)), split.train), np.nan, base)
+    targets = np.sort(np.concatenate([split.valid, split.test]))
+    new = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
+    for mine in np.split(targets, new[1:]) if len(targets) else ():
+        mine = mine[slot[store.item_idx[mine]] >= 0]
+        if not len(mine):
+            continue
+        first = history.start[mine[0]]
+        seen = history.position[first:history.stop[mine].max()]
+        known = slot[store.item_idx[seen]]
+        near = similarity[np.ix_(slot[store.item_idx[mine]], known)] * (known >= 0)
+        near = near * (np.arange(len(seen)) < (history.stop[mine] - first)[:, None])
+        if len(seen) > NEIGHBOURS:
+            least = np.partition(near, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS, None]
+            near = np.where(near >= least, near, 0)
+        score[mine] += near @ rest[seen] / (near.sum(axis=1) + 0.5)
+    return score
+
+
+def _similarity(store: SequenceStore, split: Split, base: np.ndarray, slot: np.ndarray
+                ) -> np.ndarray:
+    """Shrunken cosines, at least 0, between the items with a slot; 0 with itself: (k, k)."""
+    size = int(slot.max()) + 1
+    rows = split.train[slot[store.item_idx[split.train]] >= 0]
+    user, item = store.user_row[rows], slot[store.item_idx[rows]]
+    product, common = np.zeros((2, size, size), np.float32)
+    block = max(1, 2**25 // max(1, size))  # users at a time: 128 MB of residuals
+    for low in range(0, store.num_users, block):
+        here = (user >= low) & (user < low + block)
+        rest = np.zeros((min(block, store.num_users - low), size), np.float32)
+        rest[user[here] - low, item[here]] = (store.rating - base)[rows[here]]
+        product += rest.T @ rest
+        has = (rest != 0).astype(np.float32)
+        common += has.T @ has
+    norm = np.sqrt(np.maximum(product.diagonal(), 1e-9))
+    product *= common / (common + SIMILARITY_SHRINK) / norm / norm[:, None]
+    np.fill_diagonal(product, 0)
+    return np.maximum(product, 0)
 
 
 def user_item_bias(store: SequenceStore, split: Split, *, sweeps: int = 10) -> np.ndarray:
@@ -96,4 +173,5 @@ BASELINES: dict[str, Callable[[SequenceStore, Split], np.ndarray]] = {
     "user + item bias": user_item_bias,
     "streaming bias": streaming_bias,
     "matrix factorisation": matrix_factorisation,
+    "item kNN": item_knn,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import Split
+from bst.data.splits import History, Split
 from bst.evaluation.metrics import (
     calibration,
     macro_mae,
@@ -18,7 +18,6 @@ from bst.evaluation.metrics import (
     user_bootstrap,
     user_sums,
 )
-from bst.model.features import History
 from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_atomic
 

@@ -1,64 +1,67 @@
-"""Store -> tensors. A row holds consecutive targets of one user and the history they share.
+"""Store -> tensors. A row of a batch is one user: events in chunks, and targets that see them.
 
-b rows, j history events of a row, i targets of a row, f dense features. The window form (one
-target a row) and the shared-history form (many) are the same `Batch`: target i sees events
-first[i] <= j < stop[i].
+b rows, c chunks of a row, n = `CHUNK` events of a chunk, t = last chunks with targets, i targets
+of a chunk. A training batch, a request, an explanation and an exported program are all a `Batch`.
 """
 
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from bst.data.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.data.sequences import SequenceStore
-from bst.data.splits import Split
-from bst.model.features import Base, History, cold_dense, dense_features, fit_statistics
+from bst.data.splits import History, Split
 
-TARGETS_PER_ROW = 64  # targets that share one pass over their history
-POOL = 16  # batches that are sorted by length together: less padding, still a random order
+CHUNK = 32  # events that are read together; what came before is carried over as a state
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on one device."""
+    """One batch on one device. Events are padded in front: a row ends with its newest event."""
 
-    event_item: Tensor  # (b, j) int64, oldest first, PAD on the right
-    event_rating: Tensor  # (b, j) float32, stars
-    event_base: Tensor  # (b, j) float32, the base score of the event
-    event_time: Tensor  # (b, j) int32, seconds since the user's first rating
-    target_item: Tensor  # (b, i) int64, PAD where the row has fewer targets
-    target_time: Tensor  # (b, i) int32
-    first: Tensor  # (b, i) int32, target sees events first <= j < stop
-    stop: Tensor  # (b, i) int32
+    event_item: Tensor  # (b, c, n) int64, oldest first, PAD where there is none
+    event_rating: Tensor  # (b, c, n) float32, stars
+    event_time: Tensor  # (b, c, n) int64, seconds since the first event of the row
+    target_item: Tensor  # (b, t, i) int64, PAD where the chunk has fewer targets
+    target_time: Tensor  # (b, t, i) int64
+    stop: Tensor  # (b, t, i) int64: the target sees its chunk's slots before this, and all before
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
-    dense: Tensor  # (b, i, f) float32, unscaled
-    base: Tensor  # (b, i) float32, base score of the target, stars, that the network corrects
-    label: Tensor  # (b, i) float32, stars; 0 where padded
-    position: Tensor  # (b, i) int64, the target's position in the store; -1 where padded
-    is_cold: Tensor  # (b, i) bool, True where the target is shown as if nobody had rated its film
+    label: Tensor  # (b, t, i) float32, stars; 0 where padded
+    position: Tensor  # (b, t, i) int64, the target's position in the store; -1 where padded
 
     def __post_init__(self) -> None:
-        events = [self.event_item.shape, self.event_rating.shape, self.event_base.shape,
-                  self.event_time.shape]
-        targets = [self.target_item.shape, self.target_time.shape, self.first.shape,
-                   self.stop.shape, self.base.shape, self.label.shape, self.dense.shape[:2]]
+        events = [self.event_item.shape, self.event_rating.shape, self.event_time.shape]
+        targets = [self.target_item.shape, self.target_time.shape, self.stop.shape,
+                   self.label.shape, self.position.shape]
         # no sets: the sizes of a program that is exported have no hash
-        if (any(shape != events[0] for shape in events) or self.user.shape[0] != self.label.shape[0]
+        if (any(shape != events[0] for shape in events) or len(self.user) != len(self.label)
                 or any(shape != targets[0] for shape in targets)):
-            raise ValueError(f"expected one (b, j) and one (b, i), got {events} and {targets}")
+            raise ValueError(f"expected (b, c, n) and (b, t, i), got {events} and {targets}")
+
+    @property
+    def is_event(self) -> Tensor:
+        """(b, c, n) bool, True at a real event."""
+        return self.event_item != PAD
 
     @property
     def is_target(self) -> Tensor:
-        """(b, i) bool, True at a real target."""
+        """(b, t, i) bool, True at a real target."""
         return self.target_item != PAD
 
     @property
-    def is_visible(self) -> Tensor:
-        """(b, i, j) bool, True where the target may see the event."""
-        slot = torch.arange(self.event_item.shape[1], device=self.stop.device, dtype=torch.int32)
-        return (slot >= self.first[..., None]) & (slot < self.stop[..., None])
+    def slot(self) -> Tensor:
+        """(b, t, i) int64: of all c * n slots of the row, the target sees those before this."""
+        chunk = torch.arange(self.stop.shape[1], device=self.stop.device)
+        chunk = chunk + self.event_item.shape[1] - self.stop.shape[1]
+        return self.stop + rearrange(chunk, "t -> t 1") * self.event_item.shape[2]
+
+    @property
+    def seen(self) -> Tensor:
+        """(b, t, i) int64, events that the target sees."""
+        return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
@@ -67,6 +70,88 @@ class Batch:
             tensor = getattr(self, f.name).to(device)
             moved[f.name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class Events:
+    """What histories are made of: runs of one person's ratings, oldest first."""
+
+    item: np.ndarray  # (m,) item index
+    rating: np.ndarray  # (m,) stars
+    time: np.ndarray  # (m,) seconds since 1970 UTC
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is asked; k targets, those of a row in one run."""
+
+    row: np.ndarray  # (k,) row of the batch
+    item: np.ndarray  # (k,) item index
+    time: np.ndarray  # (k,) seconds since 1970 UTC
+    seen: np.ndarray  # (k,) so many of the row's events come before it
+    label: np.ndarray  # (k,) stars
+    position: np.ndarray  # (k,) position in the store
+
+
+def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Targets,
+            user: np.ndarray) -> Batch:
+    """The batch of some histories and what is asked about them.
+
+    Chunks are cut at multiples of `CHUNK` from the newest event, so that a row's numbers do not
+    depend on the other rows. A target belongs to the chunk whose events it sees in part.
+
+    Args:
+        events: of all rows.
+        begin: (b,) the first event of each row.
+        size: (b,) events of each row.
+        targets: of all rows, row by row.
+        user: (b, 1 + features) see `UserVocabulary.encode`.
+    """
+    b, c = len(size), int(num_chunks(size).max())
+    slot, empty = np.arange(c * CHUNK), c * CHUNK - size
+    is_real = slot >= empty[:, None]
+    source = np.where(is_real, (begin - empty)[:, None] + slot, 0)
+
+    row, at = targets.row, empty[targets.row] + targets.seen
+    chunk = np.minimum(at // CHUNK, c - 1)
+    t = c - int(chunk.min())
+    cell = row * t + chunk - (c - t)
+    order = np.argsort(cell, kind="stable")
+    new = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    rank = np.arange(len(cell)) - np.repeat(new, np.diff(new, append=len(cell)))
+    i = int(rank.max()) + 1
+    place = cell[order] * i + rank
+
+    start = np.zeros(b, np.int64)  # time 0 of each row: its first event, or else its first target
+    start[row[::-1]] = targets.time[::-1]
+    start[size > 0] = events.time[begin[size > 0]]
+
+    def of_events(values: np.ndarray, dtype: type) -> Tensor:
+        table = np.zeros((b, c * CHUNK), dtype)
+        table[is_real] = values[source[is_real]]
+        return rearrange(torch.from_numpy(table), "b (c n) -> b c n", n=CHUNK)
+
+    def of_targets(values: np.ndarray, dtype: type, padding: int = 0) -> Tensor:
+        table = np.full(b * t * i, padding, dtype)
+        table[place] = values[order]
+        return rearrange(torch.from_numpy(table), "(b t i) -> b t i", t=t, i=i)
+
+    time = of_events(events.time, np.int64) - torch.from_numpy(start)[:, None, None]
+    item = of_events(events.item, np.int64)
+    return Batch(
+        event_item=item, event_rating=of_events(events.rating, np.float32),
+        event_time=torch.where(item == PAD, 0, time),
+        target_item=of_targets(targets.item, np.int64),
+        target_time=of_targets(targets.time - start[row], np.int64),
+        stop=of_targets(at - chunk * CHUNK, np.int64), user=torch.from_numpy(user),
+        label=of_targets(targets.label, np.float32),
+        position=of_targets(targets.position, np.int64, padding=-1),
+    )
+
+
+def num_chunks(size: np.ndarray) -> np.ndarray:
+    """Chunks that hold so many events, at least one."""
+    return np.maximum(1, -(-size // CHUNK))
 
 
 @dataclass(frozen=True)
@@ -108,123 +193,70 @@ class Batches:
         store: sequences.
         split: which positions are targets, and what each may see.
         vocabulary: indices of the users.
-        base: what the network corrects.
-        history_len: events that a target sees, at most the last ones.
-        shared: many targets a row (True) or the window form, one target a row.
-        cold: what the network would correct at train targets if nobody had rated their film; None:
-            no target is shown so.
     """
 
-    def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary, *,
-                 base: Base, history_len: int, shared: bool, cold: Base | None = None) -> None:
-        self.store, self.split, self.vocabulary, self.shared = store, split, vocabulary, shared
-        history = History.of(store, split)
-        self.stop = history.stop
-        self.first = np.maximum(history.start, history.stop - history_len)
-        self.base = base.score
-        self.dense = dense_features(store, split, base)
-        self.cold = None
-        if cold is not None:
-            rows, dense = split.train, np.zeros_like(self.dense)
-            dense[rows] = cold_dense(fit_statistics(store, split, base.score), self.dense[rows],
-                                     store.item_idx[rows], cold, rows)
-            self.cold = cold.score, dense
+    def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary) -> None:
+        self.store, self.split, self.vocabulary = store, split, vocabulary
+        self.history = History.of(store, split)
+        rows = self.history.position
+        self.events = Events(store.item_idx[rows], store.rating[rows], store.timestamp[rows])
         self.user = vocabulary.encode(store.users)
-        starts = store.timestamp[np.minimum(store.offsets[:-1], len(store) - 1)]
-        self.time = (store.timestamp - starts[store.user_row]).astype(np.int32)
-        rows = history.position
-        self.event_item = store.item_idx[rows].astype(np.int64)
-        self.event_rating, self.event_base = store.rating[rows], self.base[rows]
-        self.event_time = self.time[rows]
 
-    def epoch(self, part: str, *, batch_targets: int, seed: int | None = None,
+    def epoch(self, part: str, *, batch_size: int, seed: int | None = None,
               epoch: int = 0) -> list[list[np.ndarray]]:
         """Rows of each batch of one epoch: a function of (seed, epoch) alone.
 
+        Users of about equally long histories share a batch, so that little is padded.
+
         Args:
             part: train, valid or test.
-            batch_targets: targets of a batch, at most (a row is never cut).
-            seed: shuffles rows and batches; None keeps a fixed order for evaluation.
+            batch_size: events and targets of a batch, padded ones included, at most (a row is
+                never cut, so a single longer one is a batch of its own).
+            seed: shuffles users and batches; None keeps a fixed order for evaluation.
             epoch: number of the pass.
+
+        Returns:
+            For each batch, for each of its rows, the positions of the targets.
         """
-        rows = self._rows(self.split.part(part))
-        order = np.arange(len(rows[0]))
+        rows, chunks, most = self._rows(part)
+        order = np.argsort(chunks, kind="stable")
         rng = np.random.default_rng([seed or 0, epoch])
         if seed is not None:
-            order = rng.permutation(order)
-        begin, end = rows
+            order = np.argsort(chunks * np.exp(rng.normal(0, 0.1, len(rows))), kind="stable")
+        plan, here, longest, fullest = [], [], 0, 0
+        for row in order:
+            c, i = max(longest, chunks[row]), max(fullest, most[row])
+            if here and (len(here) + 1) * c * max(CHUNK, i) > batch_size:
+                plan.append(here)
+                here, c, i = [], chunks[row], most[row]
+            here.append(rows[row])
+            longest, fullest = c, i
+        plan += [here] if here else []
+        return plan if seed is None else [plan[k] for k in rng.permutation(len(plan))]
+
+    def _rows(self, part: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Of each user with targets: their positions, chunks, and most targets of a chunk."""
         targets = self.split.part(part)
-        width = self.stop[targets[end - 1]] - self.first[targets[begin]]
-        rows_per_batch = max(1, batch_targets // (TARGETS_PER_ROW if self.shared else 1))
-        batches = []
-        for pool in np.array_split(order, max(1, len(order) // (rows_per_batch * POOL))):
-            pool = pool[np.argsort(width[pool], kind="stable")]
-            batches += _cut(pool, (end - begin)[pool], batch_targets)
-        if seed is not None:
-            batches = [batches[k] for k in rng.permutation(len(batches))]
-        return [[targets[begin[r]:end[r]] for r in batch] for batch in batches]
+        if not len(targets):
+            return [], np.zeros(0, int), np.zeros(0, int)
+        new = np.flatnonzero(np.diff(self.store.user_row[targets], prepend=-1))
+        seen = (self.history.stop - self.history.start)[targets]
+        row = np.repeat(np.arange(len(new)), np.diff(new, append=len(targets)))
+        size = np.maximum.reduceat(seen, new)
+        chunks = num_chunks(size)
+        cell = row * chunks.max() + (chunks * CHUNK - size)[row] // CHUNK + seen // CHUNK
+        _, back, count = np.unique(cell, return_inverse=True, return_counts=True)
+        return np.split(targets, new[1:]), chunks, np.maximum.reduceat(count[back], new)
 
-    def draw_cold(self, share: float, *, seed: int, epoch: int) -> np.ndarray | None:
-        """Which positions of an epoch are shown as cold, (n,) bool, a function of (seed, epoch)."""
-        if self.cold is None:
-            return None
-        return np.random.default_rng([seed, epoch, 93]).random(len(self.store)) < share
-
-    def _rows(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Begin and end, in `targets`, of each run of one user's targets, cut to row size."""
-        if not self.shared:
-            return np.arange(len(targets)), np.arange(1, len(targets) + 1)
-        user = self.store.user_row[targets]
-        new = np.flatnonzero(np.diff(user, prepend=-1))
-        rank = np.arange(len(targets)) - np.repeat(new, np.diff(new, append=len(targets)))
-        begin = np.flatnonzero(rank % TARGETS_PER_ROW == 0)
-        return begin, np.append(begin[1:], len(targets))
-
-    def gather(self, rows: list[np.ndarray], cold: np.ndarray | None = None) -> Batch:
-        """Tensors of one batch from the positions of its targets, an array per row.
-
-        Args:
-            rows: positions.
-            cold: see `draw_cold`; None: none is shown as cold.
-        """
-        size = np.array([len(r) for r in rows])
-        real = np.arange(size.max())[None, :] < size[:, None]  # (b, i)
-        position = np.full(real.shape, -1)
-        position[real] = np.concatenate(rows)
-        safe = np.where(real, position, position[:, :1])
-        first, stop = self.first[safe], self.stop[safe]  # (b, i)
-        begin = first.min(axis=1, keepdims=True)  # (b, 1)
-        length = stop.max(axis=1, keepdims=True) - begin
-        slot = np.arange(max(1, length.max()))[None, :]  # (1, j)
-        filled = slot < length
-        event = np.where(filled, begin + slot, 0)
-        store, base, dense = self.store, self.base[safe], self.dense[safe]
-        is_cold = np.zeros_like(real) if cold is None else cold[safe] & real
-        if is_cold.any():
-            base[is_cold], dense[is_cold] = (values[safe[is_cold]] for values in self.cold)
-
-        def events(values: np.ndarray) -> Tensor:
-            if not len(values):
-                return torch.zeros(event.shape, dtype=torch.from_numpy(values).dtype)
-            return torch.from_numpy(np.where(filled, values[event], 0).astype(values.dtype))
-
-        def targets(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.where(real, values[safe], 0).astype(values.dtype))
-
-        return Batch(
-            event_item=events(self.event_item), event_rating=events(self.event_rating),
-            event_base=events(self.event_base), event_time=events(self.event_time),
-            target_item=targets(store.item_idx).long(), target_time=targets(self.time),
-            first=torch.from_numpy((first - begin).astype(np.int32)),
-            stop=torch.from_numpy((stop - begin).astype(np.int32)),
-            user=torch.from_numpy(self.user[store.user_row[safe[:, 0]]]),
-            dense=torch.from_numpy(dense), base=torch.from_numpy(np.where(real, base, 0)),
-            label=targets(store.rating), position=torch.from_numpy(position),
-            is_cold=torch.from_numpy(is_cold),
-        )
-
-
-def _cut(rows: np.ndarray, size: np.ndarray, batch_targets: int) -> list[np.ndarray]:
-    """Cut `rows` where the running number of targets passes a multiple of `batch_targets`."""
-    group = (np.cumsum(size) - 1) // batch_targets
-    return np.split(rows, np.flatnonzero(np.diff(group)) + 1)
+    def gather(self, rows: list[np.ndarray]) -> Batch:
+        """Tensors of one batch from the positions of its targets, an array per row."""
+        position = np.concatenate(rows)
+        row = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        first = np.array([r[0] for r in rows])
+        begin, stop = self.history.start[first], self.history.stop[position]
+        size = np.zeros(len(rows), np.int64)
+        np.maximum.at(size, row, stop - begin[row])
+        store = self.store
+        targets = Targets(row, store.item_idx[position], store.timestamp[position],
+                          stop - begin[row], store.rating[position], position)
+        return lay_out(self.events, begin, size, targets, self.user[store.user_row[first]])

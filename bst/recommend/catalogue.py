@@ -16,10 +16,9 @@ import torch
 from bst.data.overviews import title_keys
 from bst.data.schema import FIRST_IDX, OOV
 from bst.data.text import TextVectors
-from bst.model.features import Statistics
+from bst.model.build import ContentScale, log_share
 from bst.model.network import BST
 from bst.training.checkpoint import Fitted
-from bst.training.loop import genre_shares, log_share, year_bucket
 from bst.utils.errors import DataError
 
 
@@ -47,13 +46,14 @@ class Catalogue:
     """The films of a run; row r has index r + FIRST_IDX.
 
     Args:
-        movies: item_id, title, year, genres: a list each.
-        statistics: of the same films.
+        movies: item_id, title, year, genres, ratings: a list each.
+        genres: all of them.
     """
 
-    def __init__(self, movies: dict[str, list], statistics: Statistics) -> None:
+    def __init__(self, movies: dict[str, list], genres: Sequence[str]) -> None:
         self.ids, self.titles, self.years = movies["item_id"], movies["title"], movies["year"]
-        self.statistics = statistics
+        self.genres, self.genres_of = list(genres), [g or [] for g in movies["genres"]]
+        self.ratings = np.array(movies["ratings"], dtype=np.int64)  # in train
         self._index = {movie: k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
 
     def items(self, movies: Sequence[int]) -> np.ndarray:
@@ -70,14 +70,12 @@ class Catalogue:
 
     def allowed(self, genres: Sequence[str], years: tuple[int, int] | None) -> np.ndarray:
         """Which rows of the catalogue pass the filters, bool."""
-        known = self.statistics.genres
         allowed = np.ones(len(self.ids), dtype=bool)
         for genre in genres:
-            if genre not in known:
-                raise DataError(f"no genre '{genre}', expected any of {', '.join(known)}")
+            if genre not in self.genres:
+                raise DataError(f"no genre '{genre}', expected any of {', '.join(self.genres)}")
         if len(genres):
-            columns = [known.index(genre) for genre in genres]
-            allowed &= self.statistics.hot[:, columns].any(axis=1)
+            allowed &= [not set(genres).isdisjoint(of) for of in self.genres_of]
         if years is not None:
             low, high = years
             allowed &= [y is not None and low <= y <= high for y in self.years]
@@ -109,22 +107,19 @@ class Catalogue:
         Titles that begin like the query come first, then those with more train ratings.
         """
         words = _fold(query).split()
-        count = self.statistics.count
         rows = [row for row, title in enumerate(self._folded)
                 if all(f" {word}" in title for word in words)]
         start = " " + " ".join(words)
         rows.sort(key=lambda row: (not self._folded[row].startswith(start),
-                                   -count[row + FIRST_IDX], row))
+                                   -self.ratings[row], row))
         return [row + FIRST_IDX for row in rows[:k]]
 
     def about(self, item: int) -> dict:
         """What is known of the film with this index: id, title, year, genres, train ratings."""
         movie, title = self.name(item)
         row = item - FIRST_IDX
-        genres = [g for g, has in zip(self.statistics.genres, self.statistics.hot[row], strict=True)
-                  if has]
-        return {"movie_id": movie, "title": title, "year": self.years[row], "genres": genres,
-                "ratings": int(self.statistics.count[item])}
+        return {"movie_id": movie, "title": title, "year": self.years[row],
+                "genres": list(self.genres_of[row]), "ratings": int(self.ratings[row])}
 
     def check_new(self, new: Sequence[NewMovie]) -> None:
         """Refuse new films whose id is taken or whose genre is unknown."""
@@ -135,9 +130,9 @@ class Catalogue:
                                 "already; choose another id")
             taken.add(film.movie_id)
             for genre in film.genres:
-                if genre not in self.statistics.genres:
+                if genre not in self.genres:
                     raise DataError(f"'{film.title}': no genre '{genre}', expected any of "
-                                    f"{', '.join(self.statistics.genres)}")
+                                    f"{', '.join(self.genres)}")
 
     @cached_property
     def _folded(self) -> list[str]:
@@ -224,46 +219,28 @@ def _seconds(when: datetime) -> int:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
 
-def model_with(model: BST, fitted: Fitted, hot: np.ndarray, year: np.ndarray,
+def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
                text: TextVectors | None) -> BST:
-    """The network with further rows in its catalogue, without an id of their own."""
-    state, n = model.state_dict(), len(hot)
-    new = {"item_vocab": torch.full((n,), OOV), "item_genres": genre_shares(hot),
-           "item_year": year_bucket(year), "item_has_text": torch.zeros(n, dtype=torch.bool),
-           "item_text": torch.zeros(n, model.sizes.text)}
-    if text is not None:
-        scaled = (text.vectors - fitted.text_mean) / fitted.text_scale
-        new |= {"item_text": torch.from_numpy(scaled),
-                "item_has_text": torch.from_numpy(text.has_text)}
+    """The network with further items in its catalogue, which nobody has rated."""
+    state, n = model.state_dict(), len(new)
+    scale = ContentScale.of(model, fitted.genres)
+    year = np.array([film.year or np.nan for film in new])
+    added = {"items.row": torch.full((n,), OOV),
+             "items.content": torch.from_numpy(
+                 scale.features([film.genres for film in new], year, text)),
+             "items.year": torch.from_numpy(scale.years(year)), "items.log_count": torch.zeros(n)}
     if model.interest is not None:
-        new["interest.log_share"] = log_share(np.zeros(n), fitted.statistics.count.sum())
+        added["interest.log_share"] = log_share(np.zeros(n), sum(fitted.movies["ratings"]))
     longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
     longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
-                                    for name, rows in new.items()})
+                                    for name, rows in added.items()})
     return longer
 
 
-def fitted_with(fitted: Fitted, new: Sequence[NewMovie], hot: np.ndarray, year: np.ndarray,
-                text: TextVectors | None) -> Fitted:
-    """What was fitted, with further items that have no ratings."""
-    old, base, n = fitted.statistics, fitted.base, len(new)
-
-    def longer(factors):
-        return factors.with_items(factors.recipe.features(hot, year, text))
-
-    if base.factors is not None:
-        base = replace(base, factors=longer(base.factors), folds=tuple(map(longer, base.folds)))
-    if base.neighbours is not None:
-        none = np.full(n, len(base.neighbours.similarity) - 1)
-        slot = np.append(base.neighbours.slot, none)
-        base = replace(base, neighbours=replace(base.neighbours, slot=slot))
-    years = np.where(np.isnan(year), old.usual_year, year).astype(np.int64)
-    statistics = replace(
-        old, bias=np.append(old.bias, np.zeros(n)), count=np.append(old.count, np.zeros(n, int)),
-        of_item=np.concatenate([old.of_item, np.zeros((len(old.of_item), n))], axis=1),
-        hot=np.concatenate([old.hot, hot]), year=np.append(old.year, years),
-    )
+def fitted_with(fitted: Fitted, new: Sequence[NewMovie]) -> Fitted:
+    """What a run needs, with further items."""
     added = {"item_id": [film.movie_id for film in new], "title": [film.title for film in new],
-             "year": [film.year for film in new], "genres": [list(film.genres) for film in new]}
-    movies = {name: [*fitted.movies[name], *values] for name, values in added.items()}
-    return replace(fitted, movies=movies, base=base, statistics=statistics)
+             "year": [film.year for film in new], "genres": [list(film.genres) for film in new],
+             "ratings": [0] * len(new)}
+    return replace(fitted, movies={name: [*fitted.movies[name], *values]
+                                   for name, values in added.items()})

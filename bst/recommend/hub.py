@@ -1,7 +1,7 @@
 """A finished run as a folder for the Hugging Face Hub: the model, a card, no rating of the data.
 
 FOLDER/model.safetensors model.json    as in the run folder, without the ids of the users
-FOLDER/fitted.safetensors              as there, without what only people of the training need
+FOLDER/fitted.json                     as there, without places of a machine
 FOLDER/config.json results.json        as there, without places of a machine
 FOLDER/sums.json                       sha256 of each of these files
 FOLDER/README.md                       the card
@@ -13,7 +13,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bst.config import DataConfig
@@ -45,8 +44,8 @@ BODY = """
 # {name}
 
 A [Behavior Sequence Transformer](https://arxiv.org/abs/1905.06874) that predicts how a person will
-rate a film from the films that this person rated before. It corrects a base score, which is part of
-the folder, and serves people and films that training never saw.
+rate a film from the films that this person rated before. It serves people and films that training
+never saw.
 
 ```python
 from bst.recommend.recommender import Recommender  # the code of bst
@@ -81,15 +80,13 @@ Brackets are 95 % intervals over users (bootstrap). bst minus {rival} on the sam
 - The numbers are those of one seed, one data set and its time, under the protocol above.
 - Sex, age group, occupation and region shift the prediction where they are given, as they do in
   the training data; leave them out and they do not.
-- Users of the training get the score of any other person with their history: what only they need
-  holds their ratings and was left out.
 
 ## What is in here of the data
 
 {holds}
 
-Nobody's ratings, no id of a user, no overview. The statistics of a film with one rating give away
-its stars, but not who gave them.
+Nobody's ratings, no id of a user, no overview. What is learned of a film with one rating may give
+away its stars, but not who gave them.
 
 ## Licence
 
@@ -115,15 +112,13 @@ def publish(run: Path, out: Path) -> list[str]:
         raise DataError(f"{out} is there already, expected a new folder; delete it or choose "
                         "another")
     model, vocabulary, info = load_model(run)
-    fitted = without_ratings(load_fitted(run, info["identity"]))
+    fitted = load_fitted(run, info["identity"])
+    encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
+    fitted = replace(fitted, encoder=encoder)
     if not (run / "results.json").exists():
         raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
                         "good it is; give its scripts/train.py command again, which goes on")
     rows, config = read_results(run / "results.json"), without_places(config_of(run))
-    if "rmse_low" not in rows[0]:
-        raise DataError(f"{run}/results.json has no interval of rmse, as of an earlier version; "
-                        "delete it and give the run's scripts/train.py command again, which "
-                        "computes it")
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
@@ -138,23 +133,6 @@ def publish(run: Path, out: Path) -> list[str]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return held
-
-
-def without_ratings(fitted: Fitted) -> Fitted:
-    """What scores anybody by a history, and nothing that holds a rating of somebody.
-
-    `Neighbours` keeps who rated what and how, `Factors` the prior of each user, and the factors of
-    each fold serve nobody else; scores of other people do not change by a bit.
-    """
-    base, few = fitted.base, np.zeros(0, np.int32)
-    if base.factors is not None:
-        factors = replace(base.factors, prior=base.factors.prior[:0])
-        base = replace(base, factors=factors, folds=())
-    if base.neighbours is not None:
-        base = replace(base, neighbours=replace(
-            base.neighbours, user=few, item_slot=few, residual=few.astype(np.float32)))
-    encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
-    return replace(fitted, base=base, encoder=encoder)
 
 
 def without_places(config: dict) -> dict:
@@ -174,11 +152,9 @@ def _name(place: str | None) -> str | None:
 def holdings(model: BST, fitted: Fitted) -> list[str]:
     """What a folder with these holds of the data that they were trained on, an item each."""
     lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
-             "of each film, how many train ratings it has and how their stars are spread"]
+             "of each film, how many train ratings it has, and a vector learned from them"]
     if model.config.text:
         lines.append("vectors that BERT made of the films' texts, not the texts")
-    if fitted.base.neighbours is not None:
-        lines.append("how alike people rate any two films")
     if model.config.user_id:
         lines.append("a learned vector of each user of the training, without the id")
     return lines
@@ -192,7 +168,7 @@ def model_card(
     Args:
         name: of the model.
         config: `config.json` without places.
-        fitted: of the same run, without ratings.
+        fitted: of the same run.
         rows: `results.json`; the first one is bst's.
         held: see `holdings`.
     """

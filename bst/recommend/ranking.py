@@ -14,8 +14,9 @@ import numpy as np
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import Split
+from bst.evaluation.baselines import item_bias
 from bst.evaluation.metrics import hit_at_k, ndcg_at_k, user_bootstrap
-from bst.model.people import Person, Request, base_of
+from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 
 LIKED = 4.0  # stars
@@ -24,20 +25,18 @@ Score = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -
 
 
 def scores(
-    recommender: Recommender, recent: Score, person: Person, items: np.ndarray, at: int
+    recommender: Recommender, recent: Score, bias: np.ndarray, person: Person, items: np.ndarray,
+    at: int,
 ) -> dict[str, np.ndarray]:
     """What is compared, by name: scores (items,) of candidates for a person at a time.
 
     All but the recent popularity know of other people what was fitted on train alone.
     """
-    fitted = recommender.fitted
-    statistics = fitted.statistics
-    request = Request.of(person, items, at, ties=fitted.protocol["ties"])
+    popularity = recommender.catalogue.ratings[items - FIRST_IDX]
     found = {
         "bst stars": recommender.score(person, items, at),
-        "base score": base_of(request, fitted.base, statistics).score[request.rows],
-        "item mean": statistics.bias[items],
-        "popularity": statistics.count[items],
+        "item mean": bias[items],
+        "popularity": popularity,
         "recent popularity": recent(person, items, at),
     }
     if recommender.model.interest is None:
@@ -76,7 +75,8 @@ def top_lists(
         (u, k) item indices by scorer, best first; and for each user the stars of the part by item.
     """
     recent = recent_popularity(store, split)
-    count = recommender.fitted.statistics.count
+    _, bias = item_bias(store, split)
+    count = np.concatenate([np.zeros(FIRST_IDX), recommender.catalogue.ratings])
     targets = split.part(part)
     begin = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
     lists, rated = defaultdict(list), []
@@ -85,7 +85,7 @@ def top_lists(
         at = int(store.timestamp[first])
         person = recommender.history_of(store, store.users["user_id"][user]).before(at)
         candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
-        for name, score in scores(recommender, recent, person, candidates, at).items():
+        for name, score in scores(recommender, recent, bias, person, candidates, at).items():
             order = np.lexsort((candidates, -count[candidates], -score))
             lists[name].append(candidates[order[:k]])
         rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),

@@ -15,22 +15,19 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import torch
-from einops import rearrange
 
 from bst.data.schema import FIRST_IDX, USER_FEATURES, USERS
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
 from bst.data.text import TextVectors, cached_folder, embed_texts
-from bst.model.batches import Batch, UserVocabulary
-from bst.model.factors import FOLDS, user_features
+from bst.model.batches import CHUNK, UserVocabulary, num_chunks
 from bst.model.network import BST
-from bst.model.people import Person, Request, batch_of
-from bst.model.scoring import Scorer
 from bst.recommend.catalogue import Catalogue, Interaction, NewMovie, fitted_with, model_with
+from bst.recommend.person import Person, ask
 from bst.training.checkpoint import Fitted, load_fitted, load_model
 from bst.utils.errors import DataError
 
-ROWS = 256  # of a batch of the network, when each row is a person of their own
+EVENTS = 2**14  # of a batch of the network, when each row is a variant of a person
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class Reason:
     rating: float  # stars that the person gave
     time: int  # seconds since 1970 UTC
     difference: float  # stars predicted with all events less stars without this one
-    attention: float | None  # share of the attention, mean over heads; None: no attention there
 
 
 @dataclass(frozen=True)
@@ -83,14 +79,13 @@ class Recommender:
 
     def __init__(self, model: BST, vocabulary: UserVocabulary, fitted: Fitted) -> None:
         self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
-        self.catalogue = Catalogue(fitted.movies, fitted.statistics)
-        self._scorer = Scorer(model) if Scorer.serves(model) else None
+        self.catalogue = Catalogue(fitted.movies, fitted.genres)
         self._films = None
         if self.model.interest is not None:
             with torch.inference_mode():
                 self._films = model.films(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)
         self._scale = tuple(self.model.levels[[0, -1]].tolist())
-        self._splits = {}
+        self._is_history: dict[str, np.ndarray] = {}  # by digest of the store
         self._encode = lru_cache(maxsize=1024)(self._encode_user)
 
     @classmethod
@@ -127,19 +122,18 @@ class Recommender:
         events = [_interaction(event, k) for k, event in enumerate(history)]
         events.sort(key=lambda event: event.time)  # stable: ties stay in the order given
         self._check(events)
-        codes, traits = self._encode(self._known_user(user or {}))
         return Person(
             item=self.catalogue.items([event.movie for event in events]),
             rating=np.array([e.rating for e in events], dtype=np.float32),
-            time=np.array([e.time for e in events], dtype=np.int64), user=codes, traits=traits,
+            time=np.array([e.time for e in events], dtype=np.int64),
+            user=self._encode(self._known_user(user or {})),
         )
 
     def history_of(self, store: SequenceStore, user_id: int) -> Person:
         """A user of the store that the run was trained on, with all ratings that may be history.
 
         Raises:
-            DataError: the store is another one, or has no such user; or the folder was made for
-                the Hub, without what scores people of the training.
+            DataError: the store is another one, or has no such user.
         """
         if store.digest != self.fitted.identity["data"]:
             raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
@@ -148,18 +142,9 @@ class Recommender:
         if not len(found):
             raise DataError(f"no user {user_id} among the {store.num_users} users of the store")
         (row,) = found
-        rows, is_train = self._rows_of(store, row)
-        codes, traits = self._encode(tuple(store.users.row(row)))
-        num_train = int(np.cumprod(is_train).sum())
-        item, neighbours = store.item_idx[rows].astype(np.int64), self.fitted.base.neighbours
-        fold, within = int(row % FOLDS), None
-        if num_train and self.fitted.base.factors is not None and not self.fitted.base.folds:
-            raise DataError(f"user {user_id} was in the training, whose ratings this folder does "
-                            "not hold; give the run folder it was made from, or a history")
-        if neighbours is not None and num_train:
-            within = neighbours.without(fold, item[:num_train])
-        return Person(item, np.array(store.rating[rows]), np.array(store.timestamp[rows]), codes,
-                      traits, num_train, fold, within)
+        rows = self._rows_of(store, row)
+        return Person(store.item_idx[rows].astype(np.int64), np.array(store.rating[rows]),
+                      np.array(store.timestamp[rows]), self._encode(tuple(store.users.row(row))))
 
     def predict(self, history: History, movies: Sequence[int], *, at: int | None = None,
                 user: dict[str, str] | None = None) -> np.ndarray:
@@ -224,12 +209,12 @@ class Recommender:
         chance = None if by == "stars" else softmax(score)
         if by == "both":
             score = score + self.score(person, items, at)
-        best = np.lexsort((items, -self.fitted.statistics.count[items], -score))[:k]
+        best = np.lexsort((items, -self.catalogue.ratings[items - FIRST_IDX], -score))[:k]
         stars = score[best] if by == "stars" else self.score(person, items[best], at)
         why = self._differences(person, items[best], at) if reasons else None
         found = []
         for rank, row in enumerate(best):
-            named = () if why is None else self._reasons(person, why[rank], None, most=reasons)
+            named = () if why is None else self._reasons(person, why[rank], most=reasons)
             found.append(Recommendation(
                 *self.catalogue.name(items[row]), float(self._clamp(stars[rank])), named,
                 None if chance is None else float(chance[row])))
@@ -240,41 +225,30 @@ class Recommender:
         """What each event of the history did to the prediction for a film.
 
         `difference` is exact: the person is scored again without the event, everything that
-        depends on it recomputed (taste, neighbours, means, attention), before the clamp to the
-        scale. Differences do not add up: events stand in for each other.
-
-        Attention alone is no explanation. A weight says how much a token was mixed in, not which
-        way it pushed or whether the head used it; the base score and the dense features read the
-        history past the attention; and other weights can give the same output.
+        depends on it recomputed, before the clamp to the scale. Differences do not add up: events
+        stand in for each other. Attention weights are no explanation: they do not say which way
+        an event pushed.
 
         Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
         """
         person, at = self._ask(history, user, at)
         items = self.catalogue.items([movie])
         score = self.score(person, items, at)
-        reasons = self._reasons(person, self._differences(person, items, at)[0],
-                                self._attention(person, items, at))
+        reasons = self._reasons(person, self._differences(person, items, at)[0])
         return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
 
     def similar(self, movie: int, k: int = 10) -> list[tuple[int, str, float]]:
         """The k films that people like and dislike together with `movie`: (id, title, cosine).
 
-        The cosine is between the loadings of the factor model, less their mean over the catalogue;
-        what is uncertain about a film lengthens its loading, so unknown films score low. Films
-        without ratings have the loading of their genres, year and overview.
+        The cosine is between the keys of the regression heads, less their mean over the catalogue.
+        Films without ratings have the key of their genres, year and overview.
         """
-        factors = self.fitted.base.factors
-        if factors is None:
-            raise DataError(f"this run has the base '{self.fitted.base.kind}', which has no "
-                            "factors; train with --base neighbours")
         (item,) = self.catalogue.items([movie])
-        loading = factors.weight[FIRST_IDX:, 1:]
-        loading = loading - loading.mean(dim=0)
-        doubt = torch.diagonal(factors.spread[FIRST_IDX:, 1:, 1:], dim1=1, dim2=2).sum(dim=1)
-        length = (loading.square().sum(dim=1) + doubt).sqrt()
-        target = item - FIRST_IDX
-        cosine = (loading @ loading[target] / (length * length[target])).numpy()
-        order = [row for row in np.argsort(-cosine, kind="stable") if row != target][:k]
+        with torch.inference_mode():
+            keys = self.model.items(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)[0]
+        keys = keys - keys.mean(dim=0)
+        cosine = torch.cosine_similarity(keys, keys[item - FIRST_IDX][None]).numpy()
+        order = [row for row in np.argsort(-cosine, kind="stable") if row != item - FIRST_IDX][:k]
         return [(*self.catalogue.name(row + FIRST_IDX), float(cosine[row])) for row in order]
 
     @torch.inference_mode()
@@ -286,10 +260,7 @@ class Recommender:
             items: (i,) item indices.
             at: seconds since 1970 UTC.
         """
-        batch = self._batch(person, items, at)
-        if self._scorer is not None:
-            return self._scorer.score(batch).numpy()
-        return self._forward(batch, len(items))[0]
+        return self.model(ask(person, items, at))[0, 0].numpy()
 
     @torch.inference_mode()
     def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
@@ -306,31 +277,27 @@ class Recommender:
         if self._films is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
                             "--interest 0.1, or rank by stars")
-        batch = self._batch(person, items[:1], at)
-        return self.model.interest_scores(batch, self._films)[0, 0].numpy()[items - FIRST_IDX]
+        scores = self.model.interest_scores(ask(person, items[:1], at), self._films)
+        return scores[0].numpy()[items - FIRST_IDX]
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
         """A recommender whose catalogue holds further films, which nobody has rated yet.
 
         Their overviews are embedded with the run's encoder; genres, year and overview place them.
-        A run that was trained with --cold 0.1 has seen targets like them, and scores them better.
 
         Raises:
             DataError: an id is taken, a genre is unknown, or the run read no real overviews.
         """
         self.catalogue.check_new(new)
         text = self._embed([film.title for film in new], [film.overview for film in new], cache_dir)
-        genres = self.fitted.statistics.genres
-        hot = np.array([[g in film.genres for g in genres] for film in new], dtype=np.float32)
-        year = np.array([film.year or np.nan for film in new])
-        return Recommender(model_with(self.model, self.fitted, hot, year, text), self.vocabulary,
-                           fitted_with(self.fitted, new, hot, year, text))
+        model = model_with(self.model, self.fitted, new, text)
+        return Recommender(model, self.vocabulary, fitted_with(self.fitted, new))
 
     def _check(self, events: list[Interaction]) -> None:
         levels, seen = self.model.levels.tolist(), set()
         for k, event in enumerate(events):
-            if event.rating not in levels:  # the network has no embedding of other stars
+            if event.rating not in levels:
                 raise DataError(f"history event {k}: {event.rating:g} stars, expected one of "
                                 f"{', '.join(f'{level:g}' for level in levels)}")
             if event.movie in seen:
@@ -352,23 +319,17 @@ class Recommender:
                 raise DataError(f"{name} '{value}' is not one of {', '.join(known)}")
         return (None, *(user.get(name) for name in USER_FEATURES))
 
-    def _encode_user(self, row: tuple) -> tuple[np.ndarray, np.ndarray]:
-        """Vocabulary indices (1 + features,) and traits (1 + values,) of a row of a user table."""
-        users = pl.DataFrame([row], schema=USERS, orient="row")
-        traits = user_features(users, self.fitted.base.user_values)[0]
-        return self.vocabulary.encode(users)[0], traits.numpy()
+    def _encode_user(self, row: tuple) -> np.ndarray:
+        """Vocabulary indices (1 + features,) of a row of a user table."""
+        return self.vocabulary.encode(pl.DataFrame([row], schema=USERS, orient="row"))[0]
 
-    def _rows_of(self, store: SequenceStore, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of a user's history in the store, and which of them are train ratings."""
-        if store.digest not in self._splits:
+    def _rows_of(self, store: SequenceStore, row: int) -> np.ndarray:
+        """Positions of a user's history in the store."""
+        if store.digest not in self._is_history:
             split = split_interactions(store, **self.fitted.protocol)
-            is_train = np.zeros(len(store), dtype=bool)
-            is_train[split.train] = True
-            self._splits[store.digest] = split.is_history, is_train
-        is_history, is_train = self._splits[store.digest]
+            self._is_history[store.digest] = split.is_history
         mine = np.arange(store.offsets[row], store.offsets[row + 1])
-        rows = mine[is_history[mine]]
-        return rows, is_train[rows]
+        return mine[self._is_history[store.digest][mine]]
 
     def _ask(self, history: History, user: dict | None, at: int | None) -> tuple[Person, int]:
         """The person and the time of a request, checked."""
@@ -378,67 +339,34 @@ class Recommender:
         if len(person) and at < last + (self.fitted.protocol["ties"] == "strict"):
             raise DataError(f"history event {len(person) - 1} is at {last}, not before at={at}; "
                             "leave it out (`Person.before`) or ask at a later time")
-        if len(person) and at - person.time[0] >= 2**31:
-            raise DataError(f"history event 0 is at {person.time[0]}, 68 years or more before "
-                            f"at={at}; expected seconds since 1970")
         return person, at
 
     def _clamp(self, score: np.ndarray) -> np.ndarray:
         return np.clip(score, *self._scale)
 
-    def _batch(self, person: Person, items: np.ndarray, at: int,
-               kept: np.ndarray | None = None) -> Batch:
-        request = Request.of(person, items, at, ties=self.fitted.protocol["ties"], kept=kept)
-        return batch_of(request, self.fitted.base, self.fitted.statistics,
-                        history_len=self.model.config.history_len,
-                        shared=self.model.config.shares_history)
-
     @torch.inference_mode()
     def _differences(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Stars with all events less stars without each, before the clamp: (items, events)."""
-        all_of_them = np.ones((1, len(person)), dtype=bool)
-        without_one = ~np.eye(len(person), dtype=bool)
-        batch = self._batch(person, items, at, np.concatenate([all_of_them, without_one]))
-        score = self._forward(batch, len(items))
-        return (score[:1] - score[1:]).T
+        n = len(person)
+        kept = np.concatenate([np.ones((1, n), dtype=bool), ~np.eye(n, dtype=bool)])
+        rows = max(1, EVENTS // (CHUNK * int(num_chunks(np.array([n]))[0])))
+        parts = np.split(kept, range(rows, len(kept), rows))
+        score = torch.cat([self.model(ask(person, items, at, part))[:, 0] for part in parts])
+        return (score[:1] - score[1:]).T.numpy()
 
-    def _forward(self, batch: Batch, num_items: int) -> np.ndarray:
-        """The network's expected stars, (variants, items)."""
-        score = torch.cat([self.model(part) for part in _parts(batch, ROWS)])
-        flat = rearrange(score, "b c -> (b c)")  # a row a variant, or a row an item
-        return rearrange(flat, "(p i) -> p i", i=num_items).numpy()
-
-    def _reasons(self, person: Person, difference: np.ndarray, attention: np.ndarray | None, *,
+    def _reasons(self, person: Person, difference: np.ndarray, *,
                  most: int | None = None) -> tuple[Reason, ...]:
         """The largest absolute difference first; `most`: only what raised the stars, so many."""
         order = np.argsort(-np.abs(difference) if most is None else -difference, kind="stable")
         if most is not None:
             order = order[difference[order] > 0][:most]
-        return tuple(
-            Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
-                   int(person.time[k]), float(difference[k]),
-                   None if attention is None else float(attention[k]))
-            for k in order
-        )
-
-    def _attention(self, person: Person, items: np.ndarray, at: int) -> np.ndarray | None:
-        """Attention of the target to each event, mean over heads, (events,); 0 beyond its reach.
-
-        The rest goes to the target itself and to the token of the empty history. None for a model
-        without attention, or with several layers.
-        """
-        if self._scorer is None:
-            return None
-        found = np.zeros(len(person))
-        reach = min(len(person), self.model.config.history_len)
-        weight = self._scorer.attention(self._batch(person, items, at))[0, 2:].numpy()
-        found[len(person) - reach:] = weight[:reach]
-        return found
+        return tuple(Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
+                            int(person.time[k]), float(difference[k])) for k in order)
 
     def _embed(self, titles: list[str], overviews: list[str | None],
                cache_dir: Path) -> TextVectors | None:
         """What the run's encoder makes of new films; None if the run used no text."""
-        if not len(self.fitted.text_mean):
+        if not self.model.sizes.text:
             return None
         encoder = self.fitted.encoder
         if encoder["text_source"] not in ("overview", "title"):
@@ -446,10 +374,10 @@ class Recommender:
                             "with --text-source overview to place new films")
         texts = titles if encoder["text_source"] == "title" else overviews
         found = embed_texts(texts, bert=encoder["bert"], pooling=encoder["pooling"],
-                            precision=encoder.get("precision", "fp32"), cache_dir=cache_dir)
+                            precision=encoder["precision"], cache_dir=cache_dir)
         if found.has_text.any():
             return found
-        return TextVectors(np.zeros((len(texts), len(self.fitted.text_mean)), np.float32),
+        return TextVectors(np.zeros((len(texts), self.model.sizes.overview), np.float32),
                            found.has_text)
 
 
@@ -468,10 +396,3 @@ def _interaction(event: Interaction | tuple[int, float, int], rank: int) -> Inte
     except (TypeError, ValueError) as error:
         raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
                         "since 1970 UTC)") from error
-
-
-def _parts(batch: Batch, rows: int) -> list[Batch]:
-    """The batch cut into batches of at most `rows` rows."""
-    columns = {name: value.split(rows) for name, value in vars(batch).items()}
-    return [Batch(**dict(zip(columns, part, strict=True)))
-            for part in zip(*columns.values(), strict=True)]

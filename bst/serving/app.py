@@ -156,7 +156,7 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
         model = loaded.recommender
         return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
-                      "genres": list(model.catalogue.statistics.genres)})
+                      "genres": model.catalogue.genres})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:

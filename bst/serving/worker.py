@@ -21,7 +21,7 @@ from bst.recommend.recommender import Recommender
 from bst.utils.errors import DataError
 from bst.utils.files import SUMS
 
-FILES = "model.json", "model.safetensors", "fitted.safetensors"  # of a run folder, that are served
+FILES = "model.json", "model.safetensors", "fitted.json"  # of a run folder, that are served
 log = logging.getLogger(__name__)
 
 

@@ -1,8 +1,8 @@
 """A run folder: the best model, and the state from which training resumes, written atomically.
 
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
-RUN/fitted.safetensors               what else was fitted on train: enough to score anybody
-RUN/resume.pt                        weights, optimizer and counters of the last resume point
+RUN/fitted.json                      the catalogue, protocol and encoder: enough to score anybody
+RUN/resume.pt                        weights, their mean, optimizer and counters of the last point
 RUN/sums.json                        sha256 of each of these files, checked whenever one is read
 No file of a run folder can execute code when it is read.
 """
@@ -12,35 +12,28 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from bst.model.base import BaseFit
 from bst.model.batches import UserVocabulary
-from bst.model.features import Statistics
 from bst.model.network import BST
 from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_sealed
-from bst.utils.packing import pack, unpack
 
-MODEL_VERSION, FITTED_VERSION = 1, 1
+MODEL_VERSION, FITTED_VERSION = 2, 2
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run has fitted besides the network; row r of the movies has index r + FIRST_IDX."""
+    """What a run needs besides the network; row r of the movies has index r + FIRST_IDX."""
 
     version: int
     identity: dict  # hash of the config and digest of the data, as in model.json
     protocol: dict  # name, ties and seed of the split
-    encoder: dict  # bert, pooling, precision (none: fp32), text_source of `DataConfig`
-    movies: dict  # item_id, title, year, genres: a list each
-    base: BaseFit
-    statistics: Statistics
-    text_mean: np.ndarray  # (t,) float32, of the network's overview vectors; t is 0 without text
-    text_scale: np.ndarray  # (t,)
+    encoder: dict  # bert, pooling, precision, text_source of `DataConfig`
+    genres: list[str]  # in the order of the content features
+    movies: dict  # item_id, title, year, genres, ratings (in train): a list each
 
 
 def config_of(folder: Path) -> dict:
@@ -97,12 +90,12 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
 
 
 def save_fitted(folder: Path, fitted: Fitted) -> None:
-    """Write what was fitted beside the model."""
-    write_sealed(folder / "fitted.safetensors", pack(fitted))
+    """Write what a run needs beside the model."""
+    write_sealed(folder / "fitted.json", json.dumps(asdict(fitted)).encode())
 
 
 def load_fitted(folder: Path, identity: dict) -> Fitted:
-    """Read what `save_fitted` wrote, bit by bit.
+    """Read what `save_fitted` wrote.
 
     Args:
         folder: run folder.
@@ -111,20 +104,22 @@ def load_fitted(folder: Path, identity: dict) -> Fitted:
     Raises:
         DataError: the file is missing, damaged, from another version or of another run.
     """
-    path = folder / "fitted.safetensors"
+    path = folder / "fitted.json"
+    again = "run the run's scripts/train.py command again and it is written"
     try:
-        fitted = unpack(Fitted, read_sealed(path))
+        fitted = Fitted(**json.loads(read_sealed(path)))
+        if len({len(values) for values in fitted.movies.values()}) != 1:
+            raise ValueError("its lists are not equally long")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, run the "
-                        "run's scripts/train.py command again and it is added") from error
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; it is damaged or from another version, run the run's "
-                        "scripts/train.py command again and it is replaced") from error
+        raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, {again}"
+                        ) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: {error}; it is damaged or from another version, {again}"
+                        ) from error
     if fitted.version != FITTED_VERSION or fitted.identity != identity:
         raise DataError(
             f"{path}: version {fitted.version} of run {fitted.identity}, expected version "
-            f"{FITTED_VERSION} of {identity}, the model's; run the run's scripts/train.py command "
-            "again and it is replaced")
+            f"{FITTED_VERSION} of {identity}, the model's; {again}")
     return fitted
 
 

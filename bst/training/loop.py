@@ -5,22 +5,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from bst.config import ModelConfig, RunConfig, TrainConfig
-from bst.data.schema import FIRST_IDX
-from bst.data.text import TextVectors
+from bst.config import RunConfig, TrainConfig
 from bst.evaluation.metrics import mae, rmse
 from bst.model.batches import Batch, Batches
-from bst.model.features import DENSE, genre_matrix
-from bst.model.network import BST, HALF_STARS, YEAR_BUCKETS, Sizes
+from bst.model.network import BST
 from bst.training.checkpoint import load_resume, save_model, save_resume
 from bst.training.distributed import (
     add_up,
@@ -36,95 +34,43 @@ from bst.training.distributed import (
 from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_sealed
 
-EVAL_TARGETS = 8192  # targets of an evaluation batch; results do not depend on it
+EVAL_SIZE = 8192  # events and targets of an evaluation batch; results do not depend on it
 
 
-def build_model(
-    config: ModelConfig, batches: Batches, text: TextVectors | None, *, seed: int
-) -> BST:
-    """A fresh model whose buffers hold the catalogue and what was fitted on train targets."""
-    if text is None:
-        config = replace(config, text=False)
-    store, split = batches.store, batches.split
-    genres, hot = genre_matrix(store.movies)
-    if not genres:
-        config = replace(config, genres=False)
-    train_items = np.unique(store.item_idx[split.train])
-    levels = np.unique(store.rating[split.train])
-    rating_zero, rating_step = rating_rows(levels)
-    sizes = Sizes(
-        items=store.num_items, known_items=len(train_items), genres=len(genres),
-        text=0 if text is None else text.vectors.shape[1], users=tuple(batches.vocabulary.sizes),
-        dense=len(DENSE), levels=len(levels), rating_zero=rating_zero, rating_step=rating_step,
-    )
-    torch.manual_seed(seed)
-    model = BST(config, sizes)
-    model.item_vocab[:FIRST_IDX] = torch.arange(FIRST_IDX)
-    model.item_vocab[train_items] = torch.arange(len(train_items)) + FIRST_IDX
-    model.item_genres[FIRST_IDX:] = genre_shares(hot)
-    model.item_year[FIRST_IDX:] = year_bucket(store.movies["year"].to_numpy())
-    if text is not None:
-        _set_text(model, text, train_items)
-    model.levels.copy_(torch.from_numpy(levels))
-    if model.interest is not None:
-        count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
-        model.interest.log_share.copy_(log_share(count, count.sum()))
-    dense = batches.dense[split.train]
-    model.dense_mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
-    model.dense_scale.copy_(torch.from_numpy(dense.std(axis=0, dtype=np.float64) + 1e-6))
-    quantiles = np.linspace(0, 1, config.buckets + 1)[1:-1]
-    model.dense_edges.copy_(torch.from_numpy(np.quantile(dense, quantiles, axis=0).T))
-    return model
+@dataclass
+class Progress:
+    """How far a run is: with the weights and the optimizer, all that it needs to go on."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # of this epoch
+    loss_sum: float = 0.0  # of this epoch
+    best: float = math.inf  # validation MAE
+    bad_epochs: int = 0  # since the best one
 
 
-def log_share(count: np.ndarray, total: int) -> Tensor:
-    """Log share in `total` train ratings of items with `count` (n,) of them, and half a one."""
-    return torch.from_numpy(np.log((count + 0.5) / total)).float()
+def optimizer_of(model: BST, config: TrainConfig) -> AdamW:
+    """Adam; tables and regression heads have their own rate, and a prior instead of a decay."""
+    heads = [p for part in (model.items, model.users, model.prior, model.regression)
+             if part is not None for p in part.parameters()]
+    known = {id(p) for p in heads}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return AdamW([{"params": heads, "peak": config.lr, "weight_decay": 0.0},
+                  {"params": rest, "peak": config.lr_dense, "weight_decay": config.weight_decay}],
+                 betas=(0.9, 0.99))
 
 
-def year_bucket(year: np.ndarray) -> Tensor:
-    """Row of the year table, (n,) int64, of release years that are NaN where unknown."""
-    bucket = np.clip((np.nan_to_num(year, nan=0) - 1900) // 2 + 1, 1, YEAR_BUCKETS - 1)
-    return torch.from_numpy(np.where(np.isnan(year), 0, bucket)).long()
+def averaged(model: BST, keep: float) -> AveragedModel:
+    """A copy of `model` whose weights are a running mean of it, and at first the plain mean."""
+    def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
+        return old.lerp(new, max(1.0 - keep, 1.0 / (int(count) + 1)))
 
-
-def rating_rows(levels: np.ndarray) -> tuple[float, float]:
-    """Rating of row 0 of the rating table, and the step between rows, for the ratings of a scale.
-
-    Example:
-        >>> rating_rows(np.array([0.5, 3.0, 5.0])), rating_rows(np.array([0.0, 44.0]))
-        ((0.0, 0.5), (-2.0, 2.0))
-    """
-    low, high = float(levels.min()), float(levels.max())
-    if low >= 0.5 and high <= (HALF_STARS - 1) / 2 and (2 * levels % 1 == 0).all():
-        return 0.0, 0.5
-    step = (high - low) / (HALF_STARS - 2) or 1.0
-    return low - step, step
-
-
-def genre_shares(hot: np.ndarray) -> Tensor:
-    """Multi-hot rows (n, g) that sum to 1, or to 0 without a genre."""
-    return torch.from_numpy(hot / np.maximum(1, hot.sum(1, keepdims=True)))
-
-
-def text_scaling(text: TextVectors, train_items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale (t,) of the overview vectors of the train items that have a text."""
-    fitted = text.vectors[train_items - FIRST_IDX][text.has_text[train_items - FIRST_IDX]]
-    if not len(fitted):
-        width = text.vectors.shape[1]
-        return np.zeros(width, np.float32), np.ones(width, np.float32)
-    return fitted.mean(0), fitted.std(0) + 1e-6
-
-
-def _set_text(model: BST, text: TextVectors, train_items: np.ndarray) -> None:
-    """Overview vectors, each dimension standardised on the train items that have a text."""
-    mean, scale = text_scaling(text, train_items)
-    model.item_text[FIRST_IDX:] = torch.from_numpy((text.vectors - mean) / scale)
-    model.item_has_text[FIRST_IDX:] = torch.from_numpy(text.has_text)
+    return AveragedModel(model, avg_fn=mean)
 
 
 def train_step(
-    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0
+    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, ratings: int,
+    share: float = 1.0,
 ) -> float:
     """One update from the shards of all processes; returns the loss before it.
 
@@ -133,6 +79,7 @@ def train_step(
         batch: this process's shard, None where it is empty.
         optimizer: of the model's parameters.
         clip: largest norm of the gradient of the global batch.
+        ratings: train ratings in all.
         share: the shard's part of the real targets of the global batch, in [0, 1].
 
     Raises:
@@ -142,7 +89,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
-        loss = model.loss(batch) * share
+        loss = model.loss(batch, ratings) * share
         loss.backward()
     loss = add_up_gradients(model, loss.detach())
     if not torch.isfinite(loss):
@@ -153,29 +100,20 @@ def train_step(
 
 
 def gather_shard(
-    batches: Batches, rows: list[np.ndarray], device: str, dtype: torch.dtype = torch.float32, *,
-    cold: np.ndarray | None = None,
+    batches: Batches, rows: list[np.ndarray], device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Batch | None, float]:
-    """This process's shard of the batch of `rows`, None if empty, and its share of the targets.
-
-    Args:
-        batches: of the store and split.
-        rows: positions of the targets.
-        device: where the batch goes.
-        dtype: of its floats.
-        cold: see `Batches.draw_cold`.
-    """
+    """This process's shard of the batch of `rows`, None if empty, and its share of the targets."""
     own = shard(rows)
     share = sum(map(len, own)) / sum(map(len, rows))
-    return batches.gather(own, cold).to(device, dtype) if own else None, share
+    return batches.gather(own).to(device, dtype) if own else None, share
 
 
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak; progress in [0, 1]."""
-    if progress < config.warmup:
-        return config.lr * progress / config.warmup
-    rest = (progress - config.warmup) / (1 - config.warmup)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
+def learning_rate(progress: float, peak: float, warmup: float) -> float:
+    """Linear warm-up, then a cosine to a twentieth of the peak; progress in [0, 1]."""
+    if progress < warmup:
+        return peak * progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
 def predict_part(
@@ -183,18 +121,20 @@ def predict_part(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32."""
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
-    plan = batches.epoch(part, batch_targets=EVAL_TARGETS)
+    plan = batches.epoch(part, batch_size=EVAL_SIZE)
     ends = np.cumsum([sum(map(len, rows)) for rows in plan])
     # Whole batches go to the processes, so that each prediction has the bits that one process
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
     found = torch.zeros(2, ends[-1] if len(ends) else 0)
+    where = torch.zeros(found.shape[1], dtype=torch.int64)
     for rows, end in shard(list(zip(plan, ends, strict=True))):
         batch = batches.gather(rows)
         real = batch.is_target
-        stars = torch.stack(model.predict(batch.to(device))).cpu()
-        found[:, end - int(real.sum()):end] = stars[:, real]
+        here = slice(end - int(real.sum()), end)
+        found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
+        where[here] = batch.position[real]
     if len(ends):
-        predictions[:, np.concatenate([p for rows in plan for p in rows])] = add_up(found).numpy()
+        predictions[:, add_up(where).numpy()] = add_up(found).numpy()
     return predictions[0], predictions[1]
 
 
@@ -203,6 +143,9 @@ def fit(
     info: dict, stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train until the epochs or the patience end; the best model stands in `out`.
+
+    The model is a running mean of the weights. What it was before the first step counts among the
+    candidates for the best one.
 
     Every source of chance is a function of (seed, epoch) or (seed, step, rank), so a run that was
     cut off anywhere ends with the same bits as one that was not. In a group of processes all call
@@ -226,68 +169,115 @@ def fit(
         OSError: a file cannot be written; a note names the last resume point.
     """
     config = run.train
-    model.to(config.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
-    state = {"step": 0, "epoch": 0, "batch": 0, "loss_sum": 0.0, "best": math.inf, "bad_epochs": 0}
-    saved = load_resume(out)
-    if saved is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state = saved["state"]
-        print(f"resuming from step {state['step']}", flush=True)
-    weights = float(sum(p.detach().double().sum() for p in model.parameters()))
-    if not all_equal(state["step"], weights):
-        raise DataError(f"process {rank()} starts from other weights than the others (step "
-                        f"{state['step']}); expected that every machine sees the same folder {out}")
-    log = MetricsLog(out / "metrics.jsonl", state["step"]) if rank() == 0 else None
-    last_good = state["step"]
-
-    def save_point() -> None:
-        nonlocal last_good
-        if rank() > 0:
-            return
-        with _noting(last_good):
-            save_resume(out, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                              "state": state})
-        last_good = state["step"]
-
-    while state["epoch"] < config.epochs and state["bad_epochs"] < config.patience:
+    fitting = Fitting(model.to(config.device), batches, run, out, info)
+    progress = fitting.progress
+    while progress.epoch < config.epochs and progress.bad_epochs < config.patience:
         started = time.perf_counter()
-        plan = batches.epoch("train", batch_targets=config.batch_targets, seed=config.seed,
-                             epoch=state["epoch"])
-        cold = batches.draw_cold(run.model.cold, seed=config.seed, epoch=state["epoch"])
-        bar = tqdm(plan[state["batch"]:], initial=state["batch"], total=len(plan),
-                   desc=f"epoch {state['epoch'] + 1}", unit="step", leave=False,
+        plan = batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
+                             epoch=progress.epoch)
+        bar = tqdm(plan[progress.batch:], initial=progress.batch, total=len(plan),
+                   desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
                    disable=None if rank() == 0 else True)
         for rows in bar:
-            progress = (state["epoch"] + state["batch"] / len(plan)) / config.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress, config)
-            torch.manual_seed(chance_seed(config.seed, state["step"]))
-            batch, share = gather_shard(batches, rows, config.device, cold=cold)
-            try:
-                loss = train_step(model, batch, optimizer, clip=config.clip, share=share)
-            except FloatingPointError as error:
-                raise FloatingPointError(
-                    f"step {state['step']}: {error}; the last resume point and the best model are "
-                    "kept, lower --lr and start a new run"
-                ) from error
-            state.update(step=state["step"] + 1, batch=state["batch"] + 1,
-                         loss_sum=state["loss_sum"] + loss)
+            fitting.step(rows, (progress.epoch + progress.batch / len(plan)) / config.epochs)
             if most(stop_requested()):
-                save_point()
+                fitting.save()
                 wait_for_all()  # torchrun ends the others once one has left
                 return False
-            if state["step"] % config.save_every == 0:
-                save_point()
-        with _noting(last_good):
-            _end_epoch(model, batches, state, out, info, log, config,
-                       seconds=time.perf_counter() - started)
-        save_point()
+            if progress.step % config.save_every == 0:
+                fitting.save()
+        fitting.end_epoch(started)
+        fitting.save()
     wait_for_all()  # before anyone reads the best model
     return True
+
+
+class Fitting:
+    """A run under way: the weights, their running mean, the optimizer, and how far they are."""
+
+    def __init__(self, model: BST, batches: Batches, run: RunConfig, out: Path,
+                 info: dict) -> None:
+        self.model, self.batches, self.config, self.out, self.info = (
+            model, batches, run.train, out, info)
+        self.ratings = len(batches.split.train)
+        self.optimizer = optimizer_of(model, run.train)
+        self.mean = averaged(model, run.train.average)
+        self.progress = Progress()
+        saved = load_resume(out)
+        if saved is not None:
+            model.load_state_dict(saved["model"])
+            self.mean.load_state_dict(saved["mean"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.progress = Progress(**saved["progress"])
+            print(f"resuming from step {self.progress.step}", flush=True)
+        weights = float(sum(p.detach().double().sum() for p in model.parameters()))
+        if not all_equal(self.progress.step, weights):
+            raise DataError(f"process {rank()} starts from other weights than the others (step "
+                            f"{self.progress.step}); expected that every machine sees the same "
+                            f"folder {out}")
+        self.last_good = self.progress.step
+        self.log = MetricsLog(out / "metrics.jsonl", self.progress.step) if rank() == 0 else None
+        if saved is None:
+            with _noting(self.last_good):
+                self._validate("before training", {"epoch": 0}, time.perf_counter())
+
+    def step(self, rows: list[np.ndarray], done: float) -> None:
+        """One update from the targets at `rows`; `done` is the share of training behind it."""
+        progress, config = self.progress, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(done, group["peak"], config.warmup)
+        torch.manual_seed(chance_seed(config.seed, progress.step))
+        batch, share = gather_shard(self.batches, rows, config.device)
+        try:
+            loss = train_step(self.model, batch, self.optimizer, clip=config.clip,
+                              ratings=self.ratings, share=share)
+        except (FloatingPointError, torch.linalg.LinAlgError) as error:
+            raise FloatingPointError(
+                f"step {progress.step}: {error}; the last resume point and the best model are "
+                "kept, lower --lr and start a new run") from error
+        self.mean.update_parameters(self.model)
+        progress.step += 1
+        progress.batch += 1
+        progress.loss_sum += loss
+
+    def end_epoch(self, started: float) -> None:
+        """Validate, keep the best model, log, and move the counters to the next epoch."""
+        progress = self.progress
+        row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.batch}
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        with _noting(self.last_good):
+            self._validate(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}", row,
+                           started)
+
+    def save(self) -> None:
+        """Write a resume point."""
+        if rank() > 0:
+            return
+        with _noting(self.last_good):
+            save_resume(self.out, {
+                "model": self.model.state_dict(), "mean": self.mean.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress)})
+        self.last_good = self.progress.step
+
+    def _validate(self, what: str, row: dict, started: float) -> None:
+        progress, valid = self.progress, self.batches.split.valid
+        label = self.batches.store.rating[valid]
+        score = predict_part(self.mean.module, self.batches, "valid",
+                             device=self.config.device)[0][valid]
+        row |= {"step": progress.step, "valid_mae": mae(score, label),
+                "valid_rmse": rmse(score, label), "processes": size(),
+                "seconds": round(time.perf_counter() - started, 1)}
+        better = row["valid_mae"] < progress.best
+        progress.best = min(progress.best, row["valid_mae"])
+        progress.bad_epochs = 0 if better else progress.bad_epochs + 1
+        if rank() > 0:
+            return
+        if better:
+            save_model(self.out, self.mean.module, self.batches.vocabulary,
+                       {**self.info, "step": progress.step})
+        self.log.append(row)
+        print(f"{what}, valid mae {row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, "
+              f"{row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
 
 
 @contextmanager
@@ -298,29 +288,6 @@ def _noting(step: int) -> Iterator[None]:
     except OSError as error:
         error.add_note(f"last good checkpoint is step {step}" if step else "no checkpoint yet")
         raise
-
-
-def _end_epoch(model, batches, state, out, info, log, config, *, seconds) -> None:
-    """Validate, keep the best model, log, and move the counters to the next epoch."""
-    valid = batches.split.valid
-    label = batches.store.rating[valid]
-    score = predict_part(model, batches, "valid", device=config.device)[0][valid]
-    row = {"step": state["step"], "epoch": state["epoch"] + 1,
-           "train_loss": state["loss_sum"] / state["batch"],
-           "valid_mae": mae(score, label), "valid_rmse": rmse(score, label),
-           "processes": size(), "seconds": round(seconds, 1)}
-    better = row["valid_mae"] < state["best"]
-    state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0,
-                 best=min(state["best"], row["valid_mae"]),
-                 bad_epochs=0 if better else state["bad_epochs"] + 1)
-    if rank() > 0:
-        return
-    if better:
-        save_model(out, model, batches.vocabulary, {**info, "step": state["step"]})
-    log.append(row)
-    print(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}, valid mae "
-          f"{row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, {seconds:.0f} s"
-          f"{' (best)' if better else ''}", flush=True)
 
 
 class MetricsLog:

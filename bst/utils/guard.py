@@ -56,7 +56,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
             raise
         first = str(error).splitlines()[:1]
         _leave(f"out of memory{''.join(f' ({line[:120]})' for line in first)}; expected more of "
-               "it, or smaller --batch-targets, --width or --history-len", 1)
+               "it, or smaller --batch-size, --widths or --history-len", 1)
 
 
 def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:

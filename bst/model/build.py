@@ -1,0 +1,163 @@
+"""A fresh network whose buffers hold the catalogue and what is fitted on train targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from bst.config import ModelConfig
+from bst.data.schema import FIRST_IDX
+from bst.data.text import TextVectors
+from bst.model.batches import Batches
+from bst.model.facts import FIFTHS
+from bst.model.network import BST, Sizes
+
+TEXT_DIM = 32  # principal components of the overview vectors
+SAMPLE = 2**17  # train targets that scale the dense features, about
+
+
+@dataclass(frozen=True)
+class ContentScale:
+    """How the content of an item becomes features; fitted on the items with train ratings."""
+
+    genres: tuple[str, ...]
+    year_mean: float
+    year_std: float
+    text_mean: np.ndarray  # (w,) float32, w the width of an overview vector
+    text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
+
+    @classmethod
+    def of(cls, model: BST, genres: Sequence[str]) -> "ContentScale":
+        """The scale that a model was built with."""
+        mean, spread = model.year_scale.tolist()
+        return cls(tuple(genres), mean, spread, model.text_mean.numpy(), model.text_axes.numpy())
+
+    @classmethod
+    def fit(cls, movies: pl.DataFrame, text: TextVectors | None, rated: np.ndarray, *,
+            genres: bool = True, year: bool = True) -> "ContentScale":
+        """Scale of a catalogue.
+
+        Args:
+            movies: the table of items.
+            text: their overview vectors.
+            rated: rows with train ratings.
+            genres: use them.
+            year: use it.
+        """
+        known = movies["year"].to_numpy()[rated] if year else np.zeros(0)
+        known = known[~np.isnan(known.astype(float))].astype(float)
+        mean, axes = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+        if text is not None:
+            mean, axes = _principal(text.vectors[rated][text.has_text[rated]],
+                                    text.vectors.shape[1])
+        names = genre_names(movies) if genres else ()
+        if len(known) < 2 or known.std() == 0:
+            return cls(names, float(known.sum() / max(1, len(known))), 1.0, mean, axes)
+        return cls(names, float(known.mean()), float(known.std()), mean, axes)
+
+    def features(self, genres: Sequence[Sequence[str] | None], year: np.ndarray,
+                 text: TextVectors | None) -> np.ndarray:
+        """Features of items, (n, f) float32: 1, genre shares, year, its square, overview.
+
+        Whatever is not known of an item is 0.
+
+        Args:
+            genres: of each item.
+            year: (n,) NaN where unknown.
+            text: overview vectors; None: none.
+        """
+        n = len(genres)
+        hot = np.array([[g in (of or ()) for g in self.genres] for of in genres], np.float32)
+        hot = hot.reshape(n, len(self.genres))
+        # a genre of an item with many says less of it
+        shares = 2 * hot / np.maximum(1, hot.sum(axis=1, keepdims=True))
+        z = self.years(year)[:, None]
+        columns = [np.ones((n, 1)), shares, z, z**2]
+        if self.text_axes.shape[1]:
+            read = np.zeros((n, self.text_axes.shape[1]))
+            if text is not None:
+                read = (text.vectors - self.text_mean) @ self.text_axes * text.has_text[:, None]
+            columns.append(read)
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def years(self, year: np.ndarray) -> np.ndarray:
+        """Standardised years, 0 where unknown."""
+        return np.nan_to_num((year.astype(float) - self.year_mean) / self.year_std)
+
+
+def genre_names(movies: pl.DataFrame) -> tuple[str, ...]:
+    """All genres of a table of items, in alphabetical order."""
+    names = movies["genres"].explode(empty_as_null=True).drop_nulls().unique()
+    return tuple(sorted(names.to_list()))
+
+
+def _principal(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (w,) and principal axes (w, t), scaled so that the components have mean square 1."""
+    if len(vectors) < 2:
+        return np.zeros(width, np.float32), np.zeros((width, 0), np.float32)
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors - mean
+    values, axes = np.linalg.eigh(centred.T @ centred / len(vectors))
+    kept = np.argsort(-values)[:min(TEXT_DIM, len(vectors) - 1)]
+    axes = axes[:, kept] / np.sqrt(max(values[kept].mean(), 1e-12))
+    return mean.astype(np.float32), axes.astype(np.float32)
+
+
+def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None, *,
+                seed: int) -> BST:
+    """A fresh model for the items, users and ratings of `batches`."""
+    store, split = batches.store, batches.split
+    train, movies = store.rating[split.train].astype(np.float64), store.movies
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    rated = np.flatnonzero(count)
+    scale = ContentScale.fit(movies, text if config.text else None, rated - FIRST_IDX,
+                             genres=config.genres, year=config.year)
+    year = movies["year"].to_numpy()
+    content = scale.features(movies["genres"].to_list(), year, text)
+    levels = np.unique(store.rating[split.train])
+    overview, num_text = scale.text_axes.shape
+    sizes = Sizes(items=store.num_items, known_items=len(rated), content=content.shape[1],
+                  text=num_text, overview=overview, users=tuple(batches.vocabulary.sizes),
+                  levels=len(levels))
+    torch.manual_seed(seed)
+    model = BST(config, sizes)
+    items = model.items
+    items.row[rated] = torch.arange(len(rated)) + FIRST_IDX
+    items.content[FIRST_IDX:] = torch.from_numpy(content)
+    items.log_count.copy_(torch.from_numpy(np.log1p(count)))
+    items.year[FIRST_IDX:] = torch.from_numpy(scale.years(year))
+    model.year_scale.copy_(torch.tensor([scale.year_mean, scale.year_std]))
+    model.text_mean.copy_(torch.from_numpy(scale.text_mean))
+    model.text_axes.copy_(torch.from_numpy(scale.text_axes))
+    if model.interest is not None:
+        model.interest.log_share.copy_(log_share(count, len(train)))
+    model.levels.copy_(torch.from_numpy(levels))
+    model.center.fill_(train.mean())
+    model.spread.fill_(train.std() if len(levels) > 1 else 1.0)
+    share = np.bincount(model.fifth(torch.from_numpy(store.rating[split.train])).numpy(),
+                        minlength=FIFTHS) / len(train)
+    model.usual.copy_(torch.from_numpy(share))
+    _scale_facts(model, batches)
+    return model.eval()
+
+
+def log_share(count: np.ndarray, total: int) -> torch.Tensor:
+    """Log share in `total` train ratings of items with `count` (n,) of them, and half a one."""
+    return torch.from_numpy(np.log((count + 0.5) / total)).float()
+
+
+def _scale_facts(model: BST, batches: Batches) -> None:
+    """Mean, spread and bucket edges of the dense features on some of the train targets."""
+    plan = batches.epoch("train", batch_size=2**13, seed=0)
+    found, total = [], 0
+    while plan and total < SAMPLE:
+        batch = batches.gather(plan.pop())
+        found.append(model.facts(batch)[batch.is_target])
+        total += len(found[-1])
+    values = torch.cat(found).double()
+    model.fact_mean.copy_(values.mean(dim=0))
+    model.fact_scale.copy_(values.std(dim=0, correction=0) + 1e-6)
+    quantiles = torch.linspace(0, 1, model.config.buckets + 1, dtype=torch.double)[1:-1]
+    model.fact_edges.copy_(values.quantile(quantiles, dim=0).T)

@@ -1,0 +1,78 @@
+"""Dense features: facts of the history, the item's year and its train count, on the device.
+
+None of them reads the target's own stars or what other people gave its item, so they are the same
+for train, valid, test and requests.
+"""
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+from torch.nn import functional as F
+
+from bst.model.batches import Batch
+
+FIFTHS = 5  # of a scale that runs from the lowest to the highest train rating
+SHRINK = 3.0  # pseudo-events in a running mean
+LAST = (3, 20)  # events of the short running means
+FACTS = (
+    "log hours since first rating", "log hours since last rating", "log history length",
+    "log train ratings of the item", "release year",
+    *(f"share of ratings in fifth {k + 1} of the scale" for k in range(FIFTHS)),
+    *(f"mean of the last {k} ratings" for k in LAST), "mean of all ratings", "spread of ratings",
+)
+
+
+def log_hours(seconds: Tensor) -> Tensor:
+    """Log of hours + 1, float; times out of order count as none."""
+    return torch.log1p(seconds.clamp(min=0).float() / 3600)
+
+
+def gaps(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log hours since the event before: of events (b, c, n) and targets (b, t, i); -1: none."""
+    time = rearrange(batch.event_time, "b c n -> b (c n)")
+    is_event = rearrange(batch.is_event, "b c n -> b (c n)")
+    has_earlier = F.pad(is_event[:, :-1], (1, 0)) & is_event
+    of_events = torch.where(has_earlier, log_hours(time.diff(dim=1, prepend=time[:, :1])), -1.0)
+    last = _at(time, batch.slot - 1)
+    of_targets = torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
+    return of_events.view_as(batch.event_time), of_targets
+
+
+def facts(batch: Batch, rating: Tensor, fifth: Tensor, usual: Tensor, count: Tensor,
+          year: Tensor) -> Tensor:
+    """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
+
+    Args:
+        batch: b rows, c * n slots.
+        rating: (b, c, n) standardised ratings of the events, 0 where padded.
+        fifth: (b, c, n) int64, which fifth of the scale each is in, from 0.
+        usual: (FIFTHS,) train shares, to which a person's shares are drawn.
+        count: (b, t, i) log train ratings of the target.
+        year: (b, t, i) standardised release year of the target.
+    """
+    is_event, seen, slot = batch.is_event, batch.seen, batch.slot
+    has = seen > 0
+    since_first = torch.where(has, log_hours(batch.target_time), 0.0)
+    since_last = gaps(batch)[1].clamp(min=0)
+    shares = (F.one_hot(fifth, FIFTHS) - usual) * is_event[..., None]
+    columns = torch.cat([shares, rating[..., None], (rating.square() - 1)[..., None]], dim=-1)
+    columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
+    total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))  # (b, slots + 1, f)
+    until = _at(total, slot)
+    mean = until / (seen[..., None] + SHRINK)
+    recent = []
+    for size in LAST:
+        start = torch.minimum(seen, seen.new_tensor(size))
+        sums = until[..., FIFTHS] - _at(total[..., FIFTHS], slot - start)
+        recent.append(sums / (start + SHRINK))
+    return torch.stack([since_first, since_last, torch.log1p(seen.float()), count, year,
+                        *mean[..., :FIFTHS].unbind(-1), *recent, *mean[..., FIFTHS:].unbind(-1)],
+                       dim=-1)
+
+
+def _at(values: Tensor, slot: Tensor) -> Tensor:
+    """Values (b, s) or (b, s, f) at slots (b, t, i); a slot before the first is the first."""
+    index = rearrange(slot.clamp(min=0), "b t i -> b (t i)")
+    if values.ndim == 3:
+        index = repeat(index, "b k -> b k f", f=values.shape[-1])
+    return values.gather(1, index).unflatten(1, slot.shape[1:])

@@ -1,0 +1,268 @@
+"""The one transformer layer: heads that solve a regression, beside heads that average (softmax).
+
+b rows, c chunks, n events of a chunk, t last chunks that have targets, i targets of a chunk,
+h heads, e = width of a softmax head, d width of the keys, which the regression heads share out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bst.model.batches import Batch
+
+DRIFT = 5.0  # most drift between two events: a correlation of .007, forgotten; keeps exp in range
+
+
+class RegressionHeads(nn.Module):
+    """A person's taste, read off the rated history by Gaussian process regression in context.
+
+    The residual of event j (stars less what is expected of anybody) is k_j . x_j + noise, where
+    the taste x drifts: cov(x_j, x_l) = exp(-|T_j - T_l|), with a clock T of each head that runs by
+    events and by time. The prediction of a target is that of the Gaussian with this covariance,
+    given all that the target sees: exact, for a history of any length.
+
+    The history goes in chunks. What earlier chunks say of the taste is a state, its mean and its
+    covariance less the prior one. In a chunk, with L the Cholesky factor of the covariance of its
+    events, W = L^-1 cov(events, taste) and u = L^-1 surprise serve every target at once: a target
+    with key q has mean q . (state + sum_s W_s u_s) over the slots s that it sees, and loses
+    (q . W_s)^2 of variance by each. That is attention, with whitened keys W and values u.
+
+    Numbers: the kernel between an event j and an earlier l is a product of q_j, which has
+    exp(T_mid - T_j), and W's input, which has exp(T_l - T_mid), with T_mid the middle of the chunk:
+    within exp(+-80), as `DRIFT` bounds what a chunk of 32 can drift, so float32 does. The noise on
+    the diagonal is at least `network.NOISE_FLOOR`, which keeps the factor well away from singular.
+
+    Source: Rasmussen and Williams 2006, ch. 2; Hartikainen and Sarkka 2010, "Kalman filtering and
+    smoothing solutions to temporal Gaussian process regression models", for the state.
+
+    Args:
+        widths: of each head; they add up to d.
+        drift: of each head between two events, at first.
+        forgets: of each head per log hour between two events, at first.
+    """
+
+    def __init__(self, widths: Sequence[int], drift: Sequence[float],
+                 forgets: Sequence[float]) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.log_drift = nn.Parameter(torch.tensor(drift).log())
+        self.log_forgets = nn.Parameter(torch.tensor(forgets).log())
+        self.register_buffer("head", torch.repeat_interleave(
+            torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
+
+    def forward(self, events: Tensor, targets: Tensor, surprise: Tensor, noise: Tensor,
+                event_gap: Tensor, target_gap: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the taste that matters to each target.
+
+        Args:
+            events: (b, c, n, d) keys, 0 where padded.
+            targets: (b, t, i, d) keys.
+            surprise: (b, c, n) residuals, 0 where padded.
+            noise: (b, c, n) variances, 1 where padded.
+            event_gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
+            target_gap: (b, t, i) log hours since the last event that it sees; below 0: sees none.
+            stop: (b, t, i) it sees the slots of its chunk before this one.
+
+        Returns:
+            The expected taste (b, t, i, d), whose product with the target's key is the expected
+            residual, and the variance of that product (b, t, i).
+        """
+        t, n = stop.shape[1], events.shape[2]
+        clock = self._step(event_gap).cumsum(dim=2)  # (b, c, n, h) since the chunk before
+        end = clock[:, :, -1:]
+        index = repeat(stop, "b t i -> b t i h", h=clock.shape[-1])
+        asked = F.pad(clock[:, -t:], (0, 0, 1, 0)).gather(2, index) + self._step(target_gap)
+        half = self._decay(end / 2)
+        rise = self._decay(end / 2 - clock)  # exp(T - T_mid)
+        keys = events / rise, events * rise, events * self._decay(clock), half
+        states, W, u = self._chunks(*keys, surprise, noise)
+        mean, moment = (state[:, -t:] for state in states)
+        W, u = W[:, -t:], u[:, -t:]
+        is_seen = torch.arange(n, device=stop.device) < stop[..., None]  # (b, t, i, n)
+        ahead, decay = self._decay(asked - end[:, -t:] / 2), self._decay(asked)
+        cross = torch.where(is_seen, (targets * ahead) @ W.mT, 0.0)
+        taste = decay * mean + ahead * (is_seen.to(W.dtype) @ (W * u))
+        known = targets * decay
+        variance = (targets.square().sum(-1) + ((known @ moment) * known).sum(-1)
+                    - cross.square().sum(-1))
+        return taste, variance.clamp(min=0)
+
+    def by_head(self, products: Tensor) -> Tensor:
+        """Sums (..., h) of what each head has of products (..., d)."""
+        return torch.stack([part.sum(-1) for part in products.split(self.widths, dim=-1)], dim=-1)
+
+    def _step(self, gap: Tensor) -> Tensor:
+        """How far each head's clock goes in a gap, (..., h)."""
+        step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]
+        return torch.where(gap[..., None] < 0, 0.0, step.clamp(max=DRIFT))
+
+    def _decay(self, clock: Tensor) -> Tensor:
+        """exp(-clock) (..., h) for each column of the keys, (..., d)."""
+        return torch.exp(-clock)[..., self.head]
+
+    def _chunks(self, late: Tensor, early: Tensor, known: Tensor, half: Tensor, surprise: Tensor,
+                noise: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """The states before each chunk, (b, c, 1, d) and (b, c, d, d), and W and u of each chunk.
+
+        Args:
+            late: (b, c, n, d) keys times exp(T_mid - T), of the later of two events.
+            early: (b, c, n, d) keys times exp(T - T_mid), of the earlier one.
+            known: (b, c, n, d) keys times exp(-T), against the state.
+            half: (b, c, 1, d) exp(-T_mid), with T_mid half the way to the end of the chunk.
+            surprise: (b, c, n).
+            noise: (b, c, n).
+        """
+        inputs = late, early, known, half, surprise, noise
+        b, d = len(late), late.shape[-1]
+        start = late.new_zeros(b, 1, d), late.new_zeros(b, d, d)
+        if torch.compiler.is_exporting():  # whose loops may not depend on sizes
+            return self._loop(start, inputs)
+        found, state = [], start
+        for chunk in zip(*(x.unbind(1) for x in inputs), strict=True):
+            W, u, *after = self._chunk(*state, *chunk)
+            found.append((*state, W, u))
+            state = after
+        means, moments, W, u = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
+        return (means, moments), W, u
+
+    def _loop(self, start: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple:
+        """What the last chunk needs, as `_chunks` gives it for all, in a program's own loop."""
+        size = torch.ones_like(inputs[4][0, :, 0]).sum().long()  # chunks
+
+        def goes_on(k: Tensor, *_: Tensor) -> Tensor:
+            return k < size - 1
+
+        def body(k: Tensor, mean: Tensor, moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            here = (x.index_select(1, k[None])[:, 0] for x in inputs)
+            return k + 1, *self._chunk(mean, moment, *here)[2:]
+
+        _, mean, moment = torch.while_loop(goes_on, body, (torch.tensor(0), *start))
+        W, u, *_ = self._chunk(mean, moment, *(x[:, -1] for x in inputs))
+        return (mean[:, None], moment[:, None]), W[:, None], u[:, None]
+
+    @staticmethod
+    def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, known: Tensor,
+               half: Tensor, surprise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it."""
+        cov = early + half * (known @ moment)  # of each event with the taste in mid-chunk
+        kernel = (late @ cov.mT).tril()  # an event and those before it; else it may overflow
+        kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
+        factor = torch.linalg.cholesky(kernel)
+        rest = surprise[..., None] - known @ mean.mT
+        W, u = torch.linalg.solve_triangular(
+            factor, torch.cat([cov, rest], dim=-1), upper=False).split([cov.shape[-1], 1], dim=-1)
+        at_end = W * half
+        decay = half.square()
+        mean = decay * mean + u.mT @ at_end
+        moment = decay.mT * moment * decay - at_end.mT @ at_end
+        return W, u, mean, moment
+
+
+class SoftmaxHeads(nn.Module):
+    """The paper's transformer layer: softmax attention and a LeakyReLU feed-forward, post-norm.
+
+    With the readout `target`, keys and values of an event do not depend on the target, so all
+    targets of a user share them. `flatten` is the paper's: each target's window is a sequence of
+    its own, in which all tokens see each other, and the outputs stand side by side.
+
+    Differs from the paper: time gap and rank are a bias of the logits (each head falls with their
+    logarithms by learned slopes) instead of an embedding, which leaves keys free of the target;
+    attention weights are not dropped out.
+
+    Source: Chen et al. 2019, section 2.2 (arXiv 1905.06874).
+
+    Args:
+        width: of a token.
+        heads: divides width.
+        length: events that a target sees, the last ones.
+        dropout: probability of zeroing.
+        readout: target or flatten.
+    """
+
+    def __init__(self, width: int, heads: int, length: int, dropout: float, readout: str) -> None:
+        super().__init__()
+        self.heads, self.length, self.readout = heads, length, readout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.LeakyReLU(), nn.Linear(4 * width, width))
+        self.norm_attn, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.rank_slope = nn.Parameter(torch.linspace(0, 1, heads))  # from all to the last few
+        self.gap_slope = nn.Parameter(torch.zeros(heads))
+
+    def width_out(self) -> int:
+        """Width of what a target reads."""
+        width = self.out.out_features
+        return width * (self.length + 1) if self.readout == "flatten" else width
+
+    def forward(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """What each target reads, (b, t, i, width_out); meaningless where padded.
+
+        Args:
+            events: (b, c, n, d) tokens.
+            targets: (b, t, i, d) tokens.
+            batch: for what each target may see, and when it was.
+        """
+        read = self._windows if self.readout == "flatten" else self._shared
+        return read(events, targets, batch)
+
+    def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
+        """Logits (..., h, i, j) of gaps in seconds and ranks, each (..., i, j) and >= 0."""
+        far = torch.log1p(gap.float().clamp(min=0) / 60)
+        back = torch.log1p(rank.float())
+        slopes = (rearrange(slope, "h -> h 1 1") for slope in (self.gap_slope, self.rank_slope))
+        return -sum(slope * rearrange(x, "... i j -> ... 1 i j")
+                    for slope, x in zip(slopes, (far, back), strict=True))
+
+    def _shared(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        (t, n), reach = (targets.shape[1], events.shape[2]), self.length
+        q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
+                                    three=3, h=self.heads)
+        width = targets.shape[-1]
+        kv = F.linear(events, self.qkv.weight[width:], self.qkv.bias[width:])
+        near = self._near(rearrange(kv, "b c n d -> b (c n) d"), t, n)  # (b, t, reach + n, d)
+        k, v = rearrange(near, "b t j (two h e) -> two b t h j e", two=2, h=self.heads)
+        time = self._near(rearrange(batch.event_time, "b c n -> b (c n) 1"), t, n)[..., 0]
+        place = torch.arange(-reach, n, device=q.device)  # from the first slot of the chunk
+        rank = batch.stop[..., None] - place  # (b, t, i, j): 1 is the event just before
+        is_seen = (rank >= 1) & (rank <= batch.seen.clamp(max=reach)[..., None])
+        scale = (width // self.heads) ** -0.5
+        gap = batch.target_time[..., None] - time[:, :, None]
+        logits = q @ k.mT * scale + self.bias(gap, rank.clamp(min=0))
+        logits = logits.masked_fill(~is_seen[:, :, None], -torch.inf)
+        own = einsum(q, own_k, "b t h i e, b t h i e -> b t h i")[..., None] * scale
+        weight = torch.cat([own, logits], dim=-1).softmax(dim=-1)
+        attended = weight[..., :1] * own_v + weight[..., 1:] @ v
+        return self._rest(targets, rearrange(attended, "b t h i e -> b t i (h e)"))
+
+    def _near(self, x: Tensor, t: int, n: int) -> Tensor:
+        """Of slots (b, c * n, d), those of each of the last t chunks and `length` before it."""
+        x = F.pad(x, (0, 0, self.length, 0))[:, -t * n - self.length:]
+        return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
+
+    def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        back = torch.arange(self.length, 0, -1, device=events.device)
+        place = (batch.slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
+        row = torch.arange(len(events), device=events.device)[:, None, None, None]
+        tokens = rearrange(events, "b c n d -> b (c n) d")[row, place]
+        tokens = torch.cat([tokens, targets[..., None, :]], dim=3)  # (b, t, i, s, d)
+        time = rearrange(batch.event_time, "b c n -> b (c n)")[row, place]
+        time = torch.cat([time, batch.target_time[..., None]], dim=3)
+        is_seen = F.pad(back <= batch.seen[..., None], (0, 1), value=True)
+        rank = torch.arange(self.length + 1, device=events.device)
+        bias = self.bias((time[..., None] - time[..., None, :]).abs(),
+                         (rank[:, None] - rank).abs())
+        q, k, v = rearrange(self.qkv(tokens), "b t i s (three h e) -> three b t i h s e", three=3,
+                            h=self.heads)
+        logits = q @ k.mT * (tokens.shape[-1] // self.heads) ** -0.5 + bias
+        weight = logits.masked_fill(~is_seen[..., None, None, :], -torch.inf).softmax(dim=-1)
+        out = self._rest(tokens, rearrange(weight @ v, "b t i h s e -> b t i s (h e)"))
+        return rearrange(out * is_seen[..., None], "b t i s d -> b t i (s d)")
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.norm_attn(x + self.dropout(self.out(attended)))
+        return self.norm_ffn(x + self.dropout(self.ffn(x)))
