@@ -144,7 +144,7 @@ class TrainConfig:
 
     epochs: int = option(6, "passes over the train targets, at most")
     batch_size: int = option(
-        2048, "events and targets of an optimizer step, padded ones included, at most"
+        2048, "events of an optimizer step, padded ones included, at most"
     )
     lr: float = option(6e-3, "peak learning rate of Adam for the heads and the item tables")
     lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers")

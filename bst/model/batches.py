@@ -15,6 +15,7 @@ from bst.data.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 
+CROWDED = 4  # targets in a chunk, where many share their history, that cost as much as an event
 CHUNK = 32  # events that are read together; what came before is carried over as a state
 
 
@@ -210,8 +211,8 @@ class Batches:
 
         Args:
             part: train, valid or test.
-            batch_size: events and targets of a batch, padded ones included, at most (a row is
-                never cut, so a single longer one is a batch of its own).
+            batch_size: events of a batch, padded ones included, at most (a row is never cut, so a
+                single longer one is a batch of its own), and `CROWDED` times as many targets.
             seed: shuffles users and batches; None keeps a fixed order for evaluation.
             epoch: number of the pass.
 
@@ -226,7 +227,7 @@ class Batches:
         plan, here, longest, fullest = [], [], 0, 0
         for row in order:
             c, i = max(longest, chunks[row]), max(fullest, most[row])
-            if here and (len(here) + 1) * c * max(CHUNK, i) > batch_size:
+            if here and (len(here) + 1) * c * max(CHUNK, i / CROWDED) > batch_size:
                 plan.append(here)
                 here, c, i = [], chunks[row], most[row]
             here.append(rows[row])

@@ -11,7 +11,7 @@ from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX
 from bst.data.text import TextVectors
 from bst.model.batches import Batches
-from bst.model.facts import FIFTHS
+from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
 TEXT_DIM = 32  # principal components of the overview vectors
@@ -109,7 +109,7 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
                 seed: int) -> BST:
     """A fresh model for the items, users and ratings of `batches`."""
     store, split = batches.store, batches.split
-    train, movies = store.rating[split.train].astype(np.float64), store.movies
+    movies = store.movies
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
     rated = np.flatnonzero(count)
     scale = ContentScale.fit(movies, text if config.text else None, rated - FIRST_IDX,
@@ -132,13 +132,11 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     model.text_mean.copy_(torch.from_numpy(scale.text_mean))
     model.text_axes.copy_(torch.from_numpy(scale.text_axes))
     if model.interest is not None:
-        model.interest.log_share.copy_(log_share(count, len(train)))
+        model.interest.log_share.copy_(log_share(count, len(split.train)))
     model.levels.copy_(torch.from_numpy(levels))
-    model.center.fill_(train.mean())
-    model.spread.fill_(train.std() if len(levels) > 1 else 1.0)
-    share = np.bincount(model.fifth(torch.from_numpy(store.rating[split.train])).numpy(),
-                        minlength=FIFTHS) / len(train)
-    model.usual.copy_(torch.from_numpy(share))
+    center, spread = rating_scale(store.rating[split.train])
+    model.center.fill_(center)
+    model.spread.fill_(spread)
     _scale_facts(model, batches)
     return model.eval()
 
@@ -148,16 +146,40 @@ def log_share(count: np.ndarray, total: int) -> torch.Tensor:
     return torch.from_numpy(np.log((count + 0.5) / total)).float()
 
 
+def rating_scale(rating: np.ndarray) -> tuple[float, float]:
+    """About the mean and the standard deviation of train ratings, in fiftieths of their range.
+
+    So coarse that no rating's own stars show in it, and the same in any unit.
+
+    Example:
+        >>> rating_scale(np.array([1.0, 4.0, 5.0])), rating_scale(np.array([10.0, 40.0, 50.0]))
+        ((3.32, 1.68), (33.2, 16.8))
+    """
+    rating = rating.astype(np.float64)
+    low, size = rating.min(), np.ptp(rating)
+    if size == 0:
+        return float(low), 1.0
+    center = np.round(50 * (rating.mean() - low) / size)
+    spread = np.round(50 * rating.std() / size)
+    return float(low + size * center / 50), float(size * max(spread, 1) / 50)
+
+
 def _scale_facts(model: BST, batches: Batches) -> None:
-    """Mean, spread and bucket edges of the dense features on some of the train targets."""
+    """Mean, spread and bucket edges of the dense features.
+
+    Those that read no stars are fitted on some of the train targets. Those that read the history's
+    stars have fixed ones: a fit would hold the stars of the row itself, as others' history.
+    """
     plan = batches.epoch("train", batch_size=2**13, seed=0)
     found, total = [], 0
     while plan and total < SAMPLE:
         batch = batches.gather(plan.pop())
-        found.append(model.facts(batch)[batch.is_target])
+        found.append(model.facts(batch)[batch.is_target][:, :UNRATED])
         total += len(found[-1])
     values = torch.cat(found).double()
-    model.fact_mean.copy_(values.mean(dim=0))
-    model.fact_scale.copy_(values.std(dim=0, correction=0) + 1e-6)
-    quantiles = torch.linspace(0, 1, model.config.buckets + 1, dtype=torch.double)[1:-1]
-    model.fact_edges.copy_(values.quantile(quantiles, dim=0).T)
+    model.fact_mean[:UNRATED] = values.mean(dim=0).float()
+    model.fact_scale[:UNRATED] = values.std(dim=0, correction=0).float() + 1e-6
+    shares = torch.linspace(0, 1, model.config.buckets + 1, dtype=torch.double)[1:-1]
+    model.fact_edges[:UNRATED] = values.quantile(shares, dim=0).T.float()
+    model.fact_scale[UNRATED:] = torch.tensor(RATED_SCALE)
+    model.fact_edges[UNRATED:] = model.fact_scale[UNRATED:, None] * (4 * shares.float() - 2)

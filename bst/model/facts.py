@@ -21,6 +21,9 @@ FACTS = (
     *(f"mean of the last {k} ratings" for k in LAST), "mean of all ratings", "spread of ratings",
 )
 
+UNRATED = 5  # the first of them, which read no stars
+RATED_SCALE = [0.15] * FIFTHS + [0.5] * len(LAST) + [0.4, 0.4]  # usual size of the others
+
 
 def log_hours(seconds: Tensor) -> Tensor:
     """Log of hours + 1, float; times out of order count as none."""
@@ -38,15 +41,14 @@ def gaps(batch: Batch) -> tuple[Tensor, Tensor]:
     return of_events.view_as(batch.event_time), of_targets
 
 
-def facts(batch: Batch, rating: Tensor, fifth: Tensor, usual: Tensor, count: Tensor,
-          year: Tensor) -> Tensor:
+def facts(batch: Batch, rating: Tensor, fifth: Tensor, count: Tensor, year: Tensor
+          ) -> Tensor:
     """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
 
     Args:
         batch: b rows, c * n slots.
         rating: (b, c, n) standardised ratings of the events, 0 where padded.
         fifth: (b, c, n) int64, which fifth of the scale each is in, from 0.
-        usual: (FIFTHS,) train shares, to which a person's shares are drawn.
         count: (b, t, i) log train ratings of the target.
         year: (b, t, i) standardised release year of the target.
     """
@@ -54,7 +56,7 @@ def facts(batch: Batch, rating: Tensor, fifth: Tensor, usual: Tensor, count: Ten
     has = seen > 0
     since_first = torch.where(has, log_hours(batch.target_time), 0.0)
     since_last = gaps(batch)[1].clamp(min=0)
-    shares = (F.one_hot(fifth, FIFTHS) - usual) * is_event[..., None]
+    shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
     columns = torch.cat([shares, rating[..., None], (rating.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
     total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))  # (b, slots + 1, f)

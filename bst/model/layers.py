@@ -170,7 +170,7 @@ class SoftmaxHeads(nn.Module):
 
     Differs from the paper: time gap and rank are a bias of the logits (each head falls with their
     logarithms by learned slopes) instead of an embedding, which leaves keys free of the target;
-    attention weights are not dropped out.
+    dropout comes after the feed-forward alone.
 
     Source: Chen et al. 2019, section 2.2 (arXiv 1905.06874).
 
@@ -264,5 +264,5 @@ class SoftmaxHeads(nn.Module):
         return rearrange(out * is_seen[..., None], "b t i s d -> b t i (s d)")
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = self.norm_attn(x + self.dropout(self.out(attended)))
+        x = self.norm_attn(x + self.out(attended))
         return self.norm_ffn(x + self.dropout(self.ffn(x)))

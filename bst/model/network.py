@@ -76,8 +76,8 @@ class ItemEmbedding(nn.Module):
         for zero in (self.id.weight[:, -2:], self.linear.weight, self.log_noise.weight):
             nn.init.zeros_(zero)
 
-    def forward(self, items: Tensor, *, cold: bool = False) -> tuple[Tensor, ...]:
-        """Keys (n, d), biases (n,) and noise variances (n,) of items (n,).
+    def forward(self, items: Tensor, *, cold: bool = False) -> Tensor:
+        """Keys, and in the last two columns bias and noise variance, of items (n,): (n, d + 2).
 
         Args:
             items: indices.
@@ -89,12 +89,18 @@ class ItemEmbedding(nn.Module):
         else:
             row = self.row[items]
             found = found + self.id(row) * (row >= FIRST_IDX)[:, None]
-        log_noise = found[:, -1] + self.log_noise(count[:, None] / 5 - 1)[:, 0]
-        return found[:, :-2], found[:, -2], NOISE_FLOOR + log_noise.clamp(-4, 2).exp()
+        log_noise = found[:, -1:] + self.log_noise(count[:, None] / 5 - 1)
+        noise = NOISE_FLOOR + log_noise.clamp(-4, 2).exp()
+        return torch.cat([found[:, :-1], noise], dim=1)
 
     def penalty(self) -> Tensor:
         """Minus the log prior of the id table, in nats."""
         return 0.5 * (self.id.weight[FIRST_IDX:].square() / self.var).sum()
+
+
+def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys (..., d), biases (...) and noise variances (...) of what `ItemEmbedding` gives."""
+    return found[..., :-2], found[..., -2], found[..., -1]
 
 
 class BST(nn.Module):
@@ -110,9 +116,8 @@ class BST(nn.Module):
         self.config, self.sizes = config, sizes
         d = sum(config.widths)
         self.register_buffer("levels", torch.linspace(1.0, 5.0, sizes.levels))  # of the scale
-        self.register_buffer("center", torch.tensor(3.0))  # mean of the train ratings
-        self.register_buffer("spread", torch.tensor(1.0))  # their standard deviation
-        self.register_buffer("usual", torch.full((FIFTHS,), 1 / FIFTHS))
+        self.register_buffer("center", torch.tensor(3.0))  # see `build.rating_scale`
+        self.register_buffer("spread", torch.tensor(1.0))
         self.register_buffer("fact_mean", torch.zeros(len(FACTS)))
         self.register_buffer("fact_scale", torch.ones(len(FACTS)))
         self.register_buffer("fact_edges", torch.zeros(len(FACTS), config.buckets - 1))
@@ -143,7 +148,7 @@ class BST(nn.Module):
         layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1 + (config.loss == "ordinal")))
+        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], 1 + (config.loss == "ordinal")))
         if config.loss == "ordinal":
             self.threshold = nn.Parameter(torch.zeros(sizes.levels - 1))  # from the midpoints
         for table in self.users:
@@ -219,12 +224,12 @@ class BST(nn.Module):
         return self._spread_out(stars, batch), self._spread_out(star, batch)
 
     def _read(self, batch: Batch) -> Reading:
-        (keys, bias, noise), at_event, at_target, is_cold = self._items(batch)
+        table, at_event, at_target, is_cold = self._items(batch)
         user, is_event = self._user(batch), batch.is_event
-        event_key, target_key = keys[at_event], keys[at_target]
-        event_mean, target_mean = bias[at_event], bias[at_target]
+        event_key, event_mean, event_noise = _columns(F.embedding(at_event, table))
+        target_key, target_mean, target_noise = _columns(F.embedding(at_target, table))
         if self.prior is not None:
-            taste, shift = self.prior(user).split([keys.shape[-1], 1], dim=-1)  # (b, d), (b, 1)
+            taste, shift = self.prior(user).split([event_key.shape[-1], 1], dim=-1)
             event_mean = event_mean + einsum(event_key, taste, "b c n d, b d -> b c n")
             target_mean = target_mean + einsum(target_key, taste, "b t i d, b d -> b t i")
             event_mean, target_mean = event_mean + shift[..., None], target_mean + shift[..., None]
@@ -236,15 +241,16 @@ class BST(nn.Module):
             event_gap, target_gap = gaps(batch)
             taste, variance = self.regression(
                 event_key * is_event[..., None], target_key, surprise,
-                torch.where(is_event, noise[at_event], 1.0), event_gap, target_gap, batch.stop)
+                torch.where(is_event, event_noise, 1.0), event_gap, target_gap, batch.stop)
             taste = self._real(taste, batch)
             mean = mean + (taste * key).sum(-1)
-            variance = self._real(variance + noise[at_target], batch)
+            variance = self._real(variance + target_noise, batch)
         if self.softmax is not None:
-            token = self.token(keys)
-            tokens = self.norm_token(token[at_event] + self.rating(
+            token = self.token(table[:, :-2])
+            tokens = self.norm_token(F.embedding(at_event, token) + self.rating(
                 torch.stack([rating, surprise], dim=-1)))
-            read = self._real(self.softmax(tokens, self.norm_token(token[at_target]), batch), batch)
+            target = self.norm_token(F.embedding(at_target, token))
+            read = self._real(self.softmax(tokens, target, batch), batch)
         users = repeat(user, "b k -> b t i k", t=target_key.shape[1], i=target_key.shape[2])
         dense = self.facts(batch, is_cold)
         return Reading(key, self._real(users, batch), mean, variance, taste, tokens, read,
@@ -267,15 +273,15 @@ class BST(nn.Module):
         spread = 0.45 * spread[0].clamp(-3, 3).exp() if spread else None
         return reading.mean + correction, spread
 
-    def _items(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    def _items(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Each item of the batch embedded once.
 
         In training some targets are shown as if nobody had rated their item, so that what reads
         genres, year and overview learns to stand alone.
 
         Returns:
-            Keys, biases and noises; the rows of events (b, c, n) and targets (b, t, i) in them;
-            and which targets are shown so.
+            The items' columns; the rows of events (b, c, n) and targets (b, t, i) among them; and
+            which targets are shown so.
         """
         items = torch.cat([batch.event_item.flatten(), batch.target_item.flatten()])
         back = torch.arange(items.shape[0], device=items.device)
@@ -286,13 +292,13 @@ class BST(nn.Module):
         is_cold = torch.zeros_like(batch.is_target)
         if self.training and self.config.item_dropout:
             is_cold = torch.rand(is_cold.shape, device=items.device) < self.config.item_dropout
-            found = tuple(map(torch.cat, zip(found, self.items(items, cold=True), strict=True)))
+            found = torch.cat([found, self.items(items, cold=True)])
         at_target = at_target.view_as(is_cold) + is_cold * items.shape[0]
         return found, at_event.view_as(batch.event_item), at_target, is_cold
 
     def films(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (n, width) and shifts (n,) of items (n,), as the interest head scores them."""
-        keys = self.items(items)[0]
+        keys = self.items(items)[:, :-2]
         return self.interest.films(items, self.items.row[items], keys)
 
     def interest_scores(self, batch: Batch, films: tuple[Tensor, Tensor]) -> Tensor:
@@ -337,7 +343,7 @@ class BST(nn.Module):
         count = self.items.log_count[batch.target_item]
         if is_cold is not None:
             count = count.masked_fill(is_cold, 0.0)
-        return facts(batch, self._rating(batch), self.fifth(batch.event_rating), self.usual, count,
+        return facts(batch, self._rating(batch), self.fifth(batch.event_rating), count,
                      self.items.year[batch.target_item])
 
     def fifth(self, rating: Tensor) -> Tensor:

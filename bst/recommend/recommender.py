@@ -245,7 +245,7 @@ class Recommender:
         """
         (item,) = self.catalogue.items([movie])
         with torch.inference_mode():
-            keys = self.model.items(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)[0]
+            keys = self.model.items(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)[:, :-2]
         keys = keys - keys.mean(dim=0)
         cosine = torch.cosine_similarity(keys, keys[item - FIRST_IDX][None]).numpy()
         order = [row for row in np.argsort(-cosine, kind="stable") if row != item - FIRST_IDX][:k]

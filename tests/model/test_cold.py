@@ -6,13 +6,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-
-from bst.data.schema import OOV
 from bst.model.base import cold_base, fit_base
-from bst.model.batches import Batches, UserVocabulary
 from bst.model.factors import FOLDS
 from bst.model.features import History, dense_at, fit_statistics
 from bst.model.kalman import read_histories
+
+from bst.data.schema import OOV
+from bst.model.batches import Batches, UserVocabulary
 from tests.model.test_network import all_rows
 
 

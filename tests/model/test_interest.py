@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bst.model.base import base_scores
+from bst.model.features import DENSE
 from einops import rearrange
 
 from bst.config import LATER, ModelConfig, RunConfig
 from bst.data.schema import FIRST_IDX
-from bst.model.base import base_scores
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.features import DENSE
 from bst.model.network import CLOCK, _earlier
 from bst.recommend.catalogue import NewMovie, read_history
 from bst.recommend.ranking import recent_popularity

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bst.model.base import base_scores
+from bst.model.features import DENSE
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from bst.config import ModelConfig
 from bst.data.schema import OOV
 from bst.data.splits import split_interactions
-from bst.model.base import base_scores
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.features import DENSE
 from bst.model.network import BST, HALF_STARS, EncoderBlock, Sizes, log_bucket
 from bst.training.loop import build_model, rating_rows, train_step
 from tests.conftest import from_then_on, turned
