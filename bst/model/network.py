@@ -148,7 +148,8 @@ class BST(nn.Module):
         layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], 1 + (config.loss == "ordinal")))
+        outputs = 2 if config.loss == "ordinal" else 1
+        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], outputs))
         if config.loss == "ordinal":
             self.threshold = nn.Parameter(torch.zeros(sizes.levels - 1))  # from the midpoints
         for table in self.users:
