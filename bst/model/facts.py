@@ -18,7 +18,8 @@ FACTS = (
     "log hours since first rating", "log hours since last rating", "log history length",
     "log train ratings of the item", "release year",
     *(f"share of ratings in fifth {k + 1} of the scale" for k in range(FIFTHS)),
-    *(f"mean of the last {k} ratings" for k in LAST), "mean of all ratings", "spread of ratings",
+    *(f"mean surprise of the last {k} ratings" for k in LAST), "mean surprise of all ratings",
+    "spread of the surprise",
 )
 
 UNRATED = 5  # the first of them, which read no stars
@@ -41,13 +42,14 @@ def gaps(batch: Batch) -> tuple[Tensor, Tensor]:
     return of_events.view_as(batch.event_time), of_targets
 
 
-def facts(batch: Batch, rating: Tensor, fifth: Tensor, count: Tensor, year: Tensor
+def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Tensor
           ) -> Tensor:
     """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
 
     Args:
         batch: b rows, c * n slots.
-        rating: (b, c, n) standardised ratings of the events, 0 where padded.
+        surprise: (b, c, n) standardised ratings of the events less what is expected of anybody, 0
+            where padded.
         fifth: (b, c, n) int64, which fifth of the scale each is in, from 0.
         count: (b, t, i) log train ratings of the target.
         year: (b, t, i) standardised release year of the target.
@@ -57,7 +59,7 @@ def facts(batch: Batch, rating: Tensor, fifth: Tensor, count: Tensor, year: Tens
     since_first = torch.where(has, log_hours(batch.target_time), 0.0)
     since_last = gaps(batch)[1].clamp(min=0)
     shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
-    columns = torch.cat([shares, rating[..., None], (rating.square() - 1)[..., None]], dim=-1)
+    columns = torch.cat([shares, surprise[..., None], (surprise.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
     total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))  # (b, slots + 1, f)
     until = _at(total, slot)

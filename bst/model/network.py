@@ -253,7 +253,7 @@ class BST(nn.Module):
             target = self.norm_token(F.embedding(at_target, token))
             read = self._real(self.softmax(tokens, target, batch), batch)
         users = repeat(user, "b k -> b t i k", t=target_key.shape[1], i=target_key.shape[2])
-        dense = self.facts(batch, is_cold)
+        dense = self.facts(batch, surprise.detach(), is_cold)
         return Reading(key, self._real(users, batch), mean, variance, taste, tokens, read,
                        self._real(dense, batch))
 
@@ -334,17 +334,21 @@ class BST(nn.Module):
         return self.interest.loss(self._state(batch, reading), own, self.films(items), chance,
                                   self._real(is_out, batch))
 
-    def facts(self, batch: Batch, is_cold: Tensor | None = None) -> Tensor:
+    def facts(self, batch: Batch, surprise: Tensor | None = None, is_cold: Tensor | None = None
+              ) -> Tensor:
         """The features named in `facts.FACTS`, (b, t, i, f), unscaled.
 
         Args:
             batch: b rows.
+            surprise: (b, c, n) standardised ratings of the events less what is expected of
+                anybody, 0 where padded; None: as nothing is expected before training.
             is_cold: (b, t, i), targets that are shown as if nobody had rated their item.
         """
         count = self.items.log_count[batch.target_item]
         if is_cold is not None:
             count = count.masked_fill(is_cold, 0.0)
-        return facts(batch, self._rating(batch), self.fifth(batch.event_rating), count,
+        surprise = self._rating(batch) if surprise is None else surprise
+        return facts(batch, surprise, self.fifth(batch.event_rating), count,
                      self.items.year[batch.target_item])
 
     def fifth(self, rating: Tensor) -> Tensor:
