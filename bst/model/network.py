@@ -93,9 +93,14 @@ class ItemEmbedding(nn.Module):
         noise = NOISE_FLOOR + log_noise.clamp(-4, 2).exp()
         return torch.cat([found[:, :-1], noise], dim=1)
 
-    def penalty(self) -> Tensor:
-        """Minus the log prior of the id table, in nats."""
-        return 0.5 * (self.id.weight[FIRST_IDX:].square() / self.var).sum()
+    def penalty(self, items: Tensor) -> Tensor:
+        """Minus the log prior of each item's row, in nats, shared out to its train ratings: (m,).
+
+        So the sum over all train ratings is that of the table, and an item's prior pulls when its
+        ratings do: an optimizer that scales steps would follow a prior alone at full speed.
+        """
+        own = self.id(self.row[items]).square() / self.var
+        return 0.5 * own.sum(-1) / self.log_count[items].expm1().clamp(min=1.0)
 
 
 def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,16 +186,12 @@ class BST(nn.Module):
         """Expected stars of every target, (b, t, i); not clamped; 0 where padded."""
         return self._spread_out(self._expected(*self._score(batch, self._read(batch))), batch)
 
-    def loss(self, batch: Batch, ratings: int) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the real targets, in units of the spread of the train ratings.
 
         The squared error (or Huber's, or the ordinal negative log-likelihood) of the prediction,
         plus the Gaussian negative log-likelihood of the regression heads, plus the prior of what is
-        learned per item, whose weight falls with the number of train ratings.
-
-        Args:
-            batch: with labels.
-            ratings: train ratings in all.
+        learned per item.
         """
         reading = self._read(batch)
         score, spread = self._score(batch, reading)
@@ -206,7 +207,8 @@ class BST(nn.Module):
         if reading.variance is not None:
             loss = (loss + (label - reading.mean).square() / reading.variance
                     + reading.variance.log())
-        total = loss.mean() + 2 * self.items.penalty() / ratings
+        loss = loss + 2 * self.items.penalty(self._real(batch.target_item, batch))
+        total = loss.mean()
         if self.interest is not None:
             total = total + self.config.interest * self._interest_loss(batch, reading)
         return total

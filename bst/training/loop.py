@@ -69,8 +69,7 @@ def averaged(model: BST, keep: float) -> AveragedModel:
 
 
 def train_step(
-    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, ratings: int,
-    share: float = 1.0,
+    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0
 ) -> float:
     """One update from the shards of all processes; returns the loss before it.
 
@@ -79,7 +78,6 @@ def train_step(
         batch: this process's shard, None where it is empty.
         optimizer: of the model's parameters.
         clip: largest norm of the gradient of the global batch.
-        ratings: train ratings in all.
         share: the shard's part of the real targets of the global batch, in [0, 1].
 
     Raises:
@@ -89,7 +87,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
-        loss = model.loss(batch, ratings) * share
+        loss = model.loss(batch) * share
         loss.backward()
     loss = add_up_gradients(model, loss.detach())
     if not torch.isfinite(loss):
@@ -199,7 +197,6 @@ class Fitting:
                  info: dict) -> None:
         self.model, self.batches, self.config, self.out, self.info = (
             model, batches, run.train, out, info)
-        self.ratings = len(batches.split.train)
         self.optimizer = optimizer_of(model, run.train)
         self.mean = averaged(model, run.train.average)
         self.progress = Progress()
@@ -229,8 +226,7 @@ class Fitting:
         torch.manual_seed(chance_seed(config.seed, progress.step))
         batch, share = gather_shard(self.batches, rows, config.device)
         try:
-            loss = train_step(self.model, batch, self.optimizer, clip=config.clip,
-                              ratings=self.ratings, share=share)
+            loss = train_step(self.model, batch, self.optimizer, clip=config.clip, share=share)
         except (FloatingPointError, torch.linalg.LinAlgError) as error:
             raise FloatingPointError(
                 f"step {progress.step}: {error}; the last resume point and the best model are "
