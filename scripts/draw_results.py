@@ -26,7 +26,7 @@ def calibration(axes, rows: list[dict]) -> None:
 
 def history(axes, rows: list[dict]) -> None:
     """MAE by length of the history; bst with seed 0."""
-    colors = {"streaming bias": GREY, "factors + neighbours": ORANGE, "bst": BLUE}
+    colors = {"streaming bias": GREY, "item kNN": ORANGE, "bst": BLUE}
     for name, color in colors.items():
         slices = next(row["slices"] for row in rows if row["scorer"] == name)
         found = {length: slices[f"history {length}"]["mae"] for length in LENGTHS
@@ -38,10 +38,10 @@ def history(axes, rows: list[dict]) -> None:
 
 
 def learning(axes, rows: list[dict]) -> None:
-    """Valid MAE after each epoch, a line a seed."""
+    """Valid MAE before training and after each epoch, a line a seed."""
     for row in rows:
         curve = row.get("valid_mae_by_epoch", [])
-        axes.plot(range(1, len(curve) + 1), curve, "o-", color=BLUE, alpha=0.6)
+        axes.plot(range(len(curve)), curve, "o-", color=BLUE, alpha=0.6)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="valid MAE, stars", title="Learning curves, a line a seed")
 

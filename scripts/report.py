@@ -71,20 +71,21 @@ def format_report(rows: list[dict]) -> str:
         f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
         f"{len(ours)} seeds",
         "",
-        "| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] |",
-        "|---|---|---|---|---|---|",
-        "| **bst** | " + " | ".join(f"**{c.mean():.4f}** +- {c.std():.4f}" for c in cells) + " | |",
+        "| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] | MSE [95 %] |",
+        "|---|---|---|---|---|---|---|",
+        f"| **bst** | {' | '.join(f'**{c.mean():.4f}** +- {c.std():.4f}' for c in cells)} | | |",
     ]
     for r in rows[len(ours):]:
         p = r.get("bst_minus_this")
-        paired = f"{p['mae']:+.4f} [{p['mae_low']:+.4f}, {p['mae_high']:+.4f}]" if p else ""
+        paired = " | ".join(f"{p[k]:+.4f} [{p[f'{k}_low']:+.4f}, {p[f'{k}_high']:+.4f}]"
+                            if p else "" for k in ("mae", "mse"))
         values = " | ".join(f"{r[key]:.4f}" for key in keys)
         lines.append(f"| {r['scorer']} | {values} | {paired} |")
     return "\n".join(lines)
 
 
 def learning_curve(run: Path) -> list[float]:
-    """Valid MAE after each epoch of a run."""
+    """Valid MAE before training and after each epoch of a run."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["valid_mae"] for line in lines]
 
@@ -92,14 +93,16 @@ def learning_curve(run: Path) -> list[float]:
 def main(args: Args) -> None:
     """Train, compare, print."""
     from bst.ablation import train_all
+    from bst.evaluation.baselines import BASELINES
     from bst.evaluation.report import write_results
-    from bst.run import predict_baselines, prepare, use_device
+    from bst.run import prepare, use_device
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     prepared = prepare(config)
-    rows = table(prepared, done, predict_baselines(prepared))
+    rivals = {name: score(prepared.store, prepared.split) for name, score in BASELINES.items()}
+    rows = table(prepared, done, rivals)
     for seed in range(args.seeds):
         run = config.with_seed(seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)

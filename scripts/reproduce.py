@@ -14,14 +14,7 @@ import tyro
 
 from bst.utils.guard import guarded
 
-STUDIES = {  # ablate_NAME.py and its flags
-    "dense": "", "loss": "", "text": "", "readout": "",
-    "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
-                "'no position (order shuffled)' 'position: gap only' 'position: rank only' "
-                "'history of 4' 'history of 20' 'history of 512' "
-                "'stars multiplied into the token' 'stars as residual' 'stars and residual'",
-    "base": "--only 'mean, transformer' 'mean, no sequence'",
-}
+STUDIES = ("layer", "heads", "history", "readout", "dense", "text", "loss", "interest")
 
 
 def commands(files: str, jobs: int) -> list[str]:
@@ -32,15 +25,14 @@ def commands(files: str, jobs: int) -> list[str]:
     return [
         f"scripts/report.py {study} --json pics/results.json",
         "scripts/draw_results.py",
-        *(f"scripts/ablate_{name}.py {study} {flags} --json pics/ablate_{name}.json "
-          f"--figure pics/ablate_{name}.png" for name, flags in STUDIES.items()),
-        f"scripts/ablate_loss.py {study} --protocol leave-last-one --only ordinal "
-        "--json pics/ablate_loss_last.json --figure pics/ablate_loss_last.png",
-        f"scripts/ablate_text.py {study} --cold 0.1 --only 'no text' 'shuffled overviews' "
+        *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json "
+          f"--figure pics/ablate_{name}.png" for name in STUDIES),
+        f"scripts/ablate.py text {study} --protocol cold-items "
         "--json pics/ablate_text_cold.json --figure pics/ablate_text_cold.png",
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
+        "scripts/shapes.py",
         *(f"scripts/{script}.py {files} --threads 1 --protocol keras-windows "
           f"--out runs/keras-windows{flags}" for script, flags in
           (("train", ""), ("evaluate", " --json pics/keras-windows.json"))),
@@ -49,8 +41,7 @@ def commands(files: str, jobs: int) -> list[str]:
           for seed, folder in enumerate(ranked)),
         f"scripts/rank.py --model {' '.join(ranked)} --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
-        f"scripts/benchmark.py train {data} --alternatives --profile "
-        "--json pics/benchmark_train.json",
+        f"scripts/benchmark.py train {data} --profile --json pics/benchmark_train.json",
         "scripts/benchmark.py score --model runs/ml-1m --profile --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",

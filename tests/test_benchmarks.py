@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bst.data.text
-from scripts.benchmarks import prep, scale, text
+from bst.config import ModelConfig
+from bst.data.schema import PAD
+from scripts.benchmarks import forms, prep, scale, text
 from scripts.benchmarks.common import Row, Seconds, alternate, faster, format_rows, pin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,19 +107,46 @@ def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["20000", "5000"]
 
 
-def test_training_forms_see_the_same_targets_and_count_their_products(tmp_path):
-    from bst.config import DataConfig
-    from bst.data.preparation import open_store
-    from bst.data.synthetic import write_synthetic
-    from scripts.benchmarks.forms import BATCH, HISTORY, trainees
+def test_plain_windows_hold_the_last_events_before_each_target_and_padding_changes_nothing(
+        store, split, monkeypatch):
+    monkeypatch.setattr(forms, "HISTORY", 7)
+    windows = forms.Windows(store, split)
+    short = next(k for k in range(len(windows)) if 0 < (windows[k][0] == PAD).sum() < 5)
+    for k in (0, short, len(windows) - 1):
+        (item, stars, label), p = windows[k], split.train[k]
+        is_earlier = ((store.user_row == store.user_row[p])
+                      & (store.timestamp < store.timestamp[p]))
+        before = np.flatnonzero(is_earlier)[-7:]
+        assert item[item != PAD].tolist() == store.item_idx[[*before, p]].tolist()
+        assert stars[7 - len(before):7].tolist() == store.rating[before].tolist()
+        assert (stars[7], label) == (0, store.rating[p])
+    model = forms.PlainWindows(store.num_items + 2).eval()
+    item, stars = (torch.from_numpy(x)[None] for x in windows[short][:2])
+    noise = torch.where(item == PAD, 5.0, stars)
+    torch.testing.assert_close(model(item, stars), model(item, noise))
+    assert not torch.allclose(model(item, stars), model(item, 5 - stars))
 
-    folder = write_synthetic(tmp_path, num_users=60, num_movies=80, num_ratings=6000)
-    known = trainees(open_store(DataConfig(data=folder)))
-    plain, window = known["plain, target token"], known["window form"]
-    assert plain.batches is window.batches and plain.batches[0].event_item.shape == (BATCH, HISTORY)
-    assert all(batch.is_visible.all() for batch in plain.batches)
-    d, s = 64, HISTORY + 1
-    attention = s * 4 * d * d + 2 * s * s * d  # projections; products of queries, keys, values
-    mlp = 64 * 256 + 256 * 128 + 128 * 64 + 64
-    forward = attention + s * 8 * d * d + mlp  # multiply-adds
-    assert plain.flop == pytest.approx(6 * forward, rel=0.06)  # backward costs twice as much
+
+def test_both_trainings_go_through_all_train_targets_of_an_epoch(store, split, monkeypatch):
+    monkeypatch.setattr(forms, "HISTORY", 7)
+    ours = forms.our_steps(store, split, ModelConfig(width=8, heads=2, hidden=(8, 8, 8)))
+    for steps in (forms.plain_steps(store, split), ours):
+        done = 0
+        while done < len(split.train):
+            done += next(steps)
+        assert done == len(split.train)
+
+
+def test_targets_per_second_are_those_of_the_median_run():
+    now, took = 0.0, iter([0, 1, 1, 1, 1, 4, 2, 2])  # the first makes the model
+
+    def steps():
+        nonlocal now
+        for seconds in took:
+            now += seconds
+            yield 12
+
+    trainee = forms.Trainee(steps())
+    for _ in range(3):
+        trainee.measure(4, lambda: now)
+    assert trainee.rates == [12, 3, 6] and trainee.rate == 6

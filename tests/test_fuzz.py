@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,20 +16,18 @@ from bst.data.formats import layout_of, read_tables
 from bst.data.overviews import read_metadata
 from bst.data.sequences import build_sequences, load_store, save_store
 from bst.data.sources import RawFiles
-from bst.data.text import TextVectors
-from bst.training.checkpoint import load_model, load_resume
+from bst.training.checkpoint import load_fitted, load_model, load_resume
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
-from bst.utils.packing import pack, unpack
-from scripts.fuzzing.targets import ROWS, small_run
+from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
 from tests.conftest import random_tables
 
 quietly = settings(max_examples=100, deadline=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
                    st.binary(min_size=1, max_size=9))
-ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x", [], {}, [[]],
-                       {"a": 1}])
+ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x\ny", [], {},
+                       [[]], {"a": 1}])
 
 
 def damaged(content: bytes, damage: tuple[str, float, bytes]) -> bytes:
@@ -53,51 +50,57 @@ def copy(run, tmp_path):
     return lambda: shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
 
 
-@pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff",
-                                   b'{"version": 1}', b'{"version": 1, "config": []}'])
-def test_a_model_json_that_is_no_model_is_a_data_error(copy, found):
+@pytest.mark.parametrize("name", ["model.json", "fitted.json"])
+@pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{}",
+                                   b'{"version": 2}', b'{"version": 2, "config": []}'])
+def test_json_that_is_no_part_of_a_run_is_a_data_error(copy, name, found):
     folder = copy()
-    write_sealed(folder / "model.json", found)
-    with pytest.raises(DataError, match="expected model.json|do not fit|version None"):
+    write_sealed(folder / name, found)
+    with pytest.raises(DataError, match="expected model.json|do not fit|version None|damaged or"):
         load_model(folder)
+        load_fitted(folder, IDENTITY)
+
+
+@pytest.mark.parametrize(("name", "key"), [("model.json", "version"), ("fitted.json", "version"),
+                                           ("fitted.json", "identity")])
+def test_a_value_of_two_lines_is_told_in_one(copy, name, key):
+    folder = copy()
+    about = json.loads((folder / name).read_text()) | {key: "x\ny"}
+    write_sealed(folder / name, json.dumps(about).encode())
+    with pytest.raises(DataError, match=r"x\\ny.*, expected") as caught:
+        load_model(folder)
+        load_fitted(folder, IDENTITY)
+    assert "\n" not in str(caught.value)
 
 
 @quietly
-@given(place=st.integers(0, 10**6), value=ODD)
-def test_any_value_of_model_json_may_be_any_other(copy, place, value):
+@given(name=st.sampled_from(["model.json", "fitted.json"]), place=st.integers(0, 10**6), value=ODD)
+def test_any_value_of_a_run_may_be_any_other(copy, name, place, value):
     folder = copy()
-    about = json.loads((folder / "model.json").read_text())
-    inner = [(box, key) for box in (about, about["config"], about["sizes"], about["vocabulary"])
-             for key in box]
+    about = json.loads((folder / name).read_text())
+    boxes = [about, *(box for box in about.values() if isinstance(box, dict))]
+    inner = [(box, key) for box in boxes for key in box]
     box, key = inner[place % len(inner)]
     box[key] = value
-    write_sealed(folder / "model.json", json.dumps(about).encode())
-    try:
-        load_model(folder)
-    except DataError as error:
-        assert "\n" not in str(error)
+    write_sealed(folder / name, json.dumps(about).encode())
+    loads_or_is_a_data_error(folder)
 
 
 @quietly
-@given(name=st.sampled_from(["model.json", "model.safetensors", "resume.pt"]), damage=DAMAGE)
+@given(name=st.sampled_from(["model.json", "model.safetensors", "fitted.json", "resume.pt"]),
+       damage=DAMAGE)
 def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
     folder = copy()
     write_sealed(folder / name, damaged((folder / name).read_bytes(), damage))
-    for load in (load_model, load_resume):
+    loads_or_is_a_data_error(folder)
+
+
+def loads_or_is_a_data_error(folder):
+    for load in (load_model, lambda folder: load_fitted(folder, IDENTITY), load_resume):
         try:
             load(folder)
         except DataError as error:
             assert "\n" not in str(error)
-
-
-@quietly
-@given(damage=DAMAGE)
-def test_damaged_packed_bytes_are_a_value_error(damage):
-    content = pack(TextVectors(np.ones((2, 3), np.float32), np.array([True, False])))
-    try:
-        unpack(TextVectors, damaged(content, damage))
-    except ValueError as error:
-        assert "\n" not in str(error)
 
 
 @pytest.fixture(scope="module")

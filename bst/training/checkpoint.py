@@ -76,7 +76,7 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         raise DataError(f"{folder}: no readable model ({error}); expected model.json and "
                         "model.safetensors as scripts/train.py writes them") from error
     if info.get("version") != MODEL_VERSION:
-        raise DataError(f"{folder}/model.json: version {info.get('version')}, expected "
+        raise DataError(f"{folder}/model.json: version {info.get('version')!r}, expected "
                         f"{MODEL_VERSION}; train again with this version")
     try:
         model = BST.from_json(info)
@@ -118,7 +118,7 @@ def load_fitted(folder: Path, identity: dict) -> Fitted:
                         ) from error
     if fitted.version != FITTED_VERSION or fitted.identity != identity:
         raise DataError(
-            f"{path}: version {fitted.version} of run {fitted.identity}, expected version "
+            f"{path}: version {fitted.version!r} of run {fitted.identity!r}, expected version "
             f"{FITTED_VERSION} of {identity}, the model's; {again}")
     return fitted
 

@@ -1,75 +1,114 @@
-"""The forms of training that `train` times in turn, and the plain PyTorch ones beside them."""
+"""What `train` times in turn: our network, and a tutorial's windows in plain PyTorch."""
 
 import itertools
 import statistics
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.data import DataLoader, Dataset
 
-from bst.config import ModelConfig
+from bst.config import ModelConfig, TrainConfig
+from bst.data.schema import PAD
 from bst.data.sequences import SequenceStore
-from bst.data.splits import split_interactions
-from bst.model.base import base_scores
-from bst.model.batches import Batch, Batches, UserVocabulary
-from bst.training.loop import build_model, train_step
+from bst.data.splits import History, Split, split_interactions
+from bst.data.text import TextVectors
+from bst.model.batches import Batches, UserVocabulary
+from bst.model.build import build_model
+from bst.training.loop import averaged, gather_shard, optimizer_of, train_step
 
-HISTORY, BATCH = 50, 1024
-BARE = ModelConfig(  # the inputs of `PlainWindows`: item, stars, position
-    history_len=HISTORY, genres=False, year=False, text=False, user_features=False, dense="none",
-    base="mean", item_dropout=0.0,
-)
-FULL = ModelConfig(history_len=HISTORY, text=False, base="mean")
+HISTORY, BATCH = 200, 256
+OURS = {"bst, whole": "both", "bst, regression heads alone": "regression",
+        "bst, softmax heads alone": "softmax"}
+PLAIN = "plain PyTorch windows"
+
+
+class Windows(Dataset):
+    """The train targets, each with the last `HISTORY` events before it, padded in front."""
+
+    def __init__(self, store: SequenceStore, split: Split) -> None:
+        self.store, self.target = store, split.train
+        self.history = History.of(store, split)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, k: int) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """Items (s,) with the target last, stars (s,) with 0 for the target's, and its stars."""
+        store, p = self.store, self.target[k]
+        rows = self.history.position[self.history.start[p]:self.history.stop[p]][-HISTORY:]
+        item, stars = np.full(HISTORY + 1, PAD), np.zeros(HISTORY + 1, np.float32)
+        item[HISTORY - len(rows):] = [*store.item_idx[rows], store.item_idx[p]]
+        stars[HISTORY - len(rows):HISTORY] = store.rating[rows]
+        return item, stars, store.rating[p]
 
 
 class PlainWindows(nn.Module):
-    """What a tutorial writes: windows of item and stars through nn.TransformerEncoderLayer."""
+    """The Keras example's kind of network, the cheaper one that reads the target's output alone."""
 
-    def __init__(self, num_items: int, *, flatten: bool, width: int = 64) -> None:
+    def __init__(self, num_items: int, *, width: int = 64) -> None:
         super().__init__()
-        self.flatten = flatten
-        self.item, self.stars = nn.Embedding(num_items, width), nn.Embedding(6, width)
+        self.item, self.stars = nn.Embedding(num_items, width), nn.Linear(1, width)
         self.position = nn.Embedding(HISTORY + 1, width)
-        self.layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.2, batch_first=True)
-        widths = [width * (HISTORY + 1 if flatten else 1), 256, 128, 64]
-        hidden = [[nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2)]
-                  for a, b in itertools.pairwise(widths)]
+        self.layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True)
+        hidden = [[nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.1)]
+                  for a, b in itertools.pairwise([width, 256, 128, 64])]
         self.head = nn.Sequential(*itertools.chain(*hidden), nn.Linear(64, 1))
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of full windows: (b, 50) events and one target a row."""
-        item = torch.cat([batch.event_item, batch.target_item], dim=1)
-        stars = F.pad(batch.event_rating.long(), (0, 1))
-        x = self.layer(self.item(item) + self.stars(stars) + self.position.weight)
-        x = rearrange(x, "b s d -> b (s d)") if self.flatten else x[:, -1]
-        return F.mse_loss(self.head(x), batch.label)
+    def forward(self, item: Tensor, stars: Tensor) -> Tensor:
+        """Stars (b,) of the last of items (b, s), with stars (b, s) of those before."""
+        x = self.item(item) + self.stars(stars[..., None]) + self.position.weight
+        return self.head(self.layer(x, src_key_padding_mask=item == PAD)[:, -1])[:, 0]
+
+
+Steps = Iterator[int]  # each update gives its number of targets
+
+
+def plain_steps(store: SequenceStore, split: Split) -> Steps:
+    """Updates as a tutorial makes them, epoch after epoch."""
+    torch.manual_seed(0)
+    model = PlainWindows(store.num_items + 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    while True:
+        for item, stars, label in DataLoader(Windows(store, split), BATCH, shuffle=True):
+            loss = F.mse_loss(model(item, stars), label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield len(label)
+
+
+def our_steps(store: SequenceStore, split: Split, config: ModelConfig) -> Steps:
+    """Updates as `bst.training.loop.Fitting` makes them, epoch after epoch."""
+    train, rng = TrainConfig(), np.random.default_rng(0)
+    noise = rng.normal(size=(store.num_items, 384)).astype(np.float32)  # overviews cost the same
+    text = TextVectors(noise, np.ones(store.num_items, dtype=bool))
+    batches = Batches(store, split, UserVocabulary.fit(store, split))
+    model = build_model(config, batches, text, seed=0)
+    optimizer, mean = optimizer_of(model, train), averaged(model, train.average)
+    for epoch in itertools.count():
+        plan = batches.epoch("train", batch_size=train.batch_size, seed=0, epoch=epoch)
+        for rows in plan:
+            batch, _ = gather_shard(batches, rows, "cpu")
+            train_step(model, batch, optimizer, clip=train.clip, ratings=len(split.train))
+            mean.update_parameters(model)
+            yield sum(map(len, rows))
 
 
 class Trainee:
-    """A model with its optimizer and batches, trained in turn with the others."""
+    """A training that goes on in turn with the others."""
 
-    def __init__(self, model: nn.Module, batches: list[Batch], *, bf16: bool = False) -> None:
-        self.model, self.batches, self.bf16 = model, batches, bf16
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        self.steps, self.rates = itertools.cycle(batches), []
+    def __init__(self, steps: Steps) -> None:
+        self.steps, self.rates = steps, []
+        next(steps)  # makes the model
 
-    def step(self) -> int:
-        """One update; returns its number of targets."""
-        batch = next(self.steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            train_step(self.model, batch, self.optimizer, clip=1.0)
-        return int(batch.is_target.sum())
-
-    def measure(self, seconds: float, clock) -> None:
+    def measure(self, seconds: float, clock: Callable[[], float]) -> None:
         """Keep the targets per second over at least `seconds`."""
         done, started = 0, clock()
         while (spent := clock() - started) < seconds:
-            done += self.step()
+            done += next(self.steps)
         self.rates.append(done / spent)
 
     @property
@@ -77,51 +116,11 @@ class Trainee:
         """Median of what was measured."""
         return statistics.median(self.rates)
 
-    @cached_property
-    def flop(self) -> float:
-        """Floating point operations of the matrix products of a step, per target."""
-        with FlopCounterMode(display=False) as counter:
-            targets = sum(self.step() for _ in self.batches[:8])
-        return counter.get_total_flops() / targets
 
-
-def trainees(store: SequenceStore, *, alternatives: bool = False) -> dict[str, Trainee]:
-    """Our forms and the two plain references, on targets of the same train part.
-
-    Alternatives are ways to go faster that other machines may reward: bf16 and torch.compile.
-    """
-    split, rng = split_interactions(store), np.random.default_rng(0)
-    base, vocabulary = base_scores(store, split, "mean"), UserVocabulary.fit(store, split)
-    shared, window = (Batches(store, split, vocabulary, base=base, history_len=HISTORY, shared=s)
-                      for s in (True, False))
-    plan = shared.epoch("train", batch_targets=BATCH, seed=0)
-    packed = [shared.gather(rows) for rows in plan[:60]]
-    full = split.train[(window.stop - window.first)[split.train] == HISTORY]
-    windows = [window.gather([np.array([p]) for p in rng.choice(full, BATCH)])
-               for _ in range(4)]
-    items = store.num_items + 2
-    flat = replace(BARE, readout="flatten")
-    known = {
-        "plain, flattened": Trainee(PlainWindows(items, flatten=True), windows),
-        "plain, target token": Trainee(PlainWindows(items, flatten=False), windows),
-        "window form, flattened": Trainee(build_model(flat, window, None, seed=0), windows),
-        "window form": Trainee(build_model(BARE, window, None, seed=0), windows),
-        "shared history": Trainee(build_model(BARE, shared, None, seed=0), packed),
-        "shared history, all features": Trainee(build_model(FULL, shared, None, seed=0), packed),
-    }
-    if alternatives:
-        known["bf16"] = Trainee(build_model(FULL, shared, None, seed=0), packed, bf16=True)
-        compiled = build_model(FULL, shared, None, seed=0)
-        compiled.loss = torch.compile(compiled.loss, dynamic=True)
-        known["compiled"] = Trainee(compiled, packed)
-        for _ in range(20):  # compiles for the shapes that come
-            known["compiled"].step()
-    return known
-
-
-def peak_flop(clock) -> float:
-    """Floating point operations a second of a product of 1024 x 1024 matrices."""
-    a, started = torch.randn(1024, 1024), clock()
-    for _ in range(20):
-        a @ a
-    return 20 * 2 * 1024**3 / (clock() - started)
+def trainees(store: SequenceStore) -> dict[str, Trainee]:
+    """Our network, with one kind of heads or both, and the plain windows, on one train part."""
+    split = split_interactions(store)
+    known = {name: our_steps(store, split, ModelConfig(attention=attention))
+             for name, attention in OURS.items()}
+    return {name: Trainee(steps)
+            for name, steps in (known | {PLAIN: plain_steps(store, split)}).items()}

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-Target = Literal["ml-1m", "ml-100k", "ml-csv", "zip", "metadata", "model", "resume"]
+Target = Literal["ml-1m", "ml-100k", "ml-csv", "zip", "metadata", "model", "fitted", "resume"]
 GENRE_FLAGS = "0|1" + "|0" * 17
+IDENTITY = {"hash": "0", "data": "1"}
 ROWS = {  # of each file of a data set
     "ml-1m": {"users.dat": "1::F::1::10::48067\n2::M::56::16::V0\n",
               "movies.dat": "1::Toy Story (1995)::Animation|Comedy\n3::Up & Away::Drama\n",
@@ -29,18 +30,30 @@ ROWS = {  # of each file of a data set
 
 
 def small_run(folder: Path) -> Path:
-    """`folder` with a model of a few weights in it, and a resume state."""
+    """`folder` with a model of a few weights in it, what was fitted beside it, a resume state."""
     from bst.config import ModelConfig
     from bst.data.schema import USER_FEATURES
     from bst.model.batches import UserVocabulary
     from bst.model.network import BST, Sizes
-    from bst.training.checkpoint import save_model, save_resume
+    from bst.training.checkpoint import (
+        FITTED_VERSION,
+        Fitted,
+        save_fitted,
+        save_model,
+        save_resume,
+    )
 
-    config = ModelConfig(width=2, heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
-    model = BST(config, Sizes(items=2, known_items=1, genres=1, text=0, users=(3, 3, 3, 3, 3),
-                              dense=28, levels=2))
+    config = ModelConfig(widths=(2,), drift=(0.1,), forgets=(0.1,), key_var=(0.1,), width=2,
+                         heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
+    model = BST(config, Sizes(items=2, known_items=1, content=4, text=0, overview=0,
+                              users=(3, 3, 3, 3, 3), levels=2))
     vocabulary = UserVocabulary([1], {name: ["a"] for name in USER_FEATURES})
-    save_model(folder, model, vocabulary, {"identity": {"hash": "0"}})
+    save_model(folder, model, vocabulary, {"identity": IDENTITY})
+    save_fitted(folder, Fitted(
+        FITTED_VERSION, IDENTITY, {"protocol": "temporal", "ties": "strict", "seed": 0},
+        {"bert": None, "pooling": "last", "precision": "fp32", "text_source": "overview"},
+        ["Drama"], {"item_id": [1, 3], "title": ["a", "b"], "year": [1995, None],
+                    "genres": [["Drama"], []], "ratings": [2, 0]}))
     save_resume(folder, {"step": 3, "model": dict(model.head.state_dict()), "best": [0.5, None]})
     return folder
 
@@ -49,12 +62,14 @@ def reader(target: Target, folder: Path) -> tuple[dict[str, bytes], Callable[[],
     """Good files of a target, and what reads them in `folder`."""
     from bst.data.formats import read_tables
     from bst.data.overviews import read_metadata
-    from bst.training.checkpoint import load_model, load_resume
+    from bst.training.checkpoint import load_fitted, load_model, load_resume
 
-    if target in ("model", "resume"):
+    of_run = {"model": (load_model, "model.json", "model.safetensors"),
+              "fitted": (lambda folder: load_fitted(folder, IDENTITY), "fitted.json"),
+              "resume": (load_resume, "resume.pt")}
+    if target in of_run:
         small_run(folder)
-        names = ("resume.pt",) if target == "resume" else ("model.json", "model.safetensors")
-        read = load_resume if target == "resume" else load_model
+        read, *names = of_run[target]
         return {name: (folder / name).read_bytes() for name in names}, lambda: read(folder)
     if target == "zip":
         buffer = io.BytesIO()

@@ -1,0 +1,48 @@
+"""The generated sets of other shapes, and their table. Run: pytest tests/test_shapes.py."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from bst.config import DataConfig
+from bst.data.preparation import open_store
+from bst.data.splits import split_interactions
+from bst.data.synthetic import RatingsShape, write_ratings
+from scripts import shapes
+
+SHAPE = RatingsShape(users=150, each=8, items=90, levels=(0.5, 5, 0.5), genres=True, stay=0.1)
+
+
+def test_ratings_of_a_shape_are_those_that_it_names(tmp_path):
+    store = open_store(DataConfig(data=write_ratings(tmp_path, SHAPE)))
+    assert set(store.rating * 2) <= set(range(1, 11)) and len(np.unique(store.rating)) > 6
+    assert store.num_users == 150 and 4 < len(store) / 150 < 12
+    assert store.movies["genres"].list.len().min() == 1 and store.movies["year"].is_null().all()
+    count = np.sort(np.bincount(store.item_idx))[::-1]
+    assert count[:9].sum() > 0.3 * len(store)  # a tenth of the items: a long tail
+    split = split_interactions(store)
+    users, items = (~np.isin(key[split.test], key[split.train])
+                    for key in (store.user_row, store.item_idx))
+    assert users.mean() > 0.9 and 0 < items.mean() < 0.3
+
+
+def test_a_shape_with_news_has_new_items_and_a_bare_one_no_table_of_them(tmp_path):
+    bare = replace(SHAPE, genres=False, users=600, items=300, news=30.0)
+    store = open_store(DataConfig(data=write_ratings(tmp_path / "a", bare)))
+    split = split_interactions(store)
+    assert np.isin(store.item_idx[split.test], store.item_idx[split.train]).mean() < 0.7
+    assert not (tmp_path / "a/movies.csv").exists()
+    other = write_ratings(tmp_path / "b", replace(bare, seed=1)) / "ratings.csv"
+    again = write_ratings(tmp_path / "c", bare) / "ratings.csv"
+    content = (tmp_path / "a/ratings.csv").read_bytes()
+    assert again.read_bytes() == content != other.read_bytes()
+
+
+def test_the_table_has_each_scorer_and_pairs_bst_with_the_best_baseline(monkeypatch, capsys):
+    monkeypatch.setattr(shapes, "SHAPES", {"small": SHAPE})
+    shapes.main(seeds=1)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    mae = {name: float(cells.split()[0]) for _, name, cells, _ in rows}
+    best = min(list(mae)[1:], key=mae.get)
+    assert rows[0][1] == "bst" and len(rows) == 8 and rows[0][3].endswith(f", {best} |")
+    assert abs(float(rows[0][3].split()[0]) - (mae["bst"] - mae[best])) < 2e-4
