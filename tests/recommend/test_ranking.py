@@ -71,6 +71,18 @@ def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
     assert score(None, items, at).tolist() == expected and max(expected) > 0
 
 
+def test_a_list_ends_where_the_films_that_are_not_seen_end(ranked, store):
+    recommender, split, short, rated = ranked
+    lists, _ = top_lists(recommender, store, split, "test", store.num_items)
+    assert not all((found > 0).all() for found in lists["bst stars"])
+    for name, found in lists.items():
+        assert (found[:, :4] == short[name]).all()
+        films = [row[row > 0].tolist() for row in found]
+        assert all(set(mine) < set(row) for row, mine in zip(films, rated, strict=True))
+    row = ranking_rows({"all": lists["bst stars"][None]}, rated, k=store.num_items)[0]
+    assert row["hr"] == 1.0  # what pads a list is no hit and no miss
+
+
 def test_the_rows_are_means_over_users_of_the_formulas():
     """Three users: a hit at rank 2 of 2 relevant; none of 1; nobody liked by the third."""
     lists = {"bst": np.array([[[7, 8], [7, 8], [9, 8]]])}
