@@ -197,13 +197,12 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
     config, store, split = prepared.config.data, prepared.store, prepared.split
     movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
-    genres = genre_names(store.movies) if prepared.config.model.genres else ()
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
         {"bert": config.bert, "pooling": config.pooling, "precision": config.precision,
          "text_source": config.text_source},
-        list(genres), movies | {"ratings": count[FIRST_IDX:].tolist()}))
+        list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()}))
 
 
 def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:

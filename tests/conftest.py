@@ -115,7 +115,7 @@ def text(store):
     return TextVectors(vectors, has)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(store, split, text):
     """(config changes) -> (model in fp64 with random weights, batches)."""
 

@@ -25,14 +25,16 @@ class ContentScale:
     genres: tuple[str, ...]
     year_mean: float
     year_std: float
+    has_year: bool  # in the content
     text_mean: np.ndarray  # (w,) float32, w the width of an overview vector
     text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
 
     @classmethod
     def of(cls, model: BST, genres: Sequence[str]) -> "ContentScale":
-        """The scale that a model was built with."""
+        """The scale that a model was built with for a catalogue with these `genre_names`."""
         mean, spread = model.year_scale.tolist()
-        return cls(tuple(genres), mean, spread, model.text_mean.numpy(), model.text_axes.numpy())
+        return cls(tuple(genres) if model.config.genres else (), mean, spread, model.config.year,
+                   model.text_mean.numpy(), model.text_axes.numpy())
 
     @classmethod
     def fit(cls, movies: pl.DataFrame, text: TextVectors | None, rated: np.ndarray, *,
@@ -46,16 +48,16 @@ class ContentScale:
             genres: use them.
             year: use it.
         """
-        known = movies["year"].to_numpy()[rated] if year else np.zeros(0)
-        known = known[~np.isnan(known.astype(float))].astype(float)
+        known = movies["year"].to_numpy()[rated].astype(float)
+        known = known[~np.isnan(known)]
         mean, axes = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
         if text is not None:
             mean, axes = _principal(text.vectors[rated][text.has_text[rated]],
                                     text.vectors.shape[1])
         names = genre_names(movies) if genres else ()
         if len(known) < 2 or known.std() == 0:
-            return cls(names, float(known.sum() / max(1, len(known))), 1.0, mean, axes)
-        return cls(names, float(known.mean()), float(known.std()), mean, axes)
+            return cls(names, float(known.sum() / max(1, len(known))), 1.0, year, mean, axes)
+        return cls(names, float(known.mean()), float(known.std()), year, mean, axes)
 
     def features(self, genres: Sequence[Sequence[str] | None], year: np.ndarray,
                  text: TextVectors | None) -> np.ndarray:
@@ -73,7 +75,7 @@ class ContentScale:
         hot = hot.reshape(n, len(self.genres))
         # a genre of an item with many says less of it
         shares = 2 * hot / np.maximum(1, hot.sum(axis=1, keepdims=True))
-        z = self.years(year)[:, None]
+        z = self.years(year)[:, None] * self.has_year
         columns = [np.ones((n, 1)), shares, z, z**2]
         if self.text_axes.shape[1]:
             read = np.zeros((n, self.text_axes.shape[1]))

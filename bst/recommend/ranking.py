@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bst.data.schema import FIRST_IDX
+from bst.data.schema import FIRST_IDX, PAD
 from bst.data.sequences import SequenceStore
 from bst.data.splits import Split
 from bst.evaluation.baselines import item_bias
@@ -72,7 +72,8 @@ def top_lists(
         k: length of a list.
 
     Returns:
-        (u, k) item indices by scorer, best first; and for each user the stars of the part by item.
+        (u, k) item indices by scorer, best first, PAD where candidates are fewer; and for each
+        user the stars of the part by item.
     """
     recent = recent_popularity(store, split)
     _, bias = item_bias(store, split)
@@ -87,7 +88,8 @@ def top_lists(
         candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
         for name, score in scores(recommender, recent, bias, person, candidates, at).items():
             order = np.lexsort((candidates, -count[candidates], -score))
-            lists[name].append(candidates[order[:k]])
+            best = candidates[order[:k]]
+            lists[name].append(np.pad(best, (0, k - len(best)), constant_values=PAD))
         rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),
                               strict=True)))
     return {name: np.stack(rows) for name, rows in lists.items()}, rated

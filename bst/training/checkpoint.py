@@ -32,7 +32,7 @@ class Fitted:
     identity: dict  # hash of the config and digest of the data, as in model.json
     protocol: dict  # name, ties and seed of the split
     encoder: dict  # bert, pooling, precision, text_source of `DataConfig`
-    genres: list[str]  # in the order of the content features
+    genres: list[str]  # of all movies, in the order of the content features
     movies: dict  # item_id, title, year, genres, ratings (in train): a list each
 
 

@@ -99,13 +99,13 @@ def turn_clock_back() -> None:
     time.time_ns = lambda: next(late) * 10**9
 
 
-def poison(step: int) -> None:
-    """Make one row of the film embedding NaN before the `step`-th update."""
+def poison(step: int, name: str) -> None:
+    """Make the weights `name` NaN before the `step`-th update."""
     real, count = bst.training.loop.train_step, itertools.count(1)
 
     def train_step(model, *args, **options):
         if next(count) == step:
-            model.item_id.weight.data[2:] = float("nan")
+            model.get_parameter(name).data.fill_(float("nan"))
         return real(model, *args, **options)
 
     bst.training.loop.train_step = train_step

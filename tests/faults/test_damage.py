@@ -14,11 +14,9 @@ import torch
 
 from bst.data.movielens import read_movielens
 from bst.data.sequences import build_sequences, load_store, save_store
-from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
 from bst.data.text import embed_texts
 from bst.evaluation.report import read_results
-from bst.model.base import fit_base
 from bst.run import store_of
 from bst.training.checkpoint import load_fitted, load_model, load_resume
 from bst.training.loop import MetricsLog
@@ -26,7 +24,7 @@ from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from tests.faults.conftest import digest
 
-RUN_FILES = ["config.json", "fitted.safetensors", "metrics.jsonl", "model.json",
+RUN_FILES = ["config.json", "fitted.json", "metrics.jsonl", "model.json",
              "model.safetensors", "results.json", "resume.pt", "sums.json"]
 STORE_FILES = ["item_idx.npy", "manifest.json", "movies.parquet", "offsets.npy", "rating.npy",
                "sums.json", "timestamp.npy", "users.parquet"]
@@ -101,7 +99,7 @@ def test_a_damaged_file_of_a_store_is_refused(store_copy, name):
     refused_in_one_line(load_store, store_copy / name)
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "resume.pt"])
+@pytest.mark.parametrize("name", ["fitted.json", "model.json", "model.safetensors", "resume.pt"])
 def test_a_file_of_another_run_is_refused(whole, tmp_path, name):
     """Whole, but not what this run wrote."""
     mixed = tmp_path / "mixed"
@@ -151,20 +149,6 @@ def test_a_run_folder_of_other_data_is_refused(whole, start, tmp_path):
     assert child.wait() == 1 and len(child.errors) == 1, child.said
     assert f"error: {copy} holds a run of config " in child.errors[0]
     assert digest(copy) == digest(whole)
-
-
-def test_a_damaged_cache_of_base_scores_is_computed_again(raw, tmp_path, capsys):
-    store = build_sequences(read_movielens(raw))
-    split = split_interactions(store)
-    whole = fit_base(store, split, "neighbours", cache_dir=tmp_path)[1]
-    (path,) = tmp_path.iterdir()
-    good = path.read_bytes()
-    for bad in damages(good, seed=2)[::9]:
-        path.write_bytes(bad)
-        again = fit_base(store, split, "neighbours", cache_dir=tmp_path)[1]
-        np.testing.assert_array_equal(again.score, whole.score)
-        assert "damaged, the base is computed again" in capsys.readouterr().err
-        assert [p.read_bytes() for p in tmp_path.iterdir()] == [good]
 
 
 def test_damaged_built_in_data_is_written_again(tmp_path):

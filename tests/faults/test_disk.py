@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_names_the_file_and_the_step_and_the_old_checkpoint
     out, stuff = disk / "run", disk / "stuff"
     child = start(out, fault=fill_disk, about=(stuff,))
     assert child.wait() == 74, child.said
-    step = load_resume(out)["state"]["step"]
+    step = load_resume(out)["progress"]["step"]
     assert step == 24 and child.errors == [
         f"error: disk full writing {out}/sums.json; last good checkpoint is step {step}; free "
         "space and give the same command again"] or child.errors == [
@@ -92,10 +92,11 @@ def test_a_store_on_a_disk_that_fills_up_stays_as_it_was(raw, mounted, tmp_path)
 
 @pytest.mark.parametrize("flag", [
     "--out", pytest.param("--cache", marks=pytest.mark.slow)])
-def test_a_folder_that_nobody_may_write_is_one_line(start, mounted, tmp_path, flag):
+def test_a_folder_that_nobody_may_write_is_one_line(start, raw, mounted, tmp_path, flag):
     folder = mounted("-t", "tmpfs", "tmpfs")
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-    child = start(*([folder / "run"] if flag == "--out" else [tmp_path / "run", flag, folder]))
+    flags = [tmp_path / "run", flag, folder, "--text", "--metadata", raw / "movies_metadata.csv"]
+    child = start(*([folder / "run"] if flag == "--out" else flags))
     assert child.wait() == 74, child.said
     (line,) = child.errors
     assert str(folder) in line and "Read-only file system" in line
@@ -134,7 +135,7 @@ def test_a_store_that_is_made_anew_does_not_change_the_run_that_reads_the_old_on
 @pytest.mark.parametrize("spare", [2**26, 2**27])
 def test_memory_that_runs_out_is_one_line(start, tmp_path, spare):
     """Of numpy and torch. Without a few MB for its threads, polars ends the process by itself."""
-    child = start(tmp_path / "run", "--width", "1024", "--heads", "2", "--batch-targets", "100000",
+    child = start(tmp_path / "run", "--width", "1024", "--heads", "2", "--batch-size", "1000000",
                   fault=limit_memory, about=(spare,))
     assert child.wait() == 1, child.said
     assert len(child.errors) == 1 and child.errors[0].startswith("error: out of memory")
@@ -163,7 +164,7 @@ def test_a_run_folder_names_no_file_outside_of_it(whole, tmp_path):
     (copy / "sums.json").write_text(json.dumps({**sums, "../../etc/passwd": ["0"]}))
     load_model(copy)
     (copy / "model.safetensors").unlink()
-    (copy / "model.safetensors").symlink_to(whole / "fitted.safetensors")
+    (copy / "model.safetensors").symlink_to(whole / "fitted.json")
     with pytest.raises(DataError):
         load_model(copy)
 

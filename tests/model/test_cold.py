@@ -29,21 +29,6 @@ def batches(store, split, fitted):
                    history_len=13, shared=True)
 
 
-def test_a_cold_film_has_the_base_of_a_new_film_with_its_content(store, split, text, fitted):
-    """A twin that `with_items` adds: the same genres, year and overview, and no rating."""
-    fit, _, cold = fitted
-    for p in split.train[::29]:
-        fold = fit.folds[store.user_row[p] % FOLDS]
-        twin = fold.recipe.of_store(store, text)[[store.item_idx[p]]]
-        item = store.item_idx.copy()
-        item[p] = len(fold.weight)
-        found = read_histories(fold.with_items(twin), replace(store, item_idx=item),
-                               History.of(store, split), np.array([p]))
-        assert cold.score[p] == cold.factors[p] == pytest.approx(found.score[0], abs=1e-5)
-        assert cold.doubt[p] == pytest.approx(found.doubt[0], abs=1e-5)
-        assert cold.neighbours[p] == 0.0
-
-
 def test_the_other_bases_forget_what_they_know_of_the_film(store, split):
     fit, base = fit_base(store, split, "bias")
     mean, bias = fit.mean, fit_statistics(store, split, base.score).bias

@@ -10,18 +10,16 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from bst.config import DataConfig, RunConfig
+from bst.data.schema import FIRST_IDX
 from bst.evaluation.report import evaluate, paired_difference, write_results
 from bst.recommend.hub import _name, publish
 from bst.recommend.recommender import Recommender
-from bst.training.checkpoint import load_model, save_fitted, save_model
+from bst.training.checkpoint import load_model
 from bst.training.loop import predict_part
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts import export as export_script
-from tests.recommend.test_recommender import build, default, fits, ratings  # noqa: F401
-
-DROPPED = {".base.factors.prior", ".base.neighbours.user", ".base.neighbours.item_slot",
-           ".base.neighbours.residual"}  # of fitted.safetensors, with all folds
+from tests.recommend.test_recommender import build, keep, ratings  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +29,8 @@ def run(build, store, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("runs") / "films"
     bert, identity = folder.parent / "bert-of-mine", recommender.fitted.identity
     bert.mkdir()
-    save_model(folder, recommender.model, recommender.vocabulary, {"identity": identity, "step": 7})
-    save_fitted(folder, replace(recommender.fitted,
-                                encoder={**recommender.fitted.encoder, "bert": str(bert)}))
+    fitted = replace(recommender.fitted, encoder={**recommender.fitted.encoder, "bert": str(bert)})
+    keep(Recommender(recommender.model, recommender.vocabulary, fitted), folder, step=7)
     config = RunConfig(data=DataConfig(data=folder.parent / "ml-of-mine", bert=str(bert),
                                        metadata=folder.parent / "movies_metadata.csv",
                                        cache=folder.parent / "cache"))
@@ -70,26 +67,34 @@ def test_the_folder_scores_as_the_run_bit_by_bit(run, hub, store):
     assert ((run / "model.safetensors").read_bytes() == (hub / "model.safetensors").read_bytes())
 
 
-def test_nothing_of_anybody_in_the_training_is_left(run, hub, store, default):  # noqa: F811
-    """Else the ratings could be read off the residuals; all other arrays have the same bits."""
-    before, after = (load_file(folder / "fitted.safetensors") for folder in (run, hub))
-    gone = {name for name in before if name not in after}
-    assert gone and all(name.startswith(".base.folds.") for name in gone)
-    for name, array in after.items():
-        if name in DROPPED:
-            assert len(array) == 0 and len(before[name]), name
-        else:
-            np.testing.assert_array_equal(array, before[name])
-    assert load_model(run)[1].user_id and not load_model(hub)[1].user_id
-    recommender = Recommender.from_pretrained(hub)
-    known = [user for user in store.users["user_id"] if default.history_of(store, user).num_train]
-    with pytest.raises(DataError, match=f"user {known[0]} was in the training, whose ratings"):
-        recommender.history_of(store, known[0])
+def lists(value):
+    """All lists in what JSON gave, with the values of the lists in them."""
+    if isinstance(value, list):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(
+            value, list) else ():
+        yield from lists(inner)
+
+
+def test_nothing_of_anybody_in_the_training_is_left(run, hub, store, split):
+    """No id of a user, and no array or list with an entry for each user or rating."""
+    known = len(load_model(run)[1].user_id)
+    assert known == len(np.unique(store.user_row[split.train])) and not load_model(hub)[1].user_id
+    users = {known, known + FIRST_IDX}
+    for name, array in load_file(hub / "model.safetensors").items():
+        assert users.isdisjoint(array.shape) and len(split.train) not in array.shape, name
+    for path in hub.glob("*.json"):
+        for found in lists(json.loads(path.read_text())):
+            assert len(found) not in users and len(found) <= store.num_items, (path, found)
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    movies = json.loads((hub / "fitted.json").read_text())["movies"]
+    assert set(movies) == {"item_id", "title", "year", "genres", "ratings"}
+    assert movies["ratings"] == count[FIRST_IDX:].tolist()  # how many, not which
 
 
 def test_the_files_are_those_of_the_hub_and_name_no_place(run, hub):
     assert {path.name for path in hub.iterdir()} == {
-        "README.md", "config.json", "fitted.safetensors", "model.json", "model.safetensors",
+        "README.md", "config.json", "fitted.json", "model.json", "model.safetensors",
         "results.json", "sums.json"}
     for path in hub.iterdir():
         assert str(run.parent).encode() not in path.read_bytes(), path
@@ -155,22 +160,13 @@ def spoilt(run, folder, *, drop: str):
 @pytest.mark.parametrize(("drop", "message"), [
     ("results.json", "no results.json, expected a finished run"),
     ("config.json", "config.json: .*expected a run folder"),
-    ("model.json", "no readable model"), ("fitted.safetensors", "expected what was fitted"),
+    ("model.json", "no readable model"), ("fitted.json", "expected what was fitted"),
 ])
 def test_an_unfinished_run_is_refused_in_one_line(run, tmp_path, drop, message):
     with pytest.raises(DataError, match=message) as error:
         publish(spoilt(run, tmp_path / "run", drop=drop), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_results_without_all_intervals_are_refused_in_one_line(run, tmp_path):
-    folder = spoilt(run, tmp_path / "run", drop=None)
-    rows = json.loads((run / "results.json").read_text())
-    del rows[0]["rmse_low"]
-    write_results(rows, folder / "results.json", write=write_sealed)
-    with pytest.raises(DataError, match="no interval of rmse, .* delete it and give"):
-        publish(folder, tmp_path / "out")
 
 
 def test_what_is_there_is_not_overwritten(run, tmp_path):

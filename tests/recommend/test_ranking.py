@@ -6,8 +6,10 @@ Run: pytest tests/recommend/test_ranking.py.
 import numpy as np
 import pytest
 
-from bst.recommend.ranking import format_ranking, ranking_rows, recent_popularity, scores, top_lists
-from tests.recommend.test_recommender import build, fits, movie  # noqa: F401
+from bst.data.schema import FIRST_IDX
+from bst.evaluation.baselines import ITEM_SHRINK
+from bst.recommend.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
+from tests.recommend.test_recommender import build  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +44,43 @@ def test_the_list_by_stars_is_the_one_that_recommend_gives(ranked, store):
         assert recommender.catalogue.items([f.movie_id for f in top]).tolist() == found.tolist()
 
 
-def test_the_base_score_is_that_of_training(ranked, store, fits):  # noqa: F811
-    recommender, split, _, _ = ranked
-    base = fits("temporal", "strict", "neighbours")[2]
-    recent = recent_popularity(store, split)
-    for p in split.test[::9]:
-        at, user = int(store.timestamp[p]), int(store.user_row[p])
-        person = recommender.history_of(store, store.users["user_id"][user]).before(at)
-        items = store.item_idx[[p]].astype(np.int64)
-        found = scores(recommender, recent, person, items, at)["base score"]
-        assert found == pytest.approx(base.score[p], abs=1e-5)
+def test_the_list_by_item_mean_knows_train_alone(ranked, store):
+    """Films by the bias of the streaming baseline, whoever asks, without what was seen."""
+    _, split, lists, _ = ranked
+    train = split.train
+    stars, mean = store.rating[train], store.rating[train].astype(float).mean()
+    bias = {}
+    for item in range(2, store.num_items + 2):
+        own = stars[store.item_idx[train] == item]
+        bias[item] = (own - mean).sum() / (len(own) + ITEM_SHRINK)
+    for user, found in zip(sorted(set(store.user_row[split.test])), lists["item mean"],
+                           strict=True):
+        first = next(p for p in split.test if store.user_row[p] == user)
+        rows = range(store.offsets[user], store.offsets[user + 1])
+        seen = {store.item_idx[q] for q in rows if store.timestamp[q] < store.timestamp[first]}
+        best = sorted((bias[item] for item in set(bias) - seen), reverse=True)[:4]
+        assert [bias[item] for item in found] == pytest.approx(best) and seen.isdisjoint(found)
+
+
+def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
+    score = recent_popularity(store, split, seconds=5000)
+    at = int(np.quantile(store.timestamp, 0.7))
+    items = np.arange(store.num_items) + FIRST_IDX
+    expected = [sum(1 for t, i in zip(store.timestamp, store.item_idx, strict=True)
+                    if i == item and at - 5000 <= t < at) for item in items]
+    assert score(None, items, at).tolist() == expected and max(expected) > 0
+
+
+def test_a_list_ends_where_the_films_that_are_not_seen_end(ranked, store):
+    recommender, split, short, rated = ranked
+    lists, _ = top_lists(recommender, store, split, "test", store.num_items)
+    assert not all((found > 0).all() for found in lists["bst stars"])
+    for name, found in lists.items():
+        assert (found[:, :4] == short[name]).all()
+        films = [row[row > 0].tolist() for row in found]
+        assert all(set(mine) < set(row) for row, mine in zip(films, rated, strict=True))
+    row = ranking_rows({"all": lists["bst stars"][None]}, rated, k=store.num_items)[0]
+    assert row["hr"] == 1.0  # what pads a list is no hit and no miss
 
 
 def test_the_rows_are_means_over_users_of_the_formulas():
@@ -83,6 +112,6 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
     recommender, split, lists, _ = ranked
     monkeypatch.setattr(
         "bst.recommend.ranking.scores",
-        lambda recommender, recent, person, items, at: {"same": np.zeros(len(items))})
+        lambda recommender, recent, bias, person, items, at: {"same": np.zeros(len(items))})
     found, _ = top_lists(recommender, store, split, "test", 4)
     np.testing.assert_array_equal(found["same"], lists["popularity"])

@@ -27,10 +27,9 @@ from bst.serving.app import create_app
 from bst.serving.gate import BODY, JsonProtocol
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import Models
-from bst.training.checkpoint import save_fitted, save_model
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
-from tests.recommend.test_recommender import build, fits  # noqa: F401
+from tests.recommend.test_recommender import build, keep  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVENTS = [{"movie_id": 7, "stars": 5, "time": 978_000_000},
@@ -82,13 +81,6 @@ def serving(models: Models, *, port: int = 0, **limits):
         finally:
             server.should_exit = True
             thread.join()
-
-
-def keep(recommender: Recommender, folder: Path) -> Path:
-    save_model(folder, recommender.model, recommender.vocabulary,
-               {"identity": recommender.fitted.identity})
-    save_fitted(folder, recommender.fitted)
-    return folder
 
 
 def number(port: int, name: str) -> float:

@@ -8,8 +8,8 @@ import pytest
 from bst.recommend.recommender import Recommender
 from bst.serving.worker import Models
 from tests.browser import CHROMIUM, Browser
-from tests.recommend.test_recommender import build, fits  # noqa: F401
-from tests.serving.test_app import keep, serving
+from tests.recommend.test_recommender import build, keep  # noqa: F401
+from tests.serving.test_app import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; on Debian: "
                                 "apt-get install chromium")
