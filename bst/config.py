@@ -4,16 +4,39 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows", "cold-items"]
 Ties = Literal["strict", "stable"]
 Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
+OnBad = Literal["stop", "quarantine"]
+Pooling = Literal["mean-last-two", "last", "second-to-last"]
+Precision = Literal["fp32", "bf16"]
 
 
 def option(default, text: str):
     """A dataclass field with its default and its help text (which names the unit)."""
     return field(default=default, metadata={"help": text})
+
+
+def check_option(name: str, value: object, options: type) -> None:
+    """Refuse a value that a Literal type does not list.
+
+    Raises:
+        ValueError: names the field, the value and the options.
+    """
+    if value not in get_args(options):
+        known = ", ".join(map(repr, get_args(options)))
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
+
+
+class _Options:
+    """A dataclass whose Literal fields are checked, in Python as on the command line."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if get_origin(f.type) is Literal:
+                check_option(f.name, getattr(self, f.name), f.type)
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:
@@ -22,7 +45,7 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(_Options):
     """Which ratings, which split, which text encoder."""
 
     data: Path | None = option(
@@ -33,7 +56,7 @@ class DataConfig:
         "auto", "how the raw files are written (data/README.md); auto: told by their names"
     )
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
-    on_bad: Literal["stop", "quarantine"] = option("stop", "what to do about a bad row")
+    on_bad: OnBad = option("stop", "what to do about a bad row")
     protocol: Protocol = option("temporal", "how ratings are split into train, valid and test")
     ties: Ties = option(
         "strict", "strict: a history has earlier timestamps only; stable: file order breaks ties"
@@ -42,10 +65,10 @@ class DataConfig:
     bert: str | None = option(
         None, "BERT folder or hub name for the overviews; none: the packaged MiniLM"
     )
-    pooling: Literal["mean-last-two", "last", "second-to-last"] = option(
+    pooling: Pooling = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)"
     )
-    precision: Literal["fp32", "bf16"] = option(
+    precision: Precision = option(
         "fp32", "of BERT's matrix products; bf16: about twice as fast where the CPU has it, cosine "
         "0.9999 with fp32"
     )
@@ -57,7 +80,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(_Options):
     """Sizes and parts of the network."""
 
     attention: Literal["both", "regression", "softmax", "none"] = option(
@@ -113,6 +136,7 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
             raise ValueError(
                 f"width must be a multiple of heads, got width {self.width} and heads {self.heads}"
@@ -139,7 +163,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(_Options):
     """How the weights are fitted."""
 
     epochs: int = option(6, "passes over the train targets, at most")
@@ -162,6 +186,7 @@ class TrainConfig:
     threads: int = option(0, "torch threads; 0: one per core")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_range("epochs", self.epochs, 1, 1000)
         _check_range("batch-size", self.batch_size, 1, 10**7)
         _check_range("patience", self.patience, 1, 1000)
@@ -175,7 +200,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(_Options):
     """Everything that decides the numbers of a run."""
 
     data: DataConfig = DataConfig()

@@ -12,15 +12,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
-    ("utils", ["errors", "files", "guard", "packing"]),
+    ("utils", ["errors", "files", "guard"]),
     ("", ["config"]),
     ("data", ["schema", "overviews", "sources", "raw", "movielens", "formats", "synthetic", "text",
               "sequences", "splits", "preparation"]),
-    ("model", ["features", "factors", "kalman", "neighbours", "base", "batches", "network",
-               "people", "scoring"]),
+    ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
-    ("recommend", ["catalogue", "recommender", "export", "hub", "ranking"]),
+    ("recommend", ["person", "catalogue", "recommender", "export", "hub", "ranking"]),
     ("", ["run", "ablation", "cluster"]),
     ("serving", ["messages", "worker", "gate", "app"]),
 ]

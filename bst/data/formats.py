@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bst.config import Format
+from bst.config import Format, OnBad, check_option
 from bst.data.movielens import AGES, ML_1M
 from bst.data.raw import (
     EARLIEST,
@@ -52,7 +52,7 @@ CHUNK = 2**24  # bytes of ratings.csv from which users are collected at a time
 
 
 def read_tables(
-    source: Path, *, format: Format = "auto", metadata: Path | None = None, on_bad: str = "stop",
+    source: Path, *, format: Format = "auto", metadata: Path | None = None, on_bad: OnBad = "stop",
     report_dir: Path | None = None,
 ) -> Tables:
     """Read and validate a data set of any of the formats; see `raw.read_layout`.
@@ -75,6 +75,7 @@ def layout_of(files: RawFiles, format: Format = "auto") -> Layout:
     Raises:
         DataError: the format is `auto` and no one format fits; names what was found.
     """
+    check_option("format", format, Format)
     if format == "auto":
         names = files.names()
         fits = ["ml-csv"] if files.is_alone else [f for f, mark in MARKS.items() if mark in names]

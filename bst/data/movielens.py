@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from bst.config import OnBad
 from bst.data.raw import (
     EARLIEST,
     LATEST,
@@ -25,7 +26,7 @@ AGES = {"1", "18", "25", "35", "45", "50", "56"}
 
 
 def read_movielens(
-    source: Path, *, metadata: Path | None = None, on_bad: str = "stop",
+    source: Path, *, metadata: Path | None = None, on_bad: OnBad = "stop",
     report_dir: Path | None = None,
 ) -> Tables:
     """Read and validate users.dat, movies.dat and ratings.dat; see `raw.read_layout`.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.config import DataConfig, Format
+from bst.config import DataConfig, Format, OnBad
 from bst.data.formats import layout_of, read_tables
 from bst.data.raw import (
     BadRows,
@@ -94,7 +94,7 @@ def _with_files(config: DataConfig) -> DataConfig:
 
 def stream_store(
     source: Path, folder: Path, *, format: Format = "auto", metadata: Path | None = None,
-    on_bad: str = "stop", chunk_bytes: int = CHUNK, part_bytes: int = PART,
+    on_bad: OnBad = "stop", chunk_bytes: int = CHUNK, part_bytes: int = PART,
 ) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from bst.config import OnBad, check_option
 from bst.data.overviews import YEAR, merge_overviews
 from bst.data.schema import MOVIES, RATINGS, RowIndex, Tables
 from bst.data.sources import RawFiles
@@ -40,7 +41,8 @@ class BadRows:
         files: names of the files, in the order in which their rows are listed.
     """
 
-    def __init__(self, on_bad: str, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, on_bad: OnBad, files: tuple[str, ...] = ()) -> None:
+        check_option("on_bad", on_bad, OnBad)
         self.on_bad, self.files, self.count, self.rows = on_bad, files, 0, []
 
     def add(self, *row) -> None:
@@ -93,7 +95,7 @@ class Layout:
 
 
 def read_layout(
-    files: RawFiles, layout: Layout, *, metadata: Path | None = None, on_bad: str = "stop",
+    files: RawFiles, layout: Layout, *, metadata: Path | None = None, on_bad: OnBad = "stop",
     report_dir: Path | None = None,
 ) -> Tables:
     """Read and validate the files of a data set.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bst.config import Protocol, Ties, check_option
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
@@ -65,7 +66,7 @@ class History:
 
 
 def split_interactions(
-    store: SequenceStore, *, protocol: str = "temporal", ties: str = "strict", seed: int = 0
+    store: SequenceStore, *, protocol: Protocol = "temporal", ties: Ties = "strict", seed: int = 0
 ) -> Split:
     """Assign every interaction to train, valid or test by the named protocol.
 
@@ -80,12 +81,17 @@ def split_interactions(
         ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
         seed: of the protocols that draw at random.
 
+    Raises:
+        ValueError: on a name that is none of these.
+
     Example:
         >>> store = SequenceStore(item_idx=np.arange(2, 12, dtype=np.int32), users=None, movies=(),
         ...     rating=np.ones(10, np.float32), timestamp=np.arange(10), offsets=np.array([0, 10]))
         >>> split_interactions(store).test
         array([9])
     """
+    check_option("protocol", protocol, Protocol)
+    check_option("ties", ties, Ties)
     position = np.arange(len(store))
     first = np.zeros(len(store), dtype=bool)
     first[store.offsets[:-1][np.diff(store.offsets) > 0]] = True

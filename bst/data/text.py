@@ -10,6 +10,7 @@ import numpy as np
 from einops import reduce
 from tqdm import tqdm
 
+from bst.config import Pooling, Precision, check_option
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic
 
@@ -29,8 +30,8 @@ class TextVectors:
 
 
 def embed_texts(
-    texts: list[str | None], *, bert: str | None = None, pooling: str = "mean-last-two",
-    precision: str = "fp32", cache_dir: Path,
+    texts: list[str | None], *, bert: str | None = None,
+    pooling: Pooling = "mean-last-two", precision: Precision = "fp32", cache_dir: Path,
 ) -> TextVectors:
     """Embed every text with a frozen BERT.
 
@@ -44,7 +45,10 @@ def embed_texts(
 
     Raises:
         DataError: the encoder is missing, damaged or has no safetensors.
+        ValueError: on a pooling or a precision that is none of these.
     """
+    check_option("pooling", pooling, Pooling)
+    check_option("precision", precision, Precision)
     folder = encoder_folder(bert)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if bert is None and weights != PACKAGED_SHA256:

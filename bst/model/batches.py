@@ -245,7 +245,8 @@ class Batches:
         row = np.repeat(np.arange(len(new)), np.diff(new, append=len(targets)))
         size = np.maximum.reduceat(seen, new)
         chunks = num_chunks(size)
-        cell = row * chunks.max() + (chunks * CHUNK - size)[row] // CHUNK + seen // CHUNK
+        chunk = np.minimum(((chunks * CHUNK - size)[row] + seen) // CHUNK, chunks[row] - 1)
+        cell = row * chunks.max() + chunk
         _, back, count = np.unique(cell, return_inverse=True, return_counts=True)
         return np.split(targets, new[1:]), chunks, np.maximum.reduceat(count[back], new)
 

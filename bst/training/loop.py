@@ -81,18 +81,23 @@ def train_step(
         share: the shard's part of the real targets of the global batch, in [0, 1].
 
     Raises:
-        FloatingPointError: the loss is not finite; the weights are left as they were.
+        FloatingPointError: the loss or its gradient is not finite; the weights are left as they
+            were.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
-        loss = model.loss(batch) * share
-        loss.backward()
+        try:
+            loss = model.loss(batch) * share
+            loss.backward()
+        except torch.linalg.LinAlgError:
+            loss = loss * torch.nan  # so that the sum tells the other processes
     loss = add_up_gradients(model, loss.detach())
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()}")
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for what, value in (("loss", loss), ("norm of the gradient", norm)):
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the {what} is {value.item()}")
     optimizer.step()
     return loss.item()
 
@@ -117,7 +122,11 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
 def predict_part(
     model: BST, batches: Batches, part: str, *, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32."""
+    """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32.
+
+    Raises:
+        FloatingPointError: in each process, if some of them are not finite.
+    """
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
     plan = batches.epoch(part, batch_size=EVAL_SIZE)
     ends = np.cumsum([sum(map(len, rows)) for rows in plan])
@@ -129,10 +138,16 @@ def predict_part(
         batch = batches.gather(rows)
         real = batch.is_target
         here = slice(end - int(real.sum()), end)
-        found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
+        try:
+            found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
+        except torch.linalg.LinAlgError:
+            found[:, here] = torch.nan  # so that the sum tells the other processes
         where[here] = batch.position[real]
     if len(ends):
         predictions[:, add_up(where).numpy()] = add_up(found).numpy()
+    lost = int((~torch.isfinite(found)).any(dim=0).sum())
+    if lost:
+        raise FloatingPointError(f"{lost} of the predictions of {part} are not finite")
     return predictions[0], predictions[1]
 
 
@@ -162,7 +177,7 @@ def fit(
         True when training is complete, False when it was asked to stop.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the step.
+        FloatingPointError: the loss or a prediction is not finite; names the step.
         DataError: the processes do not start from the same weights, or a file is damaged.
         OSError: a file cannot be written; a note names the last resume point.
     """
@@ -213,10 +228,10 @@ class Fitting:
                             f"{self.progress.step}); expected that every machine sees the same "
                             f"folder {out}")
         self.last_good = self.progress.step
-        self.log = MetricsLog(out / "metrics.jsonl", self.progress.step) if rank() == 0 else None
+        done = self.progress.epoch if saved else -1  # 0 stands for what was before training
+        self.log = MetricsLog(out / "metrics.jsonl", done) if rank() == 0 else None
         if saved is None:
-            with _noting(self.last_good):
-                self._validate("before training", {"epoch": 0}, time.perf_counter())
+            self._validate("before training", {"epoch": 0}, time.perf_counter())
 
     def step(self, rows: list[np.ndarray], done: float) -> None:
         """One update from the targets at `rows`; `done` is the share of training behind it."""
@@ -225,12 +240,8 @@ class Fitting:
             group["lr"] = learning_rate(done, group["peak"], config.warmup)
         torch.manual_seed(chance_seed(config.seed, progress.step))
         batch, share = gather_shard(self.batches, rows, config.device)
-        try:
+        with self._naming():
             loss = train_step(self.model, batch, self.optimizer, clip=config.clip, share=share)
-        except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise FloatingPointError(
-                f"step {progress.step}: {error}; the last resume point and the best model are "
-                "kept, lower --lr and start a new run") from error
         self.mean.update_parameters(self.model)
         progress.step += 1
         progress.batch += 1
@@ -241,15 +252,13 @@ class Fitting:
         progress = self.progress
         row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.batch}
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        with _noting(self.last_good):
-            self._validate(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}", row,
-                           started)
+        self._validate(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}", row, started)
 
     def save(self) -> None:
         """Write a resume point."""
         if rank() > 0:
             return
-        with _noting(self.last_good):
+        with self._naming():
             save_resume(self.out, {
                 "model": self.model.state_dict(), "mean": self.mean.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress)})
@@ -258,8 +267,9 @@ class Fitting:
     def _validate(self, what: str, row: dict, started: float) -> None:
         progress, valid = self.progress, self.batches.split.valid
         label = self.batches.store.rating[valid]
-        score = predict_part(self.mean.module, self.batches, "valid",
-                             device=self.config.device)[0][valid]
+        with self._naming():
+            score = predict_part(self.mean.module, self.batches, "valid",
+                                 device=self.config.device)[0][valid]
         row |= {"step": progress.step, "valid_mae": mae(score, label),
                 "valid_rmse": rmse(score, label), "processes": size(),
                 "seconds": round(time.perf_counter() - started, 1)}
@@ -268,32 +278,41 @@ class Fitting:
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1
         if rank() > 0:
             return
-        if better:
-            save_model(self.out, self.mean.module, self.batches.vocabulary,
-                       {**self.info, "step": progress.step})
-        self.log.append(row)
+        with self._naming():
+            if better:
+                save_model(self.out, self.mean.module, self.batches.vocabulary,
+                           {**self.info, "step": progress.step})
+            self.log.append(row)
         print(f"{what}, valid mae {row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, "
               f"{row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
 
-
-@contextmanager
-def _noting(step: int) -> Iterator[None]:
-    """Add to a failed write what is still good."""
-    try:
-        yield
-    except OSError as error:
-        error.add_note(f"last good checkpoint is step {step}" if step else "no checkpoint yet")
-        raise
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say in an error at which step it was, or what is still good."""
+        try:
+            yield
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"step {self.progress.step}: {error}; the last resume point and the best model "
+                "are kept, lower --lr and start a new run") from error
+        except OSError as error:
+            error.add_note(f"last good checkpoint is step {self.last_good}" if self.last_good
+                           else "no checkpoint yet")
+            raise
 
 
 class MetricsLog:
     """`metrics.jsonl`: one dict a line; lines after the resume point are dropped.
 
+    Args:
+        path: of the file.
+        epoch: the last one that was done at the resume point.
+
     Raises:
         DataError: the file is damaged.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, epoch: int) -> None:
         self.path = path
         try:
             lines = read_sealed(path).decode().splitlines() if path.exists() else []
@@ -301,7 +320,7 @@ class MetricsLog:
         except ValueError as error:
             raise DataError(f"{path}: {error}; delete it, the run goes on without the lines that "
                             "it had") from error
-        self.rows = [row for row in rows if row["step"] <= step]
+        self.rows = [row for row in rows if row["epoch"] <= epoch]
 
     def append(self, row: dict) -> None:
         """Add one line."""

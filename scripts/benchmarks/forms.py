@@ -92,7 +92,7 @@ def our_steps(store: SequenceStore, split: Split, config: ModelConfig) -> Steps:
         plan = batches.epoch("train", batch_size=train.batch_size, seed=0, epoch=epoch)
         for rows in plan:
             batch, _ = gather_shard(batches, rows, "cpu")
-            train_step(model, batch, optimizer, clip=train.clip, ratings=len(split.train))
+            train_step(model, batch, optimizer, clip=train.clip)
             mean.update_parameters(model)
             yield sum(map(len, rows))
 

@@ -152,7 +152,8 @@ def test_each_model_field_has_an_effect(small, changes):
 
 def test_the_other_fields_have_an_effect_too(small):
     assert small(dense="bucket", buckets=3)[0].bucket.num_embeddings == 3 * len(FACTS)
-    loose, tight = (small(key_var=(v, v))[0].items.penalty().item() for v in (1.0, 0.01))
+    loose, tight = (small(key_var=(v, v))[0].items.penalty(torch.arange(2, 30)).sum().item()
+                    for v in (1.0, 0.01))
     assert tight > 10 * loose
     for changes in (dict(dropout=0.0, item_dropout=0.9), dict(dropout=0.9, item_dropout=0.0)):
         model, batches = small(**changes)
@@ -198,7 +199,7 @@ def test_one_batch_is_learned_by_heart(store, split, text, attention):
     batch = batches.gather(batches.epoch("train", batch_size=96, seed=0)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(300):
-        train_step(model, batch, optimizer, clip=1.0, ratings=10**9)
+        train_step(model, batch, optimizer, clip=1.0)
     model.eval()
     error = (model(batch) - batch.label)[batch.is_target]
     assert error.square().mean() < 0.02
@@ -214,7 +215,10 @@ def test_the_losses_are_those_of_plain_formulas(small):
         reading = model._read(batch)
         heads = (z - reading.mean).square() / reading.variance + reading.variance.log()
         items = model.items
-        squares = items.id.weight[FIRST_IDX:].square() / items.var
+        count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
+        target = batch.target_item[real]
+        squares = (items.id(items.row[target]).square() / items.var).sum(-1)
+        prior = squares / torch.from_numpy(count)[target]
         error = (model(batch)[real] - model.center) / model.spread - z
         if kind == "mse":
             fit = error.square()
@@ -234,8 +238,8 @@ def test_the_losses_are_those_of_plain_formulas(small):
             mean, star = model.predict(batch)
             np.testing.assert_allclose(mean[real].tolist(), np.clip(means, 1, 5), atol=1e-5)
             assert star[real].tolist() == medians
-        expected = (fit + heads).mean() + squares.sum() / 1000
-        assert model.loss(batch, 1000).item() == pytest.approx(expected.item(), abs=1e-6)
+        expected = (fit + heads + prior).mean()
+        assert model.loss(batch).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_the_whole_star_of_a_point_prediction_is_the_nearest_one(small):
@@ -256,7 +260,7 @@ def test_stars_in_other_units_give_the_same_network(store, split, text):
         optimizer = optimizer_of(model, batches_config())
         for step, rows in enumerate(batches.epoch("train", batch_size=512, seed=0)):
             torch.manual_seed(step)
-            train_step(model, batches.gather(rows), optimizer, clip=1.0, ratings=500)
+            train_step(model, batches.gather(rows), optimizer, clip=1.0)
         model.eval()
         found.append(model(batches.gather(all_rows(batches))) / unit)
     assert found[0].std() > 0.01

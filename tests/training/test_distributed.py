@@ -25,8 +25,8 @@ from bst.config import ModelConfig, RunConfig, TrainConfig
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.evaluation.metrics import mae, rmse
-from bst.model.base import base_scores
 from bst.model.batches import Batches, UserVocabulary
+from bst.model.build import build_model
 from bst.run import only_run_in
 from bst.training.checkpoint import load_resume
 from bst.training.distributed import (
@@ -40,32 +40,33 @@ from bst.training.distributed import (
     size,
     wait_for_all,
 )
-from bst.training.loop import build_model, fit, gather_shard, predict_part, train_step
+from bst.training.loop import fit, gather_shard, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.guard import FolderInUseError, folder_lock
 from tests.conftest import random_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = RunConfig(
-    model=ModelConfig(width=12, heads=3, history_len=13, feature_dim=3, hidden=(17, 7, 5),
-                      dropout=0.0, item_dropout=0.0, position="rank", base="mean"),
-    train=TrainConfig(epochs=3, batch_targets=90, patience=5, save_every=4, lr=3e-3),
+    model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
+                      width=12, heads=3, history_len=13, feature_dim=3, hidden=(17, 7, 5),
+                      dropout=0.0, item_dropout=0.0, interest=0.1),
+    train=TrainConfig(epochs=3, batch_size=256, patience=5, save_every=4, lr=3e-3),
 )
 OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
               "adamw32": (torch.optim.AdamW, torch.float32)}
-SIZES = (1, 2, 3, 101)  # targets of an evaluation batch
+SIZES = (1, 100, 307, 8192)  # events and targets of an evaluation batch
 
 
-def small_job(*, shared: bool = True):
+def small_job():
     """A model without zeros that could hide a path, and its batches."""
-    store = build_sequences(random_tables(num_ratings=500))
+    store = build_sequences(random_tables(num_ratings=870))
     split = split_interactions(store)
-    batches = Batches(store, split, UserVocabulary.fit(store, split), history_len=13,
-                      base=base_scores(store, split, "mean"), shared=shared)
+    batches = Batches(store, split, UserVocabulary.fit(store, split))
     model = build_model(RUN.model, batches, None, seed=3)
     torch.manual_seed(5)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    for name, parameter in model.named_parameters():
+        if "log_" not in name:  # clocks and noises stay in range
+            torch.nn.init.normal_(parameter, std=0.3)
     return model, batches
 
 
@@ -84,17 +85,18 @@ def steps(name: str, *, clip: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plan_of(batches: Batches) -> list:
-    return batches.epoch("train", batch_targets=36, seed=1)
+    return batches.epoch("train", batch_size=100, seed=1)
 
 
-def predictions(targets: int) -> np.ndarray:
-    """Of the valid part in batches of at most `targets`: (2, n)."""
-    model, batches = small_job(shared=False)
-    bst.training.loop.EVAL_TARGETS, before = targets, bst.training.loop.EVAL_TARGETS
+def predictions(batch_size: int, *, predict=None) -> np.ndarray:
+    """Of the valid part in batches of this size: (2, n)."""
+    model, batches = small_job()
+    model.predict = predict or model.predict
+    bst.training.loop.EVAL_SIZE, before = batch_size, bst.training.loop.EVAL_SIZE
     try:
         return np.stack(predict_part(model, batches, "valid"))
     finally:
-        bst.training.loop.EVAL_TARGETS = before
+        bst.training.loop.EVAL_SIZE = before
 
 
 def train(out: Path, *, stop_after: int | None = None, asker: int = 0) -> bool:
@@ -110,17 +112,31 @@ def train(out: Path, *, stop_after: int | None = None, asker: int = 0) -> bool:
     return fit(model, batches, RUN, out, info={}, stop_requested=stop)
 
 
-def refuses_a_loss_of_one_process() -> bool:
-    """True when a NaN in the shard of the last process stops this one, its weights unchanged."""
+def fail(*_):
+    torch.linalg.cholesky(-torch.eye(2))
+
+
+def refuses_a_loss_of_one_process(fault: str) -> bool:
+    """True when a fault in the shard of the last process stops this one, its weights unchanged."""
     model, batches = small_job()
     before = [p.detach().clone() for p in model.parameters()]
     rows = max(plan_of(batches), key=len)
     batch, share = gather_shard(batches, rows, "cpu")
-    if rank() == size() - 1:
+    if rank() == size() - 1 and fault == "nan":
         batch = replace(batch, label=batch.label * torch.nan)
-    with pytest.raises(FloatingPointError):
-        train_step(model, batch, torch.optim.SGD(model.parameters(), lr=0.1), clip=1.0, share=share)
+    elif rank() == size() - 1:
+        model.loss = fail
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        train_step(model, batch, torch.optim.SGD(model.parameters(), lr=0.1), clip=1.0,
+                   share=share)
     return all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def refuses_a_prediction_of_one_process() -> bool:
+    """True when a failure of the last process to predict stops this one."""
+    with pytest.raises(FloatingPointError, match="of the predictions of valid are not finite"):
+        predictions(1, predict=fail if rank() == size() - 1 else None)
+    return True
 
 
 def refuses_other_weights(out: Path) -> bool:
@@ -162,8 +178,8 @@ def work(number: int, folder: Path) -> None:
         print("from a process")
         for name in OPTIMIZERS:
             found[f"{name} losses"], found[f"{name} weights"] = steps(name)
-        for targets in SIZES:
-            found[f"predictions {targets}"] = predictions(targets)
+        for number_of in SIZES:
+            found[f"predictions {number_of}"] = predictions(number_of)
         found["seed"] = np.array(chance_seed(7, 11))
         found["most"] = np.array(most(number * 5))
         found["all equal"] = np.array([all_equal(3.0, -1.0), all_equal(3.0, -number)])
@@ -171,8 +187,9 @@ def work(number: int, folder: Path) -> None:
         with first_goes_first():
             found["there already"] = np.array((folder / "mark").exists())
             (folder / "mark").touch()
-        found["refused"] = np.array([refuses_a_loss_of_one_process(),
-                                     refuses_other_weights(folder / "other")])
+        found["refused"] = np.array([
+            refuses_a_loss_of_one_process("nan"), refuses_a_loss_of_one_process("cholesky"),
+            refuses_a_prediction_of_one_process(), refuses_other_weights(folder / "other")])
         found["kept out"] = np.array(keeps_both_out(folder / "busy"))
         found["whole"] = np.array(train(folder / "whole"))
         found["stopped"] = np.array(train(folder / "changing", stop_after=3, asker=1))
@@ -208,7 +225,8 @@ def group(tmp_path_factory):
 
 def logged(folder: Path, *columns: str) -> np.ndarray:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return np.array([[json.loads(line)[column] for column in columns] for line in lines])
+    rows = [json.loads(line) for line in lines]  # the first one has no train loss
+    return np.array([[row.get(column, 0.0) for column in columns] for row in rows])
 
 
 def test_the_plan_has_batches_of_one_row_and_of_several():
@@ -237,13 +255,13 @@ def test_the_processes_hold_equal_bits(group):
         assert np.array_equal(first[f"{name} weights"], second[f"{name} weights"])
 
 
-@pytest.mark.parametrize("targets", SIZES)
-def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, targets):
+@pytest.mark.parametrize("batch_size", SIZES)
+def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, batch_size):
     valid, label = small_job()[1].split.valid, small_job()[1].store.rating
-    alone, reference = predictions(targets), predictions(8192)
+    alone, reference = predictions(batch_size), predictions(8192)
     assert np.isnan(np.delete(alone, valid, axis=1)).all()
     for found in group[1]:
-        np.testing.assert_array_equal(found[f"predictions {targets}"], alone)
+        np.testing.assert_array_equal(found[f"predictions {batch_size}"], alone)
     for measure in (mae, rmse):
         assert measure(alone[0, valid], label[valid]) == pytest.approx(
             measure(reference[0, valid], label[valid]), rel=1e-6)
@@ -259,7 +277,7 @@ def test_a_run_of_two_processes_logs_what_one_logs(group, tmp_path):
     columns = "step", "train_loss", "valid_mae", "valid_rmse"
     whole, one = logged(group[0] / "whole", *columns), logged(tmp_path / "one", *columns)
     np.testing.assert_allclose(whole, one, rtol=1e-5)
-    assert logged(group[0] / "whole", "processes").ravel().tolist() == [2, 2, 2]
+    assert logged(group[0] / "whole", "processes").ravel().tolist() == [2, 2, 2, 2]
 
 
 def test_a_stop_in_one_process_stops_both_and_one_then_two_go_on(group):
@@ -289,8 +307,8 @@ def test_each_process_has_its_rows_and_its_own_chance(group):
     assert all(int(f["most"]) == 5 and f["all equal"].tolist() == [True, False] for f in group[1])
 
 
-def test_a_loss_or_weights_that_are_wrong_in_one_process_stop_both(group):
-    assert all(found["refused"].tolist() == [True, True] for found in group[1])
+def test_a_loss_a_prediction_or_weights_that_are_wrong_in_one_process_stop_both(group):
+    assert all(found["refused"].tolist() == [True] * 4 for found in group[1])
 
 
 def test_a_step_on_an_empty_shard_alone_changes_no_weight():
@@ -305,16 +323,16 @@ def torchrun(raw: Path, out: Path, *flags: str, processes: int = 2) -> subproces
     """`scripts/train.py` under torchrun on loopback, on small data."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags,
                f"--nproc-per-node={processes}", "scripts/train.py", "--data", raw, "--out", out,
-               "--no-text", "--base", "bias", "--width", "16", "--heads", "2", "--history-len",
-               "20", "--threads", "1", "--batch-targets", "64", "--epochs", "12", "--patience",
-               "12", "--save-every", "10"]
+               "--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads",
+               "1", "--batch-size", "512", "--epochs", "12", "--patience", "12", "--save-every",
+               "10"]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 
 
 def wait_for_epoch(out: Path, number: int) -> None:
     until = time.monotonic() + 300
-    while not (out / "metrics.jsonl").exists() or len(logged(out, "epoch")) < number:
+    while not (out / "metrics.jsonl").exists() or len(logged(out, "epoch")) <= number:
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -378,7 +396,7 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(
         os.kill(process.pid if receiver == "torchrun" else children(process)[-1], signal.SIGTERM)
         said = process.communicate(timeout=400)[0]
         assert process.returncode != 0 and f"stopped by signal {signal.SIGTERM}" in said
-        steps_done.append(load_resume(out)["state"]["step"])
+        steps_done.append(load_resume(out)["progress"]["step"])
     said = torchrun(raw, out).communicate(timeout=400)[0]
     assert f"resuming from step {steps_done[-1]}" in said and steps_done[0] < steps_done[1]
     assert (logged(out, "step") == logged(uninterrupted, "step")).all()

@@ -1,8 +1,8 @@
 """Batches, order, resume, stopping, loss. Run: pytest tests/training/test_loop.py."""
 
-import hashlib
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,49 +11,45 @@ import pytest
 import torch
 
 import bst.model.batches
+import bst.training.checkpoint
+import bst.training.loop
 from bst.config import ModelConfig, RunConfig, TrainConfig
 from bst.data.schema import OOV, PAD, USER_FEATURES, Tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.features import Base, cold_dense, fit_statistics
+from bst.model.build import build_model
 from bst.model.network import BST
 from bst.training.checkpoint import load_model, load_resume, save_model, save_resume
-from bst.training.loop import build_model, fit, learning_rate, predict_part, train_step
+from bst.training.loop import averaged, fit, learning_rate, optimizer_of, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 
 RUN = RunConfig(
-    model=ModelConfig(width=12, heads=3, history_len=13, text_dim=5, hidden=(17, 7, 5)),
-    train=TrainConfig(epochs=3, batch_targets=64, patience=5, save_every=4, lr=3e-3),
+    model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
+                      width=12, heads=3, history_len=13, hidden=(17, 7, 5)),
+    train=TrainConfig(epochs=3, batch_size=128, patience=5, save_every=4, lr=3e-3),
 )
 
 
-@pytest.fixture
-def job(store, split, text, base_of):
-    """(out, stop after n steps) -> finished?; a fresh process would do the same."""
-    vocabulary = UserVocabulary.fit(store, split)
+def plain_batches(store, split):
+    return Batches(store, split, UserVocabulary.fit(store, split))
 
-    def start(out, stop_after=None, run=RUN):
+
+@pytest.fixture
+def job(store, split, text):
+    """(out, stop after n steps) -> finished?; a fresh process would do the same."""
+
+    def start(out, stop_after=None, run=RUN, spoil=lambda model: None):
         out.mkdir(exist_ok=True)
-        batches = Batches(store, split, vocabulary, base=base_of(split, "bias"),
-                          history_len=13, shared=True)
+        batches = plain_batches(store, split)
         model = build_model(run.model, batches, text, seed=run.train.seed)
+        spoil(model)
         asked = iter(range(10**6))
         stop = (lambda: next(asked) + 1 == stop_after) if stop_after else (lambda: False)
         return fit(model, batches, run, out, info={}, stop_requested=stop)
 
     return start
-
-
-def plain_base(store, seed=0):
-    """A base that needs no fit and differs at each position."""
-    return Base(*np.random.default_rng(seed).normal(3, 1, (4, len(store))).astype(np.float32))
-
-
-def plain_batches(store, split, *, history_len=13, shared=True, cold=None):
-    return Batches(store, split, UserVocabulary.fit(store, split), base=plain_base(store),
-                   history_len=history_len, shared=shared, cold=cold)
 
 
 def visible(batches, p):
@@ -63,83 +59,64 @@ def visible(batches, p):
     return [q for q in earlier if split.is_history[q]]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("history_len", [0, 3, 13])
+@pytest.mark.parametrize("chunk", [5, 32])
 @pytest.mark.parametrize("protocol", ["temporal", "random"])
-def test_a_batch_holds_each_target_and_what_it_may_see(tables, protocol, history_len, shared):
+@pytest.mark.parametrize("batch_size", [40, 400])
+def test_a_batch_holds_each_target_and_what_it_may_see(
+    tables, monkeypatch, protocol, batch_size, chunk
+):
+    monkeypatch.setattr(bst.model.batches, "CHUNK", chunk)
     once, idle = (tables.users.tail(1).with_columns(pl.col("user_id") + k) for k in (1, 2))
     last = tables.ratings.sort("timestamp").tail(1).with_columns(
         once["user_id"], pl.col("timestamp") + 9)  # the only rating of its user
     store = build_sequences(Tables(pl.concat([tables.users, once, idle]), tables.movies,
                                    pl.concat([tables.ratings, last])))
     split = split_interactions(store, protocol=protocol)
-    batches = plain_batches(store, split, history_len=history_len, shared=shared)
+    batches = plain_batches(store, split)
     users = batches.vocabulary.encode(store.users)
-    since = [int(t - store.timestamp[store.offsets[u]])
-             for t, u in zip(store.timestamp, store.user_row, strict=True)]
     met = []
-    for batch in map(batches.gather, batches.epoch("test", batch_targets=7)):
+    for batch in map(batches.gather, batches.epoch("test", batch_size=batch_size)):
         pad = ~batch.is_target
         assert torch.equal(batch.position == -1, pad)
-        assert not batch.label[pad].any() and not batch.base[pad].any()
-        assert not batch.target_item[pad].any() and not batch.target_time[pad].any()
-        length = batch.stop.amax(dim=1)
-        assert batch.event_item.shape[1] == max(1, length.max())
-        empty = torch.arange(batch.event_item.shape[1]) >= length[:, None]
-        for name in ("event_item", "event_rating", "event_base", "event_time"):
-            assert not getattr(batch, name)[empty].any()
-        assert not batch.first.amin(dim=1).any()
-        for row, slot in batch.is_target.nonzero().tolist():
-            p = int(batch.position[row, slot])
-            met.append(p)
-            sees = visible(batches, p)[-history_len:] if history_len else []
-            seen = batch.is_visible[row, slot]
-            assert batch.event_item[row, seen].tolist() == store.item_idx[sees].tolist()
-            assert batch.event_rating[row, seen].tolist() == store.rating[sees].tolist()
-            assert batch.event_base[row, seen].tolist() == batches.base[sees].tolist()
-            assert batch.event_time[row, seen].tolist() == [since[q] for q in sees]
+        for name in ("target_item", "target_time", "stop", "label"):
+            assert not getattr(batch, name)[pad].any()
+        for name in ("event_item", "event_rating", "event_time"):
+            assert not getattr(batch, name)[~batch.is_event].any()
+        assert pad.any(dim=2).sum() < pad.any(dim=2).numel()  # no slot that no target needs
+        assert (~pad).any(dim=2).any(dim=0)[0]  # and no chunk before the first target's
+        met += batch.position[~pad].tolist()
+        items, rating, time, real = (x.flatten(1) for x in (
+            batch.event_item, batch.event_rating, batch.event_time, batch.is_event))
+        for row, k, i in batch.is_target.nonzero().tolist():
+            p, slot = int(batch.position[row, k, i]), int(batch.slot[row, k, i])
+            sees, seen = visible(batches, p), real[row, :slot]
+            assert batch.seen[row, k, i] == len(sees)
+            assert items[row, :slot][seen].tolist() == store.item_idx[sees].tolist()
+            assert rating[row, :slot][seen].tolist() == store.rating[sees].tolist()
+            since = batch.target_time[row, k, i] - time[row, :slot][seen]
+            assert since.tolist() == (store.timestamp[p] - store.timestamp[sees]).tolist()
             assert batch.user[row].tolist() == users[store.user_row[p]].tolist()
-            assert batch.dense[row, slot].tolist() == batches.dense[p].tolist()
-            found = (batch.target_item, batch.target_time, batch.base, batch.label)
-            assert [t[row, slot].item() for t in found] == [
-                store.item_idx[p], since[p], batches.base[p], store.rating[p]]
+            assert batch.target_item[row, k, i] == store.item_idx[p]
+            assert batch.label[row, k, i] == store.rating[p]
+        for row, has in enumerate(real):  # padded in front, and time 0 is the first event
+            assert has.sum() == 0 or has[-int(has.sum()):].all()
+            first = batch.target_time[row][~pad[row]] if not has.any() else time[row][has]
+            assert first[0] == 0
     assert sorted(met) == split.test.tolist()
 
 
-def test_a_batch_shows_the_drawn_targets_as_cold_and_no_others(store, split):
-    cold, rows = plain_base(store, seed=1), split.train
-    batches = plain_batches(store, split, cold=cold)
-    drawn = batches.draw_cold(0.3, seed=1, epoch=2)
-    np.testing.assert_array_equal(drawn, np.random.default_rng([1, 2, 93]).random(700) < 0.3)
-    dense = cold_dense(fit_statistics(store, split, plain_base(store).score), batches.dense[rows],
-                       store.item_idx[rows], cold, rows)
-    for plan in batches.epoch("train", batch_targets=50):
-        batch, real = batches.gather(plan, drawn), batches.gather(plan)
-        assert not real.is_cold.any() and not batch.is_cold[~batch.is_target].any()
-        for row, slot in batch.is_target.nonzero().tolist():
-            p = int(batch.position[row, slot])
-            assert bool(batch.is_cold[row, slot]) == drawn[p]
-            base, features = (cold.score[p], dense[np.searchsorted(rows, p)]) if drawn[p] else (
-                batches.base[p], batches.dense[p])
-            assert batch.base[row, slot] == base
-            assert batch.dense[row, slot].tolist() == features.tolist()
-    assert plain_batches(store, split).draw_cold(0.3, seed=1, epoch=2) is None
-
-
 DTYPES = {"event_item": torch.int64, "target_item": torch.int64, "user": torch.int64,
-          "position": torch.int64, "event_time": torch.int32, "target_time": torch.int32,
-          "first": torch.int32, "stop": torch.int32, "event_rating": torch.float32,
-          "event_base": torch.float32, "dense": torch.float32, "base": torch.float32,
-          "label": torch.float32, "is_cold": torch.bool}
+          "position": torch.int64, "event_time": torch.int64, "target_time": torch.int64,
+          "stop": torch.int64, "event_rating": torch.float32, "label": torch.float32}
 
 
 @pytest.mark.parametrize("left", [0, 1, 700])
 def test_a_batch_has_its_types_with_and_without_history(store, split, left):
     split = replace(split, is_history=np.arange(700) < left)
     batches = plain_batches(store, split)
-    batch = batches.gather(batches.epoch("valid", batch_targets=40)[0])
+    batch = batches.gather(batches.epoch("valid", batch_size=400)[0])
     assert {name: getattr(batch, name).dtype for name in DTYPES} == DTYPES
-    assert batch.event_item.any() == batch.is_visible.any() == (left == 700)
+    assert batch.event_item.any() == batch.seen[batch.is_target].any() == (left > 0)
     double = batch.to("cpu", torch.float64)
     for name, dtype in DTYPES.items():
         wanted = torch.float64 if dtype == torch.float32 else dtype
@@ -150,57 +127,69 @@ def test_a_batch_has_its_types_with_and_without_history(store, split, left):
         batch.to("nowhere")
 
 
-@pytest.mark.parametrize("name", sorted(DTYPES.keys() - {"position", "is_cold"}))
+@pytest.mark.parametrize("name", sorted(DTYPES))
 def test_a_batch_of_uneven_tensors_is_refused(store, split, name):
     batches = plain_batches(store, split)
-    batch = batches.gather(batches.epoch("test", batch_targets=40)[0])
+    batch = batches.gather(batches.epoch("test", batch_size=400)[0])
     cut = getattr(batch, name)[:-1] if name == "user" else getattr(batch, name)[:, :-1]
-    with pytest.raises(ValueError, match=r"expected one \(b, j\) and one \(b, i\), got \["):
+    with pytest.raises(ValueError, match=r"expected \(b, c, n\) and \(b, t, i\), got \["):
         replace(batch, **{name: cut})
 
 
-def plan(batches, part, *, batch_targets, row_targets, pool, seed, epoch):
+def plan(batches, part, *, batch_size, seed, epoch, chunk):
     """What `Batches.epoch` plans, by plain loops."""
-    targets = batches.split.part(part).tolist()
-    rows = [[targets[0]]]
-    for before, p in zip(targets, targets[1:], strict=False):
-        same = batches.store.user_row[before] == batches.store.user_row[p]
-        if same and len(rows[-1]) < row_targets:
-            rows[-1].append(p)
+    rows = {}
+    for p in batches.split.part(part).tolist():
+        rows.setdefault(batches.store.user_row[p], []).append(p)
+    rows, chunks, most = list(rows.values()), [], []
+    for row in rows:
+        sees = [len(visible(batches, p)) for p in row]
+        chunks.append(max(1, -(-max(sees) // chunk)))
+        back = [min(chunks[-1] - 1, (max(sees) - s) // chunk) for s in sees]  # from the last chunk
+        at_end = [(max(sees) - s) % chunk == 0 and s < max(sees) for s in sees]
+        most.append(max(Counter(
+            b - e for b, e in zip(back, at_end, strict=True)).values()))
+    rng, key = np.random.default_rng([seed or 0, epoch]), np.array(chunks, float)
+    if seed is not None:
+        key *= np.exp(rng.normal(0, 0.1, len(rows)))
+    cuts = [[]]
+    for r in sorted(range(len(rows)), key=lambda r: key[r]):
+        new = [*cuts[-1], r]
+        size = len(new) * max(chunks[k] for k in new) * max(chunk, *(most[k] for k in new))
+        if cuts[-1] and size > batch_size:
+            cuts.append([r])
         else:
-            rows.append([p])
-    rng, order = np.random.default_rng([seed or 0, epoch]), np.arange(len(rows))
-    order = order if seed is None else rng.permutation(order)
-    per_batch, cuts = max(1, batch_targets // row_targets), []
-    for some in np.array_split(order, max(1, len(rows) // (per_batch * pool))):
-        events = [len({q for p in rows[r] for q in visible(batches, p)[-13:]}) for r in some]
-        last, multiple = -1, -1
-        for _, r in sorted(zip(events, some, strict=True), key=lambda pair: pair[0]):
-            last += len(rows[r])
-            if last // batch_targets > multiple:  # the row passes a multiple of `batch_targets`
-                cuts.append([])
-            cuts[-1].append(rows[r])
-            multiple = last // batch_targets
+            cuts[-1] = new
+    cuts = [[rows[r] for r in cut] for cut in cuts]
     return cuts if seed is None else [cuts[k] for k in rng.permutation(len(cuts))]
 
 
 @pytest.mark.parametrize("first_user", [0, 1])
 @pytest.mark.parametrize("chance", [{}, {"epoch": 2}, {"seed": 0}, {"seed": 3, "epoch": 2}])
-@pytest.mark.parametrize(("shared", "batch_targets"), [
-    (True, 23), (True, 3), (True, 500), (False, 20)])
-def test_a_batch_plan_is_that_of_plain_loops(
-    store, split, monkeypatch, shared, batch_targets, chance, first_user
+@pytest.mark.parametrize(("chunk", "batch_size"), [(5, 1), (5, 80), (5, 300), (32, 200)])
+def test_a_batch_plan_is_that_of_plain_loops_and_keeps_to_its_size(
+    store, split, monkeypatch, chunk, batch_size, chance, first_user
 ):
-    split = replace(split, train=split.train[store.user_row[split.train] >= first_user])
-    monkeypatch.setattr(bst.model.batches, "TARGETS_PER_ROW", 5)
-    monkeypatch.setattr(bst.model.batches, "POOL", 4)
-    batches = plain_batches(store, split, shared=shared)
-    found = [[row.tolist() for row in rows] for rows in
-             batches.epoch("train", batch_targets=batch_targets, **chance)]
-    assert found == plan(batches, "train", batch_targets=batch_targets, pool=4,
-                         row_targets=5 if shared else 1, **{"seed": None, "epoch": 0, **chance})
-    gathered = map(batches.gather, batches.epoch("train", batch_targets=batch_targets, **chance))
-    assert [b.position[b.is_target].tolist() for b in gathered] == [sum(r, []) for r in found]
+    monkeypatch.setattr(bst.model.batches, "CHUNK", chunk)
+    for part in ("train", "test"):
+        targets = split.part(part)
+        cut = replace(split, **{part: targets[store.user_row[targets] >= first_user]})
+        batches = plain_batches(store, cut)
+        planned = batches.epoch(part, batch_size=batch_size, **chance)
+        assert [[row.tolist() for row in rows] for rows in planned] == plan(
+            batches, part, batch_size=batch_size, chunk=chunk,
+            **{"seed": None, "epoch": 0, **chance})
+        for rows, batch in zip(planned, map(batches.gather, planned), strict=True):
+            assert sorted(batch.position[batch.is_target].tolist()) == sorted(
+                p for row in rows for p in row)
+            size = max(batch.event_item.numel(), batch.target_item.numel())
+            assert size <= batch_size or len(rows) == 1
+
+
+def test_a_part_without_targets_has_no_batch(store, split):
+    batches = plain_batches(store, replace(split, valid=split.valid[:0]))
+    assert batches.epoch("valid", batch_size=99) == []
+    assert batches.epoch("valid", batch_size=99, seed=1) == []
 
 
 def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(store, split):
@@ -224,13 +213,32 @@ def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(stor
             assert index == (2 + table.index(value) if value in table else OOV)
 
 
-def digest(folder):
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
 
 
 def rows(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def assert_same_bits(folder, other):
+    """The best model, the log, and in the end weights, their mean, the optimizer, the counters."""
+    assert weights(folder) == weights(other) and rows(folder) == rows(other)
+
+    def compare(ours, theirs):
+        if isinstance(ours, dict):
+            assert ours.keys() == theirs.keys()
+            ours, theirs = list(ours.values()), list(theirs.values())
+        if isinstance(ours, list):
+            for pair in zip(ours, theirs, strict=True):
+                compare(*pair)
+        else:
+            assert torch.equal(ours, theirs) if torch.is_tensor(ours) else ours == theirs
+
+    ours, theirs = load_resume(folder), load_resume(other)
+    assert set(ours) == {"model", "mean", "optimizer", "progress"}
+    compare(ours, theirs)
 
 
 @pytest.mark.parametrize("stops", [(1,), (9, 3), (5, 5, 7)])
@@ -239,49 +247,88 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(job, tmp_
     for stop in stops:
         assert not job(tmp_path / "cut", stop_after=stop)
     assert job(tmp_path / "cut")
-    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_run_killed_after_a_resume_point_replays_to_the_same_bits(job, tmp_path):
-    """A kill loses the steps since the last resume point; the older file is what remains."""
-    assert job(tmp_path / "whole")
-    assert not job(tmp_path / "cut", stop_after=8)
-    old = (tmp_path / "cut" / "resume.pt").read_bytes()
-    assert not job(tmp_path / "cut", stop_after=11)
-    write_sealed(tmp_path / "cut" / "resume.pt", old)
-    assert job(tmp_path / "cut")
-    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+class Killed(BaseException):
+    """Nothing catches it."""
 
 
-def test_another_seed_gives_other_bits(job, tmp_path):
-    job(tmp_path / "a")
-    job(tmp_path / "b", run=replace(RUN, train=replace(RUN.train, seed=1)))
-    assert digest(tmp_path / "a") != digest(tmp_path / "b")
+def test_a_run_killed_at_any_write_replays_to_the_same_bits(job, tmp_path, monkeypatch):
+    """A kill loses the steps since the last resume point, and nothing is logged twice."""
+    run = replace(RUN, train=replace(RUN.train, epochs=1))
+    assert job(tmp_path / "whole", run=run)
+    left, write = [0], bst.training.checkpoint.write_sealed
+
+    def write_or_die(*what):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        write(*what)
+
+    for module in (bst.training.checkpoint, bst.training.loop):
+        monkeypatch.setattr(module, "write_sealed", write_or_die)
+    for number in range(1, 100):
+        out, left[0] = tmp_path / str(number), number
+        try:
+            assert job(out, run=run)
+        except Killed:
+            assert job(out, run=run)
+            assert_same_bits(out, tmp_path / "whole")
+        else:
+            break
+    assert number > 6
 
 
-def test_patience_ends_the_run_and_the_best_epoch_is_kept(
-    job, tmp_path, store, split, base_of
-):
-    config = replace(RUN, train=replace(RUN.train, epochs=40, patience=2, lr=2e-2))
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(job, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        job(tmp_path / name, run=replace(RUN, train=replace(RUN.train, seed=seed)))
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_patience_ends_the_run_and_the_best_epoch_is_kept(job, tmp_path, store, split):
+    config = replace(RUN, train=replace(RUN.train, epochs=40, patience=2, batch_size=256))
     job(tmp_path, run=config)
     valid = [row["valid_mae"] for row in rows(tmp_path)]
     best = int(np.argmin(valid))
-    assert len(valid) == best + 3 < 40
+    assert [row["epoch"] for row in rows(tmp_path)] == list(range(best + 3)) and 0 < best < 37
     model, vocabulary, info = load_model(tmp_path)
-    batches = Batches(store, split, vocabulary, base=base_of(split, "bias"),
-                      history_len=13, shared=True)
-    score = predict_part(model, batches, "valid")[0][split.valid].astype(np.float64)
-    assert np.abs(score - store.rating[split.valid]).mean() == pytest.approx(valid[best], abs=1e-9)
+    score = predict_part(model, Batches(store, split, vocabulary), "valid")[0][split.valid]
+    mae = np.abs(score.astype(np.float64) - store.rating[split.valid]).mean()
+    assert mae == pytest.approx(valid[best], abs=1e-9)
     assert info["step"] == rows(tmp_path)[best]["step"]
+
+
+def test_patience_counts_epochs_since_the_best_one(job, tmp_path, store, monkeypatch):
+    errors = [3.0, 2.0, 2.5, 1.9, 2.2, 2.1, 0.1]  # before training, then of each epoch
+    scripted = iter(errors)
+    monkeypatch.setattr(bst.training.loop, "predict_part",
+                        lambda *_, **__: (store.rating + next(scripted), None))
+    assert job(tmp_path, run=replace(RUN, train=replace(RUN.train, epochs=9, patience=2)))
+    found = rows(tmp_path)
+    assert [row["valid_mae"] for row in found] == pytest.approx(errors[:-1])
+    assert load_model(tmp_path)[2]["step"] == found[3]["step"]
+
+
+def test_training_that_only_harms_leaves_the_model_as_it_was_before_the_first_step(
+    job, tmp_path, store, split, text
+):
+    job(tmp_path, run=replace(RUN, train=replace(RUN.train, lr=0.5, lr_dense=0.5, average=0.0)))
+    valid = [row["valid_mae"] for row in rows(tmp_path)]
+    assert len(valid) == 4 and valid[0] < min(valid[1:])
+    model, _, info = load_model(tmp_path)
+    fresh = build_model(RUN.model, plain_batches(store, split), text, seed=0)
+    assert info["step"] == 0
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
 
 
 def test_every_train_target_is_seen_once_an_epoch_in_an_order_of_seed_and_epoch(small):
     _, batches = small()
 
     def order(**chance):
-        plan = batches.epoch("train", batch_targets=50, **chance)
+        plan = batches.epoch("train", batch_size=200, **chance)
         return np.concatenate([np.concatenate(rows) for rows in plan]).tolist()
 
     first = order(seed=1, epoch=0)
@@ -292,29 +339,107 @@ def test_every_train_target_is_seen_once_an_epoch_in_an_order_of_seed_and_epoch(
 
 def test_a_step_returns_the_loss_before_it_and_lowers_it(small):
     model, batches = small(dropout=0.0, item_dropout=0.0)
-    batch = batches.gather(batches.epoch("train", batch_targets=500)[0]).to("cpu", torch.float64)
-    before = model.loss(batch).item()
+    batch = batches.gather(batches.epoch("train", batch_size=999)[0]).to("cpu", torch.float64)
+    before = model.loss(batch, 560).item()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     assert train_step(model, batch, optimizer, clip=1.0) == pytest.approx(before)
-    assert model.loss(batch).item() < before
+    assert model.loss(batch, 560).item() < before
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(small, tmp_path):
-    model, batches = small()
-    model.float()
-    with torch.no_grad():
-        model.item_id.weight[5:] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is nan"):
-        fit(model, batches, RUN, tmp_path, info={})
+def test_what_has_a_prior_has_no_decay_and_a_rate_of_its_own(small):
+    model, _ = small()
+    optimizer = optimizer_of(model, TrainConfig(lr=0.3, lr_dense=0.2, weight_decay=0.1))
+    names = {id(p): name for name, p in model.named_parameters()}
+    heads, rest = ([names.pop(id(p)) for p in group["params"]] for group in optimizer.param_groups)
+    assert not names  # each parameter once
+    assert {name.split(".")[0] for name in heads} == {"items", "users", "prior", "regression"}
+    assert {name.split(".")[0] for name in rest} == {"token", "rating", "norm_token", "softmax",
+                                                     "head"}
+    assert [(group["peak"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (0.3, 0.0), (0.2, 0.1)]
 
 
-def test_the_learning_rate_rises_and_then_falls_to_a_hundredth():
-    config = TrainConfig(lr=0.5, warmup=0.1)
-    assert learning_rate(0.0, config) == 0.0
-    assert learning_rate(0.05, config) == pytest.approx(0.25)
-    assert learning_rate(0.1, config) == pytest.approx(0.5)
-    assert learning_rate(0.55, config) == pytest.approx(0.5 * (0.01 + 0.99 * 0.5))
-    assert learning_rate(1.0, config) == pytest.approx(0.005)
+def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path):
+    assert learning_rate(0.0, 0.5, 0.1) == 0.0
+    assert learning_rate(0.05, 0.5, 0.1) == pytest.approx(0.25)
+    assert learning_rate(0.1, 0.5, 0.1) == pytest.approx(0.5)
+    assert learning_rate(0.55, 0.5, 0.1) == pytest.approx(0.5 * (0.05 + 0.95 * 0.5))
+    assert learning_rate(1.0, 0.5, 0.1) == pytest.approx(0.025)
+    job(tmp_path)
+    last = rows(tmp_path)[-1]["step"]
+    for group, peak in zip(load_resume(tmp_path)["optimizer"]["param_groups"],
+                           (RUN.train.lr, RUN.train.lr_dense), strict=True):
+        assert group["lr"] == pytest.approx(learning_rate(1 - 1 / last, peak, 0.03))
+
+
+@pytest.mark.parametrize(("keep", "shares"), [
+    (0.0, [0, 0, 0, 1]), (0.9, [0.25] * 4), (0.6, [0.6**2 / 2, 0.6**2 / 2, 0.24, 0.4])])
+def test_the_running_mean_is_the_plain_one_at_first(small, keep, shares):
+    model, _ = small()
+    mean, met = averaged(model, keep), []
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+        met.append([p.detach().clone() for p in model.parameters()])
+        mean.update_parameters(model)
+    for found, *steps in zip(mean.module.parameters(), *met, strict=True):
+        expected = sum(share * step for share, step in zip(shares, steps, strict=True))
+        torch.testing.assert_close(found.detach(), expected)
+
+
+def fails_at(step, fault):
+    """Spoils the loss of one step: `fault(loss, model)` in its place."""
+
+    def spoil(model):
+        lose, steps = model.loss, iter(range(10**6))
+        model.loss = lambda *about: (fault if next(steps) == step else lambda loss, _: loss)(
+            lose(*about), model)
+
+    return spoil
+
+
+@pytest.mark.parametrize(("fault", "told"), [
+    (lambda loss, _: loss * torch.nan, "the loss is nan"),
+    (lambda loss, _: loss / 0.0, "the loss is -?inf"),
+    (lambda loss, model: loss + (model.items.id.weight.sum() * 0).sqrt(),
+     "the norm of the gradient is nan"),
+    (lambda loss, _: torch.linalg.cholesky(-torch.eye(2)).sum(), "the loss is nan")])
+def test_a_step_that_fails_stops_the_run_names_itself_and_changes_nothing(
+    job, tmp_path, fault, told
+):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert not job(whole, stop_after=8)
+    with pytest.raises(FloatingPointError, match=f"^step 9: {told}; the last resume point"
+                       ) as caught:
+        job(out, spoil=fails_at(9, fault))
+    assert "\n" not in str(caught.value)
+    assert_same_bits(out, whole)  # what stands there is of step 8
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_prediction_that_fails_stops_the_run_and_keeps_the_best_model(
+    job, tmp_path, split, monkeypatch, epoch
+):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert job(whole, run=replace(RUN, train=replace(RUN.train, epochs=1)))
+    step = rows(whole)[epoch]["step"]
+    validations, predict = [], BST.predict
+
+    def predict_or_fail(model, batch):
+        validations.append(1)
+        if epoch == 0 or len(validations) > 1:
+            torch.linalg.cholesky(-torch.eye(2))
+        return predict(model, batch)
+
+    monkeypatch.setattr(BST, "predict", predict_or_fail)
+    with pytest.raises(FloatingPointError, match=(
+            f"^step {step}: {len(split.valid)} of the predictions of valid are not finite; ")):
+        job(out)
+    if epoch:
+        assert load_model(out)[2]["step"] == 0 and rows(out) == rows(whole)[:1]
+    else:
+        assert not list(out.iterdir())
 
 
 def test_a_saved_model_comes_back_bit_by_bit_and_ready_to_score(store, split, text, tmp_path):
@@ -325,7 +450,7 @@ def test_a_saved_model_comes_back_bit_by_bit_and_ready_to_score(store, split, te
         save_model(tmp_path / "made" / "here", model, batches.vocabulary, info)
     again, vocabulary, told = load_model(tmp_path / "made" / "here")
     assert not again.training and vocabulary == batches.vocabulary
-    assert told["version"] == 1 and {key: told[key] for key in info} == info
+    assert told["version"] == 2 and {key: told[key] for key in info} == info
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
@@ -366,7 +491,7 @@ def test_whatever_a_damaged_file_raises_is_told_in_one_line_of_the_model_and_the
     (lambda f: (f / "model.json").unlink(), "no readable model .*No such file"),
     (lambda f: (f / "model.safetensors").unlink(), "no readable model .*No such file"),
     (lambda f: write_sealed(f / "model.safetensors", b"\x80\x04."), "no readable model"),
-    (lambda f: write_sealed(f / "model.json", b'{"version": 9}'), "version 9, expected 1"),
+    (lambda f: write_sealed(f / "model.json", b'{"version": 9}'), "version 9, expected 2"),
     (lambda f: write_sealed(f / "model.json", b'["a long list of strings"]'),
      r"model.json holds \[.a long list of str, expected an object"),
 ])
