@@ -166,7 +166,10 @@ class ModelConfig(_Options):
 class TrainConfig(_Options):
     """How the weights are fitted."""
 
-    epochs: int = option(6, "passes over the train targets, at most")
+    epochs: int = option(6, "passes over the train targets, at most; see steps")
+    steps: int = option(
+        600, "optimizer steps, at least: a small data set gets as many more epochs as these take"
+    )
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most"
     )
@@ -174,11 +177,14 @@ class TrainConfig(_Options):
     lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers")
     weight_decay: float = option(0.01, "decoupled weight decay of the latter")
     average: float = option(
-        0.998, "what a step keeps of the running mean of the weights, which is the model; 0: none"
+        0.1, "share of all steps that the running mean of the weights reaches back, which is the "
+        "model; 0: none"
     )
     warmup: float = option(0.03, "fraction of all steps with rising learning rate; cosine after")
     clip: float = option(1.0, "largest norm of the gradient")
-    patience: int = option(2, "epochs without a better validation MAE before stopping")
+    patience: float = option(
+        0.3, "share of all epochs without a better validation MAE before stopping"
+    )
     save_every: int = option(100, "optimizer steps between resume points")
     seed: int = option(0, "seed of weights, order and dropout")
     deterministic: bool = option(True, "refuse operations that are not reproducible bit by bit")
@@ -189,7 +195,7 @@ class TrainConfig(_Options):
         super().__post_init__()
         _check_range("epochs", self.epochs, 1, 1000)
         _check_range("batch-size", self.batch_size, 1, 10**7)
-        _check_range("patience", self.patience, 1, 1000)
+        _check_range("steps", self.steps, 1, 10**9)
         _check_range("save-every", self.save_every, 1, 10**9)
         for name in ("lr", "lr_dense"):
             if not 0.0 < getattr(self, name) < 1.0:
@@ -197,6 +203,8 @@ class TrainConfig(_Options):
         for name in ("warmup", "average"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0.0 < self.patience <= 1.0:
+            raise ValueError(f"patience must be in (0, 1], got {self.patience}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,10 +60,15 @@ def optimizer_of(model: BST, config: TrainConfig) -> AdamW:
                  betas=(0.9, 0.99))
 
 
-def averaged(model: BST, keep: float) -> AveragedModel:
-    """A copy of `model` whose weights are a running mean of it, and at first the plain mean."""
+def averaged(model: BST, reach: float) -> AveragedModel:
+    """A copy of `model` whose weights are a running mean of it, and at first the plain mean.
+
+    Args:
+        model: under training.
+        reach: steps that the mean reaches back; below 1: the last weights.
+    """
     def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
-        return old.lerp(new, max(1.0 - keep, 1.0 / (int(count) + 1)))
+        return old.lerp(new, max(1.0 / max(reach, 1.0), 1.0 / (int(count) + 1)))
 
     return AveragedModel(model, avg_fn=mean)
 
@@ -184,7 +189,8 @@ def fit(
     config = run.train
     fitting = Fitting(model.to(config.device), batches, run, out, info)
     progress = fitting.progress
-    while progress.epoch < config.epochs and progress.bad_epochs < config.patience:
+    while progress.epoch < fitting.epochs and (
+            progress.bad_epochs < config.patience * fitting.epochs):
         started = time.perf_counter()
         plan = batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
                              epoch=progress.epoch)
@@ -192,7 +198,7 @@ def fit(
                    desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
                    disable=None if rank() == 0 else True)
         for rows in bar:
-            fitting.step(rows, (progress.epoch + progress.batch / len(plan)) / config.epochs)
+            fitting.step(rows, (progress.epoch + progress.batch / len(plan)) / fitting.epochs)
             if most(stop_requested()):
                 fitting.save()
                 wait_for_all()  # torchrun ends the others once one has left
@@ -213,7 +219,10 @@ class Fitting:
         self.model, self.batches, self.config, self.out, self.info = (
             model, batches, run.train, out, info)
         self.optimizer = optimizer_of(model, run.train)
-        self.mean = averaged(model, run.train.average)
+        steps = len(batches.epoch("train", batch_size=run.train.batch_size,
+                                  seed=run.train.seed))
+        self.epochs = max(run.train.epochs, -(-run.train.steps // steps))
+        self.mean = averaged(model, run.train.average * self.epochs * steps)
         self.progress = Progress()
         saved = load_resume(out)
         if saved is not None:
