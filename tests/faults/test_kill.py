@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import re
 import signal
 import time
 
@@ -129,19 +128,16 @@ def test_a_second_run_in_the_folder_is_refused_and_a_lock_of_the_dead_is_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("weights", "message"), [
-    ("head.0.weight", "the loss is nan"),
-    ("items.id.weight", "linalg.cholesky: .* not positive-definite.*"),
-])
+@pytest.mark.parametrize("weights", ["head.0.weight", "items.id.weight"])  # nan and no Cholesky
 def test_a_loss_that_is_nan_names_the_step_and_keeps_the_last_checkpoint(
-    start, whole, tmp_path, weights, message
+    start, whole, tmp_path, weights
 ):
     out = tmp_path / "run"
     child = start(out, fault=poison, about=(26, weights))
     assert child.wait() == 1
-    (line,) = child.errors
-    assert re.fullmatch(f"error: step 25: {message}; the last resume point and the best model are "
-                        "kept, lower --lr and start a new run", line)
+    assert child.errors == [
+        "error: step 25: the loss is nan; the last resume point and the best model are kept, "
+        "lower --lr and start a new run"]
     again = start(out)
     assert again.wait() == 0 and "resuming from step 24" in again.said, again.said
     assert digest(out) == digest(whole)
