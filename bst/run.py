@@ -230,7 +230,7 @@ def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
 
 
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
-    """Rows of the best model in `out` and of every baseline on `part`.
+    """Rows of the best model in `out` and of every baseline that works on `part`.
 
     Processes but the first help to predict and get no rows.
 
@@ -241,20 +241,36 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
     ours, stars = predict_run(prepared, out, part)
     if rank() > 0:
         return []
-    predictions = {"bst": ours}
-    predictions |= {name: scorer(store, split) for name, scorer in BASELINES.items()}
+    predictions = {"bst": ours, **predict_baselines(prepared)}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash, stars=stars if name == "bst" else None)
         for name, values in predictions.items()
     ]
-    rival = best_baseline(rows)["scorer"]
-    rows[0]["paired"] = {
-        "against": rival,
-        **paired_difference(predictions["bst"], predictions[rival], store, split, part,
-                            seed=config.train.seed),
-    }
+    if len(rows) > 1:
+        rival = best_baseline(rows)["scorer"]
+        rows[0]["paired"] = {
+            "against": rival,
+            **paired_difference(predictions["bst"], predictions[rival], store, split, part,
+                                seed=config.train.seed),
+        }
     return rows
+
+
+def predict_baselines(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Stars of each baseline by its name, each (n,); one that fails is told in a line, no more."""
+    store, split, found = prepared.store, prepared.split, {}
+    asked = np.concatenate([split.valid, split.test])
+    for name, scorer in BASELINES.items():
+        try:
+            found[name] = scorer(store, split)
+            if not np.isfinite(found[name][asked]).all():
+                raise FloatingPointError("some predictions are not finite")
+        except Exception as error:  # a rival that cannot be had costs no run
+            found.pop(name, None)
+            print(f"baseline {name} failed: {' '.join(str(error).split()) or repr(error)}",
+                  flush=True)
+    return found
 
 
 def _identity(prepared: Prepared) -> dict[str, str]:

@@ -2,14 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from bst.config import DataConfig
+import bst.run
+from bst.config import DataConfig, RunConfig
 from bst.data.text import noise_like
-from bst.run import texts_of
+from bst.evaluation.baselines import BASELINES, global_mean, item_mean
+from bst.evaluation.report import format_table
+from bst.run import Prepared, compare, texts_of
 from tests.command import call
 
 
@@ -17,7 +21,7 @@ def test_train_prints_the_table_and_writes_the_results(trained):
     out, _, said = trained
     rows = json.loads((out / "results.json").read_text())
     names = ["bst", "global mean", "item mean", "user mean", "user + item bias", "streaming bias",
-             "matrix factorisation", "streaming factors", "factors + neighbours"]
+             "matrix factorisation", "item kNN"]
     assert [row["scorer"] for row in rows] == names
     assert len({row["n"] for row in rows}) == 1 and rows[0]["protocol"] == "temporal"
     assert all(f"{row['mae']:.4f}" in said and f"{row['rmse']:.4f}" in said for row in rows)
@@ -42,8 +46,8 @@ def test_evaluate_gives_the_table_that_train_printed_and_leaves_the_run_alone(tr
     out, flags, said = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     done = call("evaluate.py", *flags, "--json", tmp_path / "rows.json")
-    table = done.stdout.splitlines()[-13:]
-    assert table == said.splitlines()[-13:] and table[0].startswith("protocol temporal")
+    table = done.stdout.splitlines()[-12:]
+    assert table == said.splitlines()[-12:] and table[0].startswith("protocol temporal")
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert (tmp_path / "rows.json").read_bytes() == (out / "results.json").read_bytes()
 
@@ -66,6 +70,43 @@ def test_keras_windows_trains_and_says_leaky_beside_the_number(raw, tmp_path):
                 "--cache", raw / "cache", "--epochs", "1", "--threads", "1").stdout
     line = next(line for line in said.splitlines() if line.startswith("bst  "))
     assert line.endswith("LEAKY")
+
+
+def broken(store, split):
+    raise KeyError(7)
+
+
+def too_large(store, split):
+    raise MemoryError("Unable to allocate 900 GiB\nfor an array")
+
+
+@pytest.mark.parametrize(("rivals", "told"), [
+    ({"a": global_mean, "b": broken, "c": too_large, "d": item_mean},
+     ["baseline b failed: 7", "baseline c failed: Unable to allocate 900 GiB for an array"]),
+    ({"a": lambda store, _: np.where(np.arange(len(store)) < len(store) - 1, 3.0, np.nan)},
+     ["baseline a failed: some predictions are not finite"]),
+    ({"a": broken}, ["baseline a failed: 7"])])
+def test_a_baseline_that_fails_is_a_line_and_costs_no_run(
+    store, split, monkeypatch, capsys, tmp_path, rivals, told
+):
+    last = np.array([len(store) - 1])
+    prepared = Prepared(RunConfig(), store, replace(split, test=last), None, None)
+    monkeypatch.setattr(bst.run, "predict_run", lambda *_: (store.rating + 0.25, store.rating))
+    monkeypatch.setattr(bst.run, "BASELINES", rivals)
+    rows = compare(prepared, tmp_path)
+    assert capsys.readouterr().out.splitlines() == told
+    good = [name for name in rivals if not any(f"baseline {name} " in line for line in told)]
+    assert [row["scorer"] for row in rows] == ["bst", *good]
+    assert ("paired" in rows[0]) == bool(good) and format_table(rows).count("\nbst ") == (
+        2 if good else 1)
+
+
+def test_without_train_ratings_no_baseline_answers_and_none_raises(
+    store, split, monkeypatch, capsys
+):
+    empty = replace(split, train=split.train[:0])
+    assert bst.run.predict_baselines(Prepared(RunConfig(), store, empty, None, None)) == {}
+    assert capsys.readouterr().out.count("failed: ") == len(BASELINES)
 
 
 def test_what_bert_reads_is_the_overview_the_title_or_another_films_overview(store):
@@ -93,7 +134,7 @@ def test_a_random_text_vector_knows_nothing_but_the_spread(text):
     (["--data", "nowhere"], "nowhere: cannot read it"),
     (["--metadata", "x.csv"], "without --data"),
     (["--device", "cuda:7"], "--device cuda:7"),
-    (["--heads", "7"], "width must be a multiple of heads, got width 64 and heads 7"),
+    (["--heads", "7"], "width must be a multiple of heads, got width 32 and heads 7"),
 ])
 def test_a_wrong_flag_is_answered_in_one_line(flags, message):
     done = call("train.py", *flags, code=2 if "--heads" in flags else 1)

@@ -11,6 +11,7 @@ from bst.data.splits import History, Split
 ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
 NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
 MOST_ITEMS = 8192  # with neighbours: those with the most train ratings; the others have none
+CELLS = 2**25  # residuals of users by items at a time: 128 MB
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
 
 
@@ -67,8 +68,8 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     slot[kept[count[kept] > 0]] = np.arange((count[kept] > 0).sum())
     similarity = _similarity(store, split, base, slot)
     history, rest = History.of(store, split), store.rating - base
-    score = np.where(np.isin(np.arange(len(store)), split.train), np.nan, base)
-    targets = np.sort(np.concatenate([split.valid, split.test]))
+    targets, score = np.sort(np.concatenate([split.valid, split.test])), base.copy()
+    score[np.setdiff1d(split.train, targets)] = np.nan
     new = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
     for mine in np.split(targets, new[1:]) if len(targets) else ():
         mine = mine[slot[store.item_idx[mine]] >= 0]
@@ -93,7 +94,7 @@ def _similarity(store: SequenceStore, split: Split, base: np.ndarray, slot: np.n
     rows = split.train[slot[store.item_idx[split.train]] >= 0]
     user, item = store.user_row[rows], slot[store.item_idx[rows]]
     product, common = np.zeros((2, size, size), np.float32)
-    block = max(1, 2**25 // max(1, size))  # users at a time: 128 MB of residuals
+    block = max(1, CELLS // max(1, size))  # users at a time
     for low in range(0, store.num_users, block):
         here = (user >= low) & (user < low + block)
         rest = np.zeros((min(block, store.num_users - low), size), np.float32)

@@ -3,6 +3,7 @@
 Run: pytest tests/evaluation/test_baselines.py.
 """
 
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,15 @@ import pytest
 from bst.data.schema import MOVIES, RATINGS, USERS, Tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
-from bst.evaluation.baselines import BASELINES, matrix_factorisation, user_item_bias
-from tests.conftest import turned
+from bst.evaluation import baselines
+from bst.evaluation.baselines import (
+    BASELINES,
+    item_knn,
+    matrix_factorisation,
+    streaming_bias,
+    user_item_bias,
+)
+from tests.conftest import random_tables, turned
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -25,6 +33,20 @@ def test_no_baseline_sees_a_rating_from_its_targets_time_on(store, split, name):
     assert after[target] == pytest.approx(before[target], abs=1e-9)
 
 
+def store_of(rating: np.ndarray, timestamp: np.ndarray):
+    """The store of a table of users and items, (u, i), in which NaN is no rating."""
+    users, items = rating.shape
+    row, column = np.nonzero(~np.isnan(rating))
+    return build_sequences(Tables(
+        pl.DataFrame({"user_id": np.arange(users), "sex": ["F"] * users, "age": ["1"] * users,
+                      "occupation": ["0"] * users, "zip_region": ["0"] * users}, schema=USERS),
+        pl.DataFrame({"item_id": np.arange(items), "title": ["x"] * items, "year": [1990] * items,
+                      "genres": [["Drama"]] * items, "overview": [None] * items,
+                      "match": ["none"] * items}, schema=MOVIES),
+        pl.DataFrame({"user_id": row, "item_id": column, "rating": rating[row, column],
+                      "timestamp": timestamp}, schema=RATINGS, strict=False)))
+
+
 def additive_store(rank: int):
     """Ratings 3 + user + item + factors without noise; each user rates most films."""
     rng = np.random.default_rng(4)
@@ -32,16 +54,7 @@ def additive_store(rank: int):
     bias_u, bias_i = rng.normal(0, 0.5, users), rng.normal(0, 0.5, items)
     low = rng.normal(0, 0.8, (users, rank)) @ rng.normal(0, 0.8, (rank, items)) if rank else 0
     truth = 3 + bias_u[:, None] + bias_i[None] + low
-    tables = Tables(
-        pl.DataFrame({"user_id": np.arange(users), "sex": ["F"] * users, "age": ["1"] * users,
-                      "occupation": ["0"] * users, "zip_region": ["0"] * users}, schema=USERS),
-        pl.DataFrame({"item_id": np.arange(items), "title": ["x"] * items, "year": [1990] * items,
-                      "genres": [["Drama"]] * items, "overview": [None] * items,
-                      "match": ["none"] * items}, schema=MOVIES),
-        pl.DataFrame({"user_id": np.repeat(np.arange(users), items),
-                      "item_id": np.tile(np.arange(items), users), "rating": truth.ravel(),
-                      "timestamp": rng.permutation(users * items)}, schema=RATINGS, strict=False))
-    store = build_sequences(tables)
+    store = store_of(truth, rng.permutation(users * items))
     return store, split_interactions(store, protocol="random")
 
 
@@ -58,3 +71,89 @@ def test_matrix_factorisation_finds_factors_that_biases_cannot():
         return np.abs(scorer(store, split) - store.rating)[split.test].mean()
 
     assert error(matrix_factorisation) < 0.75 * error(user_item_bias)
+
+
+WORLDS = {  # users and items; of the ratings, what they are and who rates late
+    "one user": lambda rng: (rng.integers(1, 6, (1, 20)), np.arange(20)),
+    "one item": lambda rng: (rng.integers(1, 6, (20, 1)), rng.permutation(20)),
+    "all stars equal": lambda rng: (np.full((9, 11), 4), rng.permutation(99)),
+    "one user after the other": lambda rng: (rng.integers(1, 6, (9, 11)), np.arange(99)),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_baseline_survives_data_that_says_little(world, name):
+    stars, when = WORLDS[world](np.random.default_rng(2))
+    store = store_of(stars.astype(float), when)
+    split = split_interactions(store)
+    if world == "one user after the other":
+        assert not np.isin(store.user_row[split.valid], store.user_row[split.train[:-1]]).all()
+    asked = np.concatenate([split.valid, split.test])
+    found = BASELINES[name](store, split)[asked]
+    assert found.shape == asked.shape and np.isfinite(found).all()
+    if world == "all stars equal":
+        assert found == pytest.approx(4)
+
+
+def brute_knn(store, split):
+    """`item_knn` of valid and test by plain loops."""
+    base = streaming_bias(store, split, last=None)
+    rest, score = store.rating - base, base.copy()
+    table = np.full((store.num_users, store.num_items + 2), np.nan)
+    table[store.user_row[split.train], store.item_idx[split.train]] = rest[split.train]
+    count = np.bincount(store.item_idx[split.train], minlength=table.shape[1])
+    known = sorted(range(len(count)), key=lambda i: -count[i])[:baselines.MOST_ITEMS]
+    known = {i for i in known if count[i]}
+
+    def similarity(i, j):
+        if i == j or not {i, j} <= known:
+            return 0.0
+        both = ~np.isnan(table[:, i]) & ~np.isnan(table[:, j])
+        product = (table[both, i] * table[both, j]).sum()
+        norm = np.sqrt(np.nansum(table[:, i]**2) * np.nansum(table[:, j]**2))
+        return max(0.0, product / norm * both.sum() / (both.sum() + baselines.SIMILARITY_SHRINK))
+
+    for p in {*split.valid, *split.test}:
+        seen = [q for q in range(store.offsets[store.user_row[p]], split.history_stop[p])
+                if split.is_history[q]]
+        near = sorted(((similarity(store.item_idx[p], store.item_idx[q]), rest[q]) for q in seen),
+                      reverse=True)[:baselines.NEIGHBOURS]
+        weight = sum(weight for weight, _ in near)
+        score[p] += sum(weight * value for weight, value in near) / (weight + 0.5)
+    return score
+
+
+@pytest.mark.parametrize("protocol", ["temporal", "random", "cold-items", "keras-windows"])
+@pytest.mark.parametrize(("most_items", "neighbours", "cells", "again"), [
+    (8192, 20, 2**25, 1), (8192, 99, 2**25, 2), (8192, 3, 200, 1), (15, 20, 1, 1),
+    (0, 20, 2**25, 1)])
+def test_item_neighbours_are_those_of_plain_loops(
+    monkeypatch, protocol, most_items, neighbours, cells, again
+):
+    monkeypatch.setattr(baselines, "MOST_ITEMS", most_items)
+    monkeypatch.setattr(baselines, "NEIGHBOURS", neighbours)
+    monkeypatch.setattr(baselines, "CELLS", cells)
+    monkeypatch.setattr(baselines, "SIMILARITY_SHRINK", 2.0)
+    store = build_sequences(random_tables(num_ratings=800))
+    store = replace(store, item_idx=(store.item_idx - 2) // again + 2)  # 2: each is rated twice
+    split = split_interactions(store, protocol=protocol)
+    asked = np.concatenate([split.valid, split.test])
+    found, base = item_knn(store, split), streaming_bias(store, split, last=None)
+    np.testing.assert_allclose(found[asked], brute_knn(store, split)[asked], atol=1e-5)
+    moves = np.abs(found - base)[asked] > 1e-3
+    assert moves.any() == (most_items > 0 and protocol != "cold-items")  # cold ones have none
+    only_train = np.setdiff1d(split.train, asked)  # keras-windows may ask what is in train too
+    assert np.isnan(found[only_train]).all()  # it would have seen the answer
+    assert (len(only_train) < len(set(split.train))) == (protocol == "keras-windows")
+
+
+def test_item_neighbours_read_the_history_and_nothing_else_of_a_person(store, split):
+    target = split.test[len(split.test) // 2]
+    history = np.arange(store.offsets[store.user_row[target]], split.history_stop[target])
+    late = np.setdiff1d(history, split.train)  # rated after the cut, before the target
+    assert len(late)
+    before, after = item_knn(store, split), item_knn(turned(store, late), split)
+    assert abs(after[target] - before[target]) > 1e-6
+    others = split.test[store.user_row[split.test] != store.user_row[target]]
+    np.testing.assert_allclose(after[others], before[others], rtol=0, atol=1e-12)
