@@ -14,14 +14,7 @@ import tyro
 
 from bst.utils.guard import guarded
 
-STUDIES = {  # ablate_NAME.py and its flags
-    "dense": "", "loss": "", "text": "", "readout": "",
-    "sequence": "--only 'no sequence (base and features only)' 'mean pooling' "
-                "'no position (order shuffled)' 'position: gap only' 'position: rank only' "
-                "'history of 4' 'history of 20' 'history of 512' "
-                "'stars multiplied into the token' 'stars as residual' 'stars and residual'",
-    "base": "--only 'mean, transformer' 'mean, no sequence'",
-}
+STUDIES = ("layer", "dense", "loss", "readout", "text", "interest", "history", "heads")
 
 
 def commands(files: str, jobs: int) -> list[str]:
@@ -32,12 +25,8 @@ def commands(files: str, jobs: int) -> list[str]:
     return [
         f"scripts/report.py {study} --json pics/results.json",
         "scripts/draw_results.py",
-        *(f"scripts/ablate_{name}.py {study} {flags} --json pics/ablate_{name}.json "
-          f"--figure pics/ablate_{name}.png" for name, flags in STUDIES.items()),
-        f"scripts/ablate_loss.py {study} --protocol leave-last-one --only ordinal "
-        "--json pics/ablate_loss_last.json --figure pics/ablate_loss_last.png",
-        f"scripts/ablate_text.py {study} --cold 0.1 --only 'no text' 'shuffled overviews' "
-        "--json pics/ablate_text_cold.json --figure pics/ablate_text_cold.png",
+        *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json "
+          f"--figure pics/ablate_{name}.png" for name in STUDIES),
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
