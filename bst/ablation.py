@@ -17,7 +17,7 @@ from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.evaluation.metrics import user_bootstrap
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic
-from bst.utils.guard import command, folder_lock
+from bst.utils.guard import folder_lock
 
 PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
@@ -46,13 +46,8 @@ class AblationArgs:
     """also draw the differences to this PNG"""
 
 
-def main(description: str, variants_of: Callable[[RunConfig], Variants]) -> None:
-    """The command line of an `ablate_*.py` script."""
-    command(lambda args: run_ablation(args, variants_of), AblationArgs, description)
-
-
 def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants]) -> None:
-    """The whole study: what an `ablate_*.py` script does.
+    """The whole study: what `scripts/ablate.py` does.
 
     Raises:
         ValueError: `--only` names a variant that is not there.
@@ -86,8 +81,8 @@ def train_all(
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         todo = [c for c in by_hash.values() if not (runs / c.name / PREDICTIONS).exists()]
-        bases = {(c.data, c.model.base, c.model.text): c for c in todo}
-        list(pool.map(_fill_caches, bases.values()))  # or each process would compute the same
+        texts = {c.data: c for c in todo if c.model.text}
+        list(pool.map(_embed_overviews, texts.values()))  # or each run would compute the same
         done = dict(zip(by_hash, pool.map(run_one, by_hash.values(), [runs] * len(by_hash)),
                         strict=True))
     return {name: [done[config.with_seed(seed).hash] for seed in seeds]
@@ -196,8 +191,8 @@ def draw_study(rows: list[dict], first: str, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
-def _fill_caches(config: RunConfig) -> None:
-    """Compute what runs of the same data share: overview vectors and base scores."""
+def _embed_overviews(config: RunConfig) -> None:
+    """Fill the cache that runs of the same data share."""
     from bst.run import prepare, use_device
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -14,7 +14,7 @@ import tyro
 
 from bst.utils.guard import guarded
 
-STUDIES = ("layer", "heads", "history", "readout", "dense", "text", "loss", "interest")
+STUDIES = ("layer", "dense", "loss", "readout", "text", "interest", "history", "heads")
 
 
 def commands(files: str, jobs: int) -> list[str]:
@@ -27,12 +27,9 @@ def commands(files: str, jobs: int) -> list[str]:
         "scripts/draw_results.py",
         *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json "
           f"--figure pics/ablate_{name}.png" for name in STUDIES),
-        f"scripts/ablate.py text {study} --protocol cold-items "
-        "--json pics/ablate_text_cold.json --figure pics/ablate_text_cold.png",
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
-        "scripts/shapes.py",
         *(f"scripts/{script}.py {files} --threads 1 --protocol keras-windows "
           f"--out runs/keras-windows{flags}" for script, flags in
           (("train", ""), ("evaluate", " --json pics/keras-windows.json"))),
@@ -41,7 +38,8 @@ def commands(files: str, jobs: int) -> list[str]:
           for seed, folder in enumerate(ranked)),
         f"scripts/rank.py --model {' '.join(ranked)} --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
-        f"scripts/benchmark.py train {data} --profile --json pics/benchmark_train.json",
+        f"scripts/benchmark.py train {data} --alternatives --profile "
+        "--json pics/benchmark_train.json",
         "scripts/benchmark.py score --model runs/ml-1m --profile --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",

@@ -5,6 +5,7 @@ import io
 import sys
 import tempfile
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -51,28 +52,46 @@ def miss(shape: RatingsShape, folder: Path) -> tuple[dict, np.ndarray, np.ndarra
     return errors, store.user_row[test], np.array(is_new)
 
 
-def main(seeds: int = 5) -> None:
-    """Print a row for each shape and scorer, over `seeds` sets; intervals over their users."""
+def row_of(name: str, shape: RatingsShape, seeds: int) -> dict:
+    """MAE of each scorer over `seeds` generated sets, and bst minus the best baseline."""
     from bst.evaluation.metrics import user_bootstrap
 
-    print(f"protocol temporal, ties strict, part test, {seeds} seeds\n\n"
-          "| data | scorer | MAE [95 %] | bst minus the best baseline |\n|---|---|---|---|")
-    for name, shape in SHAPES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            found = [miss(replace(shape, seed=k), Path(folder) / str(k)) for k in range(seeds)]
-        misses, users, is_new = zip(*found, strict=True)
-        user = np.concatenate([rows + k * shape.users for k, rows in enumerate(users)])
-        errors = {k: np.concatenate([m[k] for m in misses]) for k in misses[0]}
-        best = min(list(errors)[1:], key=lambda k: errors[k].mean())
-        new_users, new_items = np.concatenate(is_new, axis=1).mean(axis=1)
-        about = f"{name} (n = {len(user):,}; new: {new_users:.0%} users, {new_items:.0%} items)"
-        for scorer, values in errors.items():
-            (low, high), rest = user_bootstrap(values, user, seed=0), values - errors[best]
-            ends = user_bootstrap(rest, user, seed=0)
-            paired = f"{rest.mean():+.4f} [{ends[0]:+.4f}, {ends[1]:+.4f}], {best}"
-            print(f"| {about} | {scorer} | {values.mean():.4f} [{low:.4f}, {high:.4f}] | "
-                  f"{paired if scorer == 'bst' else ''} |", flush=True)
-            about = ""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [miss(replace(shape, seed=k), Path(folder) / str(k)) for k in range(seeds)]
+    misses, users, is_new = zip(*found, strict=True)
+    user = np.concatenate([rows + k * shape.users for k, rows in enumerate(users)])
+    errors = {k: np.concatenate([m[k] for m in misses]) for k in misses[0]}
+    mae = {k: float(values.mean()) for k, values in errors.items()}
+    best = min(list(mae)[1:], key=mae.get)
+    low, high = user_bootstrap(errors["bst"] - errors[best], user, seed=0)
+    new_users, new_items = np.concatenate(is_new, axis=1).mean(axis=1).tolist()
+    return {"data": name, "seeds": seeds, "n": len(user), "new_users": new_users,
+            "new_items": new_items, "mae": mae, "best": best,
+            "difference": mae["bst"] - mae[best], "low": low, "high": high}
+
+
+def format_shapes(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    lines = [f"protocol temporal, ties strict, part test, {rows[0]['seeds']} sets each", "",
+             "| data | n | new users / items | bst MAE | best baseline | bst minus it [95 %] |",
+             "|---|---|---|---|---|---|"]
+    lines += [f"| {r['data']} | {r['n']:,} | {r['new_users']:.0%} / {r['new_items']:.0%} | "
+              f"{r['mae']['bst']:.4f} | {r['best']} {r['mae'][r['best']]:.4f} | "
+              f"{r['difference']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}] |" for r in rows]
+    return "\n".join(lines)
+
+
+def main(seeds: int = 5, json: Path | None = None) -> None:
+    """Print a row for each shape; intervals over the users of all sets.
+
+    Args:
+        seeds: sets of each shape.
+        json: also write the rows to this file.
+    """
+    rows = [row_of(name, shape, seeds) for name, shape in SHAPES.items()]
+    print(format_shapes(rows))
+    if json is not None:
+        json.write_text(dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

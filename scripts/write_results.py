@@ -11,37 +11,41 @@ import tyro
 from bst.utils.guard import guarded
 
 NOTE = """\
-Every table names its protocol and its seeds; ties are strict and the part is test unless it says otherwise. Settings were chosen
-on valid; test was looked at to write these tables. Brackets are 95 % intervals over users; `+-` is the standard deviation
-between seeds. MAE and RMSE are those of the expected stars; MAE* of whole stars; user MAE is the mean over users.
+Every table names its protocol and its seeds; ties are strict and the part is test unless it says
+otherwise. Settings were chosen on valid; test was looked at to write these tables. Brackets are
+95 % intervals over users; `+-` is the standard deviation between seeds. MAE and RMSE are those of
+the expected stars; MAE* of whole stars; user MAE is the mean over users.
 
-In the copy of MovieLens-1M used here about 9.8 % of the timestamps (users from 3000 on, 1 to 3 stars, first 80 % of time) are
-reconstructed to within about a minute; the valid and test periods of `temporal` are verbatim. Hardware: one thread of an AMD
-EPYC, no GPU. Another kind of CPU or another number of threads changes the last bits. This page is written by
-`scripts/write_results.py`; `scripts/reproduce.py` makes everything in it."""
-VERSION_1 = """\
-Version 1 (a Kalman-filtered factor model with item neighbours outside the network, corrected by a transformer; its code is
-gone) had MAE 0.6402 +- 0.0003, RMSE 0.8185 +- 0.0004, user MAE 0.6784, MAE* 0.5961 on the same rows, five seeds."""
-SECTIONS = [  # heading, what to know before the table, file, first column for studies
-    ("MovieLens-1M", VERSION_1, "results"),
+In the copy of MovieLens-1M used here about 9.8 % of the timestamps (users from 3000 on, 1 to 3
+stars, first 80 % of time) are reconstructed to within about a minute; the valid and test periods of
+`temporal` are verbatim. Hardware: one thread of an AMD EPYC, no GPU. Another kind of CPU or another
+number of threads changes the last bits. This page is written by `scripts/write_results.py`;
+`scripts/reproduce.py` makes everything in it."""
+SECTIONS = [  # heading, what to know before the table, file
+    ("MovieLens-1M", "Version 1 (a Kalman-filtered factor model with item neighbours outside the "
+     "network, corrected by a transformer; its code is gone) had MAE 0.6402 +- 0.0003, RMSE 0.8185 "
+     "+- 0.0004, user MAE 0.6784, MAE* 0.5961 on the same rows, five seeds.", "results"),
     ("What the layer buys", "The heads of the one layer, taken away in turn.", "ablate_layer"),
-    ("Trees on the same inputs", "LightGBM on the dense features, user features, genres, year, and item statistics taken out "
-     "of fold; leaves and rounds chosen on valid (`scripts/compare_lightgbm.py`).", "lightgbm"),
+    ("Trees on the same inputs", "LightGBM on the dense features, user features, genres, year, and "
+     "item statistics taken out of fold; leaves and rounds chosen on valid "
+     "(`scripts/compare_lightgbm.py`).", "lightgbm"),
     ("Dense features: concatenated (a) or bucketized (b)?", "", "ablate_dense"),
     ("Which loss?", "Huber aims at the median, so it may win MAE and lose RMSE.", "ablate_loss"),
     ("Regression heads", "", "ablate_heads"),
-    ("Length of the softmax heads' history", "The regression heads see all of it.", "ablate_history"),
+    ("Length of the softmax heads' history", "The regression heads see all of it.",
+     "ablate_history"),
     ("Which readout of the softmax heads?", "", "ablate_readout"),
-    ("What does text buy for films that nobody has rated?", "Protocol `cold-items`: the held-out films have no rating in train "
-     "or in any history.", "ablate_text"),
-    ("Other shapes of data", "The default settings on generated data that go through the CSV reader; five seeds are five data "
-     "sets (`scripts/shapes.py`).", "shapes"),
+    ("What does text buy for films that nobody has rated?", "Protocol `cold-items`: the held-out "
+     "films have no rating in train or in any history.", "ablate_text"),
+    ("Other shapes of data", "The default settings on generated data that go through the CSV "
+     "reader; five seeds are five data sets (`scripts/shapes.py`).", "shapes"),
     ("leave-last-one", "A user's last rating is test, the one before is valid.", "leave-last-one"),
     ("random", "85 / 5 / 10 % of the ratings; histories hold earlier train ratings.", "random"),
-    ("keras-windows (LEAKY)", "The Keras example's window, features and split inside this model; for comparison only.",
-     "keras-windows"),
-    ("Ranking the whole catalogue", "Everybody is asked once, at the first test rating; candidates are all films not in the "
-     "history; relevant is what the user then rates. Equal scores: more train ratings first.", "ranking"),
+    ("keras-windows (LEAKY)", "The Keras example's window, features and split inside this model; "
+     "for comparison only.", "keras-windows"),
+    ("Ranking the whole catalogue", "Everybody is asked once, at the first test rating; candidates "
+     "are all films not in the history; relevant is what the user then rates. Equal scores: more "
+     "train ratings first.", "ranking"),
 ]
 
 

@@ -1,14 +1,26 @@
 """Studies over seeds. Run: pytest tests/test_ablation.py."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from bst.ablation import AblationArgs, compare_variant, format_study, run_ablation, run_one
+from bst.ablation import (
+    AblationArgs,
+    compare_variant,
+    format_study,
+    run_ablation,
+    run_one,
+    train_all,
+)
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.synthetic import write_synthetic
+from scripts.ablate import STUDIES, variants
+from tests.command import call
+
+OPTIONS = {f.name: set(get_args(f.type)) for f in fields(ModelConfig)}
 
 
 @pytest.fixture(scope="module")
@@ -17,31 +29,104 @@ def args(tmp_path_factory):
     raw = write_synthetic(folder / "raw", num_users=60, num_movies=50, num_ratings=1_500)
     return AblationArgs(
         data=DataConfig(data=raw, cache=folder / "cache"),
-        model=ModelConfig(width=8, heads=2, history_len=10, text=False, base="bias"),
-        train=TrainConfig(epochs=1, batch_targets=128, threads=1), seeds=2,
+        model=ModelConfig(width=8, heads=2, history_len=10, text=False, dropout=0.2),
+        train=TrainConfig(epochs=1, batch_size=1024, threads=1), seeds=2,
         runs=folder / "runs", json=folder / "study.json", figure=folder / "study.png")
 
 
 def arms(base: RunConfig) -> dict[str, RunConfig]:
-    return {"concat": base, "none": replace(base, model=replace(base.model, dense="none")),
-            "bucket": replace(base, model=replace(base.model, dense="bucket"))}
+    return variants("dense", base)
 
 
 def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
-    chosen = replace(args, only=("none",))
+    chosen = replace(args, only=("no dense features",))
     run_ablation(chosen, arms)
     said = capsys.readouterr().out
     rows = json.loads(args.json.read_text())
-    assert [row["variant"] for row in rows] == ["concat", "none"]
+    assert [row["variant"] for row in rows] == ["concat (a)", "no dense features"]
     assert len(list(args.runs.glob("temporal-*/predictions.npz"))) == 4
     assert rows[0]["difference"] == 0.0 and rows[1]["difference"] != 0.0
     assert rows[1]["config"]["model"]["dense"] == "none" and rows[1]["seeds"] == 2
-    assert f"| none | {rows[1]['valid_mae']:.4f}" in said
+    assert f"| no dense features | {rows[1]['valid_mae']:.4f}" in said
     assert args.figure.read_bytes().startswith(b"\x89PNG")
     before = {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
     run_ablation(chosen, arms)  # all is there already
     assert before == {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
     assert json.loads(args.json.read_text()) == rows
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_variants_of_a_study_are_named_for_what_they_change(study):
+    """The first is the default; a value that a name tells is the config's."""
+    found = variants(study, RunConfig())
+    first, *others = found.values()
+    protocol = "cold-items" if study == "text" else "temporal"
+    assert first == RunConfig(data=DataConfig(protocol=protocol))
+    assert len({config.hash for config in found.values()}) == len(found) > 2
+    assert {config.data.protocol for config in others} == {protocol}
+    for name, config in found.items():
+        assert all(getattr(config.train, f.name) == f.default for f in fields(TrainConfig))
+        model, words = config.model, name.replace(",", "").split()
+        if study == "layer":
+            assert model == ModelConfig(attention=name)
+        elif study == "loss":
+            assert model == ModelConfig(loss=name)
+        elif study == "readout":
+            assert model == ModelConfig(readout=words[0], history_len=int(words[1]))
+        elif study == "interest" and name != "stars alone":
+            assert model == ModelConfig(interest=float(words[-1]))
+        elif study == "history":
+            assert model == ModelConfig(history_len=int(words[-1]))
+        elif study == "heads" and name != "three heads":
+            assert model == ModelConfig(widths=(int(words[-1]),), drift=(0.001,),
+                                        forgets=(0.001,), key_var=(0.004,))
+        elif study == "text":
+            assert model == ModelConfig(text=name != "no text")
+            assert config.data.text_source.split()[0] in (words[0], "overview")
+
+
+@pytest.mark.parametrize(("study", "field"), [
+    ("layer", "attention"), ("dense", "dense"), ("loss", "loss"), ("readout", "readout")])
+def test_a_study_has_every_option_of_its_field(study, field):
+    found = variants(study, RunConfig()).values()
+    assert {getattr(config.model, field) for config in found} == OPTIONS[field]
+
+
+def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
+    flags = ["--data", args.data.data, "--no-text", "--quick", "--threads", "1", "--only", "none",
+             "--batch-size", "1024", "--runs", tmp_path, "--json", tmp_path / "study.json"]
+    said = call("ablate.py", "layer", *flags).stdout
+    rows = json.loads((tmp_path / "study.json").read_text())
+    assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
+    assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
+
+
+def test_overviews_are_embedded_once_for_all_runs_of_the_same_data(args, monkeypatch):
+    """In the pool's processes; here in this one, which counts."""
+    seen = []
+
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, work, configs, *_):
+            seen.append((work.__name__, list(configs)))
+            return [{} for _ in seen[-1][1]]
+
+    monkeypatch.setattr("bst.ablation.ProcessPoolExecutor", Pool)
+    base = RunConfig(data=args.data)
+    silent = replace(base, model=args.model)  # reads none, of data that no other variant has
+    train_all({**variants("text", base), "silent": silent}, range(2), args.runs / "none", jobs=1)
+    (first, texts), (then, runs) = seen
+    assert (first, then) == ("_embed_overviews", "run_one") and len(runs) == 12
+    assert sorted(c.data.text_source for c in texts) == [
+        "overview", "random", "shuffled", "title"]
 
 
 def test_a_run_of_a_study_is_the_run_of_the_train_script(args):

@@ -10,7 +10,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import audit_split, split_interactions
+from bst.data.splits import History, audit_split, split_interactions
 from bst.utils.errors import DataError
 
 
@@ -36,6 +36,24 @@ def test_a_history_is_what_the_rule_says(store, protocol, ties):
         earlier = [q for q in range(begin, store.offsets[store.user_row[p] + 1])
                    if store.timestamp[q] < store.timestamp[p]]
         assert found == (earlier if ties == "strict" else list(range(begin, p)))
+
+
+@pytest.mark.parametrize("protocol", ["temporal", "random", "cold-items"])
+@pytest.mark.parametrize("last", [None, 1, 4])
+def test_history_rows_and_their_running_means_are_those_of_plain_loops(store, protocol, last):
+    split = split_interactions(store, protocol=protocol)
+    history = History.of(store, split)
+    values = np.random.default_rng(6).normal(size=len(store))
+    total = history.running_sum(values, last)
+    mean = history.running_mean(values, last=last, shrink=2.5)
+    assert history.position.tolist() == np.flatnonzero(split.is_history).tolist()
+    for p in range(len(store)):
+        sees = [q for q in range(store.offsets[store.user_row[p]], split.history_stop[p])
+                if split.is_history[q]]
+        assert history.position[history.start[p]:history.stop[p]].tolist() == sees
+        sees = sees if last is None else sees[-last:]
+        assert total[p] == pytest.approx(values[sees].sum(), abs=1e-9)
+        assert mean[p] == pytest.approx(values[sees].sum() / (len(sees) + 2.5), abs=1e-9)
 
 
 def test_temporal_cuts_at_the_quantiles_of_time(store, split):

@@ -7,13 +7,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from bst.model.features import streaming_bias
 
 from bst.data.movielens import read_movielens
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
+from bst.evaluation.baselines import streaming_bias
 
 SIZE = dict(num_users=400, num_movies=200, num_ratings=24_000)
 NAMES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")

@@ -15,6 +15,9 @@ from bst.data.splits import split_interactions
 from bst.evaluation import baselines
 from bst.evaluation.baselines import (
     BASELINES,
+    ITEM_SHRINK,
+    USER_SHRINK,
+    item_bias,
     item_knn,
     matrix_factorisation,
     streaming_bias,
@@ -31,6 +34,37 @@ def test_no_baseline_sees_a_rating_from_its_targets_time_on(store, split, name):
     before = BASELINES[name](store, split)
     after = BASELINES[name](turned(store, late), split)
     assert after[target] == pytest.approx(before[target], abs=1e-9)
+
+
+def visible(store, split, p):
+    """Positions that the target at p may see, by plain Python."""
+    begin = store.offsets[store.user_row[p]]
+    return [q for q in range(begin, split.history_stop[p]) if split.is_history[q]]
+
+
+@pytest.mark.parametrize("protocol", ["temporal", "random"])
+@pytest.mark.parametrize("last", [7, None])
+def test_the_streaming_bias_is_item_bias_plus_shrunken_mean_of_the_last_residuals(
+    store, protocol, last
+):
+    split = split_interactions(store, protocol=protocol)
+    mean, bias = item_bias(store, split)
+    found = streaming_bias(store, split, last=last)
+    for p in range(len(store)):
+        sees = visible(store, split, p)[-(last or 999):]
+        rest = [store.rating[q] - mean - bias[store.item_idx[q]] for q in sees]
+        expected = mean + bias[store.item_idx[p]] + sum(rest) / (len(rest) + USER_SHRINK)
+        assert found[p] == pytest.approx(expected, abs=1e-5)
+
+
+def test_item_bias_is_a_shrunken_mean_over_train_only(store, split):
+    mean, bias = item_bias(store, split)
+    train = store.rating[split.train]
+    assert mean == pytest.approx(train.mean(), abs=1e-6)
+    for item in range(store.num_items + 2):
+        stars = train[store.item_idx[split.train] == item]
+        expected = (stars - mean).sum() / (len(stars) + ITEM_SHRINK)
+        assert bias[item] == pytest.approx(expected, abs=1e-5)
 
 
 def store_of(rating: np.ndarray, timestamp: np.ndarray):
@@ -115,10 +149,8 @@ def brute_knn(store, split):
         return max(0.0, product / norm * both.sum() / (both.sum() + baselines.SIMILARITY_SHRINK))
 
     for p in {*split.valid, *split.test}:
-        seen = [q for q in range(store.offsets[store.user_row[p]], split.history_stop[p])
-                if split.is_history[q]]
-        near = sorted(((similarity(store.item_idx[p], store.item_idx[q]), rest[q]) for q in seen),
-                      reverse=True)[:baselines.NEIGHBOURS]
+        near = sorted(((similarity(store.item_idx[p], store.item_idx[q]), rest[q])
+                       for q in visible(store, split, p)), reverse=True)[:baselines.NEIGHBOURS]
         weight = sum(weight for weight, _ in near)
         score[p] += sum(weight * value for weight, value in near) / (weight + 0.5)
     return score
@@ -126,7 +158,8 @@ def brute_knn(store, split):
 
 @pytest.mark.parametrize("protocol", ["temporal", "random", "cold-items", "keras-windows"])
 @pytest.mark.parametrize(("most_items", "neighbours", "cells", "again"), [
-    (8192, 20, 2**25, 1), (8192, 3, 200, 2), (15, 20, 1, 1), (0, 20, 2**25, 1)])
+    (8192, 20, 2**25, 1), (8192, 99, 2**25, 2), (8192, 3, 200, 1), (15, 20, 1, 1),
+    (0, 20, 2**25, 1)])
 def test_item_neighbours_are_those_of_plain_loops(
     monkeypatch, protocol, most_items, neighbours, cells, again
 ):
