@@ -132,7 +132,7 @@ class ModelConfig(_Options):
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of the three dense layers")
     dropout: float = option(0.1, "probability of zeroing, in [0, 1)")
     item_dropout: float = option(
-        0.03, "probability that a train target is shown as if nobody had rated its item, in [0, 1)"
+        0.02, "probability that a train target is shown as if nobody had rated its item, in [0, 1)"
     )
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ class TrainConfig(_Options):
 
     epochs: int = option(6, "passes over the train targets, at most; see steps")
     steps: int = option(
-        600, "optimizer steps, at least: a small data set gets as many more epochs as these take"
+        300, "optimizer steps, at least: a small data set gets as many more epochs as these take"
     )
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most"

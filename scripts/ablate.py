@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.ablation import AblationArgs, Variants, run_ablation
 from bst.config import RunConfig
 from bst.utils.guard import command
+from scripts.studies.runs import AblationArgs, Variants, run_ablation
 
 
 def one_head(width: int) -> dict:

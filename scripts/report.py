@@ -92,10 +92,10 @@ def learning_curve(run: Path) -> list[float]:
 
 def main(args: Args) -> None:
     """Train, compare, print."""
-    from bst.ablation import train_all
     from bst.evaluation.baselines import BASELINES
     from bst.evaluation.report import write_results
     from bst.run import prepare, use_device
+    from scripts.studies.runs import train_all
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)

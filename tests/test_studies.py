@@ -1,4 +1,4 @@
-"""Studies over seeds. Run: pytest tests/test_ablation.py."""
+"""Studies over seeds. Run: pytest tests/test_studies.py."""
 
 import json
 from dataclasses import fields, replace
@@ -7,7 +7,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from bst.ablation import (
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.data.synthetic import write_synthetic
+from scripts.ablate import STUDIES, variants
+from scripts.studies.runs import (
     AblationArgs,
     compare_variant,
     format_study,
@@ -15,9 +18,6 @@ from bst.ablation import (
     run_one,
     train_all,
 )
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.data.synthetic import write_synthetic
-from scripts.ablate import STUDIES, variants
 from tests.command import call
 
 OPTIONS = {f.name: set(get_args(f.type)) for f in fields(ModelConfig)}
@@ -119,7 +119,7 @@ def test_overviews_are_embedded_once_for_all_runs_of_the_same_data(args, monkeyp
             seen.append((work.__name__, list(configs)))
             return [{} for _ in seen[-1][1]]
 
-    monkeypatch.setattr("bst.ablation.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("scripts.studies.runs.ProcessPoolExecutor", Pool)
     base = RunConfig(data=args.data)
     silent = replace(base, model=args.model)  # reads none, of data that no other variant has
     train_all({**variants("text", base), "silent": silent}, range(2), args.runs / "none", jobs=1)
