@@ -30,7 +30,7 @@ def args(tmp_path_factory):
     return AblationArgs(
         data=DataConfig(data=raw, cache=folder / "cache"),
         model=ModelConfig(width=8, heads=2, history_len=10, text=False, dropout=0.2),
-        train=TrainConfig(epochs=1, batch_size=1024, threads=1), seeds=2,
+        train=TrainConfig(epochs=1, steps=1, batch_size=1024, threads=1), seeds=2,
         runs=folder / "runs", json=folder / "study.json", figure=folder / "study.png")
 
 
