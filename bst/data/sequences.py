@@ -1,4 +1,4 @@
-"""Ratings -> SequenceStore: one flat time-ordered array per column; windows.
+"""Ratings -> SequenceStore: one flat time-ordered array per column.
 
 Order is (user, timestamp, line of the source file): half of MovieLens-1M's ratings share their
 timestamp with the user's previous one, so (user, timestamp) alone is not reproducible.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.data.schema import FIRST_IDX, MOVIES, PAD, USERS, RowIndex, Tables, check_table
+from bst.data.schema import FIRST_IDX, MOVIES, USERS, RowIndex, Tables, check_table
 from bst.utils.errors import DataError
 from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
 
@@ -281,39 +281,3 @@ def _load_table(path: Path, sha256: str) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
-
-
-def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.DataFrame:
-    """Fixed windows as a table: `length - 1` history slots, left-padded, then the target.
-
-    Args:
-        store: sequences.
-        length: tokens of a window, target included, at least 2.
-        step: a user's targets are the 1st, (1 + step)th, ... interaction; none is made up.
-
-    Returns:
-        Columns user_id, history (list of item_idx, PAD on the left), history_rating (0 where PAD),
-        target, label (stars), timestamp (seconds).
-    """
-    if length < 2 or step < 1:
-        raise ValueError(f"expected length >= 2 and step >= 1, got {length} and {step}")
-    flat = pl.DataFrame({
-        "user_row": store.user_row,
-        "user_id": store.users["user_id"].gather(store.user_row),
-        "target": np.asarray(store.item_idx),
-        "label": np.asarray(store.rating), "timestamp": np.asarray(store.timestamp),
-    })
-    lags = range(length - 1, 0, -1)
-
-    def shifted(column: str) -> pl.Expr:
-        lagged = [pl.col(column).shift(k, fill_value=PAD).over("user_row") for k in lags]
-        return pl.concat_list(lagged)
-
-    return (
-        flat.with_columns(
-            shifted("target").alias("history"), shifted("label").alias("history_rating"),
-            pl.int_range(pl.len()).over("user_row").alias("rank"),
-        )
-        .filter(pl.col("rank") % step == 0)
-        .select("user_id", "history", "history_rating", "target", "label", "timestamp")
-    )
