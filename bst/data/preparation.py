@@ -128,7 +128,7 @@ def stream_store(
             reading.note_repeats(repeats["user_row"], repeats["item_row"], chunk_bytes)
         movies = reading.finish(int(counts.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
-        writer.finish(reading.users, movies, {"source": files.sha256})
+        writer.finish(reading.users, movies, files.sha256)
 
 
 class _Parts:

@@ -174,7 +174,7 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray) -
     table = torch.sparse_coo_tensor(
         torch.stack([user, item]), (of_user[user] * of_item[item]).rsqrt(),
         (len(of_user), len(count)), check_invariants=True).coalesce()
-    _, weight, axes = torch.svd_lowrank(table, q=min(2 * size, *table.shape), niter=4)
+    _, weight, axes = torch.svd_lowrank(table, q=min(size + 11, *table.shape), niter=6)
     found = (axes * weight)[:, 1:size + 1] * of_item[:, None].clamp(min=1).rsqrt()
     found = found * (of_item / (of_item + FEW))[:, None]
     return (found / found[of_item > 0].square().mean().sqrt().clamp(min=1e-12)).clamp(-5, 5)

@@ -311,7 +311,7 @@ def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
         digest.update(getattr(store, name).tobytes())
     for frame in (store.users, store.movies):
         digest.update(frame.write_json().encode())
-    assert load_store(tmp_path).manifest["digest"] == store.digest == digest.hexdigest()
+    assert load_store(tmp_path).digest == store.digest == digest.hexdigest()
 
 
 def test_json_in_slices_is_the_json_of_the_whole():

@@ -14,7 +14,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.splits import split_interactions
 from bst.data.text import TextVectors
 from bst.model.batches import CHUNK
-from bst.recommend.catalogue import Interaction, NewMovie, read_history
+from bst.recommend.catalogue import Interaction, NewMovie
 from bst.recommend.recommender import Recommender
 from bst.run import Prepared, keep_fitted
 from bst.training.checkpoint import load_fitted, save_fitted, save_model
@@ -22,6 +22,7 @@ from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts import recommend as recommend_script
+from scripts.support.history import read_history
 from tests.command import call
 
 
