@@ -74,18 +74,6 @@ def turn_clock_back() -> None:
     time.time_ns = lambda: next(late) * 10**9
 
 
-def poison(step: int, name: str) -> None:
-    """Make the weights `name` NaN before the `step`-th update."""
-    real, count = bst.training.loop.train_step, itertools.count(1)
-
-    def train_step(model, *args, **options):
-        if next(count) == step:
-            model.get_parameter(name).data.fill_(float("nan"))
-        return real(model, *args, **options)
-
-    bst.training.loop.train_step = train_step
-
-
 def limit_memory(spare: int) -> None:
     """Let the address space grow by `spare` bytes from here."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
