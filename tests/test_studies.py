@@ -30,7 +30,7 @@ def args(tmp_path_factory):
     return AblationArgs(
         data=DataConfig(data=raw, cache=folder / "cache"),
         model=ModelConfig(width=8, heads=2, history_len=10, text=False, dropout=0.2),
-        train=TrainConfig(epochs=1, batch_size=1024, threads=1), seeds=2,
+        train=TrainConfig(epochs=1, steps=1, batch_size=1024, threads=1), seeds=2,
         runs=folder / "runs", json=folder / "study.json", figure=folder / "study.png")
 
 
@@ -97,6 +97,8 @@ def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
              "--batch-size", "1024", "--runs", tmp_path, "--json", tmp_path / "study.json"]
     said = call("ablate.py", "layer", *flags).stdout
     rows = json.loads((tmp_path / "study.json").read_text())
+    for log in tmp_path.glob("*/metrics.jsonl"):
+        assert log.read_text().count("\n") == 2  # quick: one epoch, and before it
     assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
     assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
 
