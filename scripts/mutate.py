@@ -35,8 +35,9 @@ TESTS = {  # module -> arguments of pytest: its fast tests, without child proces
                             "saved_model or model_folder or json_that or two_lines or "
                             "resume_state or damaged_file or damaged_state or state_of or "
                             "run_folder_gives"],
-    "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_preparation.py", "-k",
-                       "test_movielens and not escapes or fast_read"],
+    "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_formats.py",
+                       "tests/data/test_preparation.py", "-k",
+                       "test_movielens and not escapes or a_bad_row or fast_read"],
 }
 METHOD = re.compile(r"( +)@((?:cached_)?property)\n( +def (\w+).*\n(?:\1 .*\n|\n(?=\1 ))+)")
 

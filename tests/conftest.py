@@ -88,8 +88,8 @@ def trained(raw, tmp_path_factory):
     """Run folder, flags and output of a small train.py."""
     out = tmp_path_factory.mktemp("run")
     flags = ["--data", raw, "--metadata", raw / "movies_metadata.csv", "--out", out, "--cache",
-             raw / "cache", "--epochs", "2", "--history-len", "20", "--threads", "1",
-             "--batch-size", "512"]
+             raw / "cache", "--epochs", "2", "--steps", "1", "--history-len", "20", "--threads",
+             "1", "--batch-size", "512"]
     return out, flags, call("train.py", *flags).stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bst.data.movielens import read_movielens
+from bst.data.formats import read_tables
 from bst.data.overviews import read_metadata
 from bst.utils.errors import DataError
 
@@ -40,7 +40,7 @@ def write(folder: Path, *, users=USERS, movies=MOVIES, ratings=RATINGS) -> Path:
 
 
 def test_rows_come_out_typed_and_in_file_order(tmp_path):
-    tables = read_movielens(write(tmp_path))
+    tables = read_tables(write(tmp_path))
     assert tables.ratings.rows() == [(1, 1, 5.0, 978300760), (1, 3, 3.0, 978302109),
                                      (2, 4, 1.0, 978301968), (7, 1, 4.0, 978301968)]
     assert tables.users.rows()[1] == (2, "M", "56", "16", "V")
@@ -57,7 +57,7 @@ def test_users_and_ratings_on_the_edge_of_what_is_allowed_are_read(tmp_path, end
     top = 2**31 - 1
     write(tmp_path, users=USER_EDGES.replace("\n", end), movies=f"1::A::X|Y\n{top}::B (2001)::\n",
           ratings=f"1::1::5::631152000\n{top}::{top}::1::2524608000\n".replace("\n", end))
-    tables = read_movielens(tmp_path)
+    tables = read_tables(tmp_path)
     assert tables.users.rows() == [
         (1, "F", "1", "0", "4"), (top, "M", "18", "20", None), (3, "M", "25", "7", "V"),
         (4, "M", "35", "1", "x"), (5, "M", "45", "1", "-"), (6, "F", "50", "1", "0"),
@@ -70,8 +70,8 @@ def test_users_and_ratings_on_the_edge_of_what_is_allowed_are_read(tmp_path, end
 @pytest.mark.parametrize("wrap", [
     lambda text: text.replace("\n", "\r\n"), lambda text: "ï»¿" + text, lambda text: text.rstrip()])
 def test_carriage_returns_a_bom_and_a_missing_last_newline_change_nothing(tmp_path, wrap):
-    expected = read_movielens(write(tmp_path))
-    found = read_movielens(write(tmp_path, users=wrap(USERS), movies=wrap(MOVIES),
+    expected = read_tables(write(tmp_path))
+    found = read_tables(write(tmp_path, users=wrap(USERS), movies=wrap(MOVIES),
                                  ratings=wrap(RATINGS)))
     assert found.ratings.equals(expected.ratings) and found.movies.equals(expected.movies)
 
@@ -106,7 +106,7 @@ BAD_RATINGS = [
 def test_a_bad_rating_is_named_with_file_line_and_reason(tmp_path, row, reason):
     write(tmp_path, ratings=RATINGS + row + "\n")
     with pytest.raises(DataError) as caught:
-        read_movielens(tmp_path)
+        read_tables(tmp_path)
     message = str(caught.value)
     assert f"1 bad rows, expected none: ratings.dat:5: {reason}" in message
     assert "--on-bad quarantine" in message and "\n" not in message
@@ -114,10 +114,10 @@ def test_a_bad_rating_is_named_with_file_line_and_reason(tmp_path, row, reason):
 
 @pytest.mark.parametrize(("row", "reason"), BAD_RATINGS)
 def test_quarantine_keeps_the_good_rows_and_lists_the_bad_one(tmp_path, row, reason, capsys):
-    good = read_movielens(write(tmp_path))
+    good = read_tables(write(tmp_path))
     write(tmp_path, ratings=row + "\n" + RATINGS if "earlier" not in reason else
           RATINGS + row + "\n")
-    tables = read_movielens(tmp_path, on_bad="quarantine", report_dir=tmp_path / "out")
+    tables = read_tables(tmp_path, on_bad="quarantine", report_dir=tmp_path / "out")
     assert tables.ratings.equals(good.ratings)
     listed = pl.read_csv(tmp_path / "out" / "bad_rows.csv")
     assert listed.columns == ["file", "line", "reason", "raw"] and len(listed) == 1
@@ -143,21 +143,21 @@ def test_quarantine_keeps_the_good_rows_and_lists_the_bad_one(tmp_path, row, rea
 ])
 def test_a_bad_file_is_refused_with_its_line(tmp_path, field, content, message):
     with pytest.raises(DataError, match=message):
-        read_movielens(write(tmp_path, **{field: content}))
+        read_tables(write(tmp_path, **{field: content}))
 
 
 def test_the_first_ten_of_many_bad_rows_are_listed_and_all_are_counted(tmp_path):
     with pytest.raises(DataError) as caught:
-        read_movielens(write(tmp_path, ratings="1::1::9::978300760\n" * 13))
+        read_tables(write(tmp_path, ratings="1::1::9::978300760\n" * 13))
     assert str(caught.value).startswith("13 bad rows")
     assert "ratings.dat:10:" in str(caught.value) and "ratings.dat:11:" not in str(caught.value)
 
 
 def test_a_missing_file_or_folder_says_what_was_expected(tmp_path):
     with pytest.raises(DataError, match="cannot read users.dat.*data/README.md"):
-        read_movielens(tmp_path)
+        read_tables(tmp_path, format="ml-1m")
     with pytest.raises(DataError, match="cannot read users.dat"):
-        read_movielens(tmp_path / "nowhere")
+        read_tables(tmp_path / "nowhere", format="ml-1m")
 
 
 def test_a_zip_is_read_like_its_folder_and_nothing_is_unpacked(tmp_path):
@@ -165,14 +165,14 @@ def test_a_zip_is_read_like_its_folder_and_nothing_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
         for name in ("users.dat", "movies.dat", "ratings.dat"):
             archive.write(tmp_path / name, f"../ml-1m/{name}")
-    found = read_movielens(tmp_path / "ml.zip")
-    assert found.ratings.equals(read_movielens(tmp_path).ratings)
+    found = read_tables(tmp_path / "ml.zip")
+    assert found.ratings.equals(read_tables(tmp_path).ratings)
     assert not (tmp_path.parent / "ml-1m").exists()
 
 
 def test_overviews_are_merged_by_title_and_year_one_film_to_one_row(tmp_path, capsys):
     (tmp_path / "m.csv").write_text(METADATA, encoding="utf-8")
-    tables = read_movielens(write(tmp_path), metadata=tmp_path / "m.csv", report_dir=tmp_path)
+    tables = read_tables(write(tmp_path), metadata=tmp_path / "m.csv", report_dir=tmp_path)
     found = tables.movies.select("overview", "match").rows()
     assert found == [("Woody, a toy,\nmeets Buzz.", "exact"), ("A scientist.", "year off"),
                      ("A hit man.", "exact"), (None, "none")]
@@ -187,7 +187,7 @@ def test_two_films_of_one_name_never_share_a_row(tmp_path):
     movies = "1::Toy Story (1995)::Drama\n2::Toy Story (1994)::Drama\n"
     (tmp_path / "m.csv").write_text(METADATA, encoding="utf-8")
     write(tmp_path, movies=movies, ratings="1::1::5::978300760\n")
-    tables = read_movielens(tmp_path, metadata=tmp_path / "m.csv")
+    tables = read_tables(tmp_path, metadata=tmp_path / "m.csv")
     assert tables.movies["overview"].to_list() == ["Woody, a toy,\nmeets Buzz.",
                                                    "A film of the same name."]
 
@@ -216,7 +216,7 @@ def test_only_a_data_error_escapes_from_any_bytes(tmp_path, noise, at, which):
     contents[which] = contents[which][:at] + noise + contents[which][at:]
     write(tmp_path, users=contents[0], movies=contents[1], ratings=contents[2])
     try:
-        read_movielens(tmp_path)
+        read_tables(tmp_path)
     except DataError:
         pass
 
@@ -236,7 +236,7 @@ def test_only_a_data_error_escapes_from_any_metadata(tmp_path, noise, at):
 @pytest.mark.data
 def test_the_real_files_give_a_million_ratings_and_nearly_every_overview(tmp_path):
     folder = Path(os.environ["BST_DATA"])
-    tables = read_movielens(folder / "ml-1m", metadata=folder / "movies_metadata.csv",
+    tables = read_tables(folder / "ml-1m", metadata=folder / "movies_metadata.csv",
                             report_dir=tmp_path)
     assert len(tables.ratings) == 1_000_209 and len(tables.users) == 6_040
     assert tables.movies["overview"].is_not_null().sum() >= 3_845

@@ -162,17 +162,13 @@ def test_the_keyboard_is_enough_and_focus_follows_the_film(browser):
     assert first in held
 
 
-def test_reasons_open_and_close(browser):
+def test_reasons_open_and_close_and_filters_narrow_the_list(browser):
     rate_five(browser)
     browser.click("#list li button")
     browser.until("document.querySelectorAll('#list .why li').length === 5")
     assert browser.run("document.querySelector('#list button').ariaExpanded") == "true"
     browser.click("#list li button")
     browser.until("document.querySelectorAll('#list .why li').length === 0")
-
-
-def test_filters_narrow_the_list(browser):
-    rate_five(browser)
     browser.run("""document.querySelector('#low').value = 1980;
         document.querySelector('#low').dispatchEvent(new Event('input'))""")
     browser.until(f"{LISTED}.length && {LISTED}.every(t => /\\(19[89]/.test(t))")

@@ -42,12 +42,12 @@ def answer(error, capsys) -> tuple[int, str]:
      "disk full writing a file; free space and give the same command again"),
     (OSError(errno.EROFS, "Read-only file system", "a"), 74, "a: Read-only file system"),
     (MemoryError("Unable to allocate 3 GiB"), 1, "out of memory (Unable to allocate 3 GiB); "
-     "expected more of it, or smaller --batch-targets, --width or --history-len"),
-    (MemoryError(), 1, "out of memory; expected more of it, or smaller --batch-targets, --width "
+     "expected more of it, or smaller --batch-size, --widths or --history-len"),
+    (MemoryError(), 1, "out of memory; expected more of it, or smaller --batch-size, --widths "
      "or --history-len"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat c10"), 1,
      "out of memory (DefaultCPUAllocator: can't allocate memory: 9 bytes); expected more of it, "
-     "or smaller --batch-targets, --width or --history-len"),
+     "or smaller --batch-size, --widths or --history-len"),
     (ModuleNotFoundError("No module named 'pandas'", name="pandas"), 1, "no module pandas; --help "
      "says what the script needs, and requirements.txt what all need"),
     (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
