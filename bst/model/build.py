@@ -17,7 +17,7 @@ from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
 TEXT_DIM = 32  # principal components of the overview vectors
-AUDIENCE, RATERS = 32, 10  # components of who rated an item, at most; users and items of each
+RATERS = 10  # users and items for each component of an audience, at least
 FEW = 5.0  # ratings of an item that halve what its audience says
 SAMPLE = 2**17  # train targets that scale the dense features, about
 
@@ -125,7 +125,7 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     levels = np.unique(store.rating[split.train])
     overview, num_text = scale.text_axes.shape
     torch.manual_seed(seed)
-    audience = audience_components(store, split, count)
+    audience = audience_components(store, split, count, config.audience)
     sizes = Sizes(items=store.num_items, known_items=len(rated), content=content.shape[1],
                   text=num_text, overview=overview,
                   audience=audience.shape[1], users=tuple(batches.vocabulary.sizes),
@@ -151,7 +151,8 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     return model.eval()
 
 
-def audience_components(store: SequenceStore, split: Split, count: np.ndarray) -> torch.Tensor:
+def audience_components(store: SequenceStore, split: Split, count: np.ndarray, most: int
+                        ) -> torch.Tensor:
     """Principal components of who rated each item in train, whatever the stars: (items + 2, k).
 
     The mean over an item's raters of what they rate, normalised by how much everybody and
@@ -161,6 +162,7 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray) -
         store: sequences.
         split: of them.
         count: (items + 2,) train ratings.
+        most: components, at most; fewer where users or items are few.
 
     Source: Halko, Martinsson and Tropp 2011, "Finding structure with randomness", by
     `torch.svd_lowrank`: a few products with a sparse matrix.
@@ -168,7 +170,7 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray) -
     user = torch.from_numpy(store.user_row[split.train].astype(np.int64))
     item = torch.from_numpy(store.item_idx[split.train].astype(np.int64))
     of_user, of_item = torch.bincount(user).float(), torch.from_numpy(count).float()
-    size = min(AUDIENCE, int((of_user > 0).sum()) // RATERS, int((of_item > 0).sum()) // RATERS)
+    size = min(most, int((of_user > 0).sum()) // RATERS, int((of_item > 0).sum()) // RATERS)
     if size < 1:
         return torch.zeros(len(count), 0)
     table = torch.sparse_coo_tensor(

@@ -16,7 +16,7 @@ def test_an_audience_is_the_principal_components_of_who_rated_what(store, split)
     user, item = store.user_row[split.train], store.item_idx[split.train]
     count = np.bincount(item, minlength=store.num_items + 2)
     torch.manual_seed(0)
-    found = audience_components(store, split, count).numpy()
+    found = audience_components(store, split, count, 32).numpy()
     table = np.zeros((store.num_users, len(count)))
     table[user, item] = (np.bincount(user)[user] * count[item]) ** -0.5
     _, weight, axes = np.linalg.svd(table, full_matrices=False)
@@ -35,7 +35,7 @@ def test_an_audience_knows_no_stars_and_nothing_after_train(store, split):
 
     def components(store):
         torch.manual_seed(0)
-        return audience_components(store, split, count)
+        return audience_components(store, split, count, 32)
 
     late = np.concatenate([split.valid, split.test])
     items = store.item_idx.copy()
@@ -47,7 +47,7 @@ def test_an_audience_knows_no_stars_and_nothing_after_train(store, split):
 def test_too_few_users_have_no_audience(store, split):
     few = replace(split, train=split.train[store.user_row[split.train] < 9])
     count = np.bincount(store.item_idx[few.train], minlength=store.num_items + 2)
-    assert audience_components(store, few, count).shape == (len(count), 0)
+    assert audience_components(store, few, count, 32).shape == (len(count), 0)
 
 
 @pytest.mark.parametrize("unit", [1.0, 10.0, 0.01])
