@@ -109,6 +109,14 @@ def read_sealed(path: Path) -> bytes:
     return content
 
 
+def stamp(path: Path) -> tuple | None:
+    """What changes when a file is written or replaced; None while it is not there."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
 def sha256_of(path: Path) -> str:
     """sha256 of a file; read in blocks, so that memory stays flat."""
     with open(path, "rb") as file:
