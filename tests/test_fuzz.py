@@ -52,13 +52,16 @@ def copy(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.json", "fitted.json"])
 @pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{}",
-                                   b'{"version": 2}', b'{"version": 2, "config": []}'])
+                                   b'{"version": 2}', b'{"version": 2, "config": []}',
+                                   b'{"version": "x\\ny"}'])
 def test_json_that_is_no_part_of_a_run_is_a_data_error(copy, name, found):
     folder = copy()
     write_sealed(folder / name, found)
-    with pytest.raises(DataError, match="expected model.json|do not fit|version None|damaged or"):
+    with pytest.raises(DataError, match=r"expected model.json|do not fit|version None|damaged or"
+                       r"|x\\ny.*, expected") as caught:
         load_model(folder)
         load_fitted(folder, IDENTITY)
+    assert "\n" not in str(caught.value)
 
 
 @quietly

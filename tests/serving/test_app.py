@@ -30,7 +30,7 @@ from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
-from tests.recommend.test_recommender import build, keep  # noqa: F401
+from tests.conftest import keep
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVENTS = [{"movie_id": 7, "stars": 5, "time": 978_000_000},
@@ -99,13 +99,8 @@ def until(condition) -> None:
 
 
 @pytest.fixture(scope="module")
-def recommender(build):  # noqa: F811
-    return build()[0]
-
-
-@pytest.fixture(scope="module")
-def models(recommender, tmp_path_factory):
-    return Models(keep(recommender, tmp_path_factory.mktemp("run")))
+def models(default, tmp_path_factory):
+    return Models(keep(default, tmp_path_factory.mktemp("run")))
 
 
 @pytest.fixture(scope="module")
@@ -128,35 +123,35 @@ def slow(models, monkeypatch):
     go.set()
 
 
-def test_the_answers_are_those_of_the_recommender(port, models, recommender):
+def test_the_answers_are_those_of_the_recommender(port, models, default):
     asked = {"history": EVENTS, "user": {"sex": "F", "zip": "55117"}, "at": 978_100_000}
     user, at = asked["user"], asked["at"]
-    films = recommender.catalogue.ids
+    films = default.catalogue.ids
     said = ask(port, "/predict", asked | {"movies": films}).json()
-    stars = recommender.predict(PERSON, films, at=at, user=user)
+    stars = default.predict(PERSON, films, at=at, user=user)
     assert said["items"] == [{"movie_id": m, "stars": s}
                              for m, s in zip(films, stars.tolist(), strict=True)]
     said = ask(port, "/recommend", asked | {"k": 4, "reasons": 2, "genres": ["War"],
                                             "years": [1955, 1985]}).json()
-    best = recommender.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
+    best = default.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
                                  reasons=2)
     assert said["items"] == json.loads(json.dumps([asdict(item) for item in best]))
     for k, options in ((38, {}), (41, {"exclude_seen": False})):
         found = ask(port, "/recommend", asked | {"k": 41} | options).json()["items"]
-        best = recommender.recommend(PERSON, 41, at=at, user=user, **options)
+        best = default.recommend(PERSON, 41, at=at, user=user, **options)
         assert [item["movie_id"] for item in found] == [item.movie_id for item in best]
         assert len(found) == k
     said = ask(port, "/explain", asked | {"movie_id": 9}).json()
     assert said.pop("model") == models.current.digest
-    expected = asdict(recommender.explain(PERSON, 9, at=at, user=user))
+    expected = asdict(default.explain(PERSON, 9, at=at, user=user))
     assert said == json.loads(json.dumps(expected))
 
 
-def test_events_without_times_are_a_minute_apart_in_their_order(port, recommender):
+def test_events_without_times_are_a_minute_apart_in_their_order(port, default):
     plain = [{"movie_id": e["movie_id"], "stars": e["stars"]} for e in EVENTS]
     found = ask(port, "/predict", {"history": plain, "movies": [9, 13]}).json()["items"]
     minutes = [(film, stars, 60 * k) for k, (film, stars, _) in enumerate(PERSON)]
-    assert [f["stars"] for f in found] == recommender.predict(minutes, [9, 13]).tolist()
+    assert [f["stars"] for f in found] == default.predict(minutes, [9, 13]).tolist()
     turned = ask(port, "/predict", {"history": plain[::-1], "movies": [9, 13]}).json()["items"]
     assert turned != found
 
@@ -304,9 +299,9 @@ def test_a_client_that_hangs_up_is_no_error_of_the_service(models):
         until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
 
 
-def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
+def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, default):
     """64 clients at once, each with a history of its own: bit for bit the answers given alone."""
-    films = recommender.catalogue.ids
+    films = default.catalogue.ids
     asked = [{"history": [{"movie_id": films[k % 41], "stars": k % 5 + 1},
                           {"movie_id": films[(k + 7) % 41], "stars": (3 * k) % 5 + 1}],
               "movies": films} for k in range(64)]
@@ -325,9 +320,9 @@ def other(recommender: Recommender, add: float) -> Recommender:
     return Recommender(model, recommender.vocabulary, recommender.fitted)
 
 
-def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recommender, tmp_path):
-    models = Models(keep(recommender, tmp_path))
-    body = {"history": EVENTS, "movies": recommender.catalogue.ids}
+def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(default, tmp_path):
+    models = Models(keep(default, tmp_path))
+    body = {"history": EVENTS, "movies": default.catalogue.ids}
     with serving(models, every=0.02) as port:
         old = ask(port, "/predict", body).json()
         seen, stop = [], threading.Event()
@@ -338,7 +333,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
 
         client = threading.Thread(target=hammer)
         client.start()
-        keep(other(recommender, 0.5), tmp_path)
+        keep(other(default, 0.5), tmp_path)
         until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
         client.join()
@@ -352,7 +347,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
             failures = models.failures
             good = weights.read_bytes()
             if broken is None:
-                keep(other(recommender, float("nan")), tmp_path)
+                keep(other(default, float("nan")), tmp_path)
             else:
                 weights.write_bytes(broken)
             until(lambda: models.failures > failures)  # noqa: B023
@@ -364,11 +359,11 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(recomm
         assert ask(port, "/predict", body).json() == new
 
 
-def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(recommender, tmp_path):
+def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp_path):
     """As a plain copy of a run folder may leave them for a moment."""
-    models = Models(keep(recommender, tmp_path / "run"))
+    models = Models(keep(default, tmp_path / "run"))
     old = models.current.digest
-    new = keep(other(recommender, 0.5), tmp_path / "new")
+    new = keep(other(default, 0.5), tmp_path / "new")
     for name in ("model.safetensors", "sums.json"):
         shutil.copy(new / name, tmp_path / "run")
         models.refresh()
@@ -389,13 +384,13 @@ def process(models):
     started.communicate()
 
 
-def test_signals_reload_and_finish_what_is_in_flight(process, models, recommender):
+def test_signals_reload_and_finish_what_is_in_flight(process, models, default):
     line = process.stdout.readline()
     assert models.current.digest in line
     port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
     process.send_signal(signal.SIGHUP)
     until(lambda: number(port, "bst_model_reloads_total") == 1)  # the files have not changed
-    films = recommender.catalogue.ids
+    films = default.catalogue.ids
     body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
     with ThreadPoolExecutor(40) as clients:
         asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]

@@ -8,7 +8,7 @@ import pytest
 from bst.recommend.recommender import Recommender
 from bst.serving.worker import Models
 from tests.browser import CHROMIUM, Browser
-from tests.recommend.test_recommender import build, keep  # noqa: F401
+from tests.conftest import keep
 from tests.serving.test_app import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; on Debian: "
@@ -20,12 +20,11 @@ STARS = "[...document.querySelectorAll('#list .guess')].map(e => e.textContent)"
 
 
 @pytest.fixture(scope="module")
-def models(build, tmp_path_factory):  # noqa: F811
-    recommender = build()[0]
-    titles = list(recommender.fitted.movies["title"])
+def models(default, tmp_path_factory):
+    titles = list(default.fitted.movies["title"])
     titles[4] = EVIL
-    fitted = replace(recommender.fitted, movies=recommender.fitted.movies | {"title": titles})
-    evil = Recommender(recommender.model, recommender.vocabulary, fitted)
+    fitted = replace(default.fitted, movies=default.fitted.movies | {"title": titles})
+    evil = Recommender(default.model, default.vocabulary, fitted)
     return Models(keep(evil, tmp_path_factory.mktemp("run")))
 
 
