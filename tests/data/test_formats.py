@@ -1,7 +1,4 @@
-"""Readers of the other formats: from raw files to metrics.
-
-Run: pytest tests/data/test_formats.py.
-"""
+"""Readers of all formats: from raw files to metrics. Run: pytest tests/data/test_formats.py."""
 
 import csv
 import re
