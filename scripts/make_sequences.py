@@ -39,8 +39,8 @@ class Args:
 def main(args: Args) -> None:
     """Read, check, sort, write, audit."""
     from bst.data.preparation import make_store
-    from bst.data.sequences import make_windows
     from bst.data.splits import audit_split, split_interactions
+    from scripts.support.windows import make_windows
 
     if args.engine == "ray":
         from bst.cluster import make_store_on_ray as make_store

@@ -29,7 +29,7 @@ TESTS = {  # module -> arguments of pytest: its fast tests, without child proces
                        "-k", "test_sequences or columns_are or json_in_slices"],
     "data.splits": ["tests/data/test_splits.py"],
     "evaluation.metrics": ["tests/evaluation/test_metrics.py"],
-    "model.batches": ["tests/model/test_batches.py", "tests/training/test_loop.py", "-k", "batch"],
+    "model.batches": ["tests/model/test_batches.py"],
     "training.checkpoint": ["tests/training/test_loop.py", "tests/test_fuzz.py",
                             "tests/recommend/test_recommender.py", "-k",
                             "saved_model or model_folder or json_that or "

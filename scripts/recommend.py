@@ -47,9 +47,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, score, print."""
-    from bst.recommend.catalogue import read_history
     from bst.recommend.recommender import Recommender
     from bst.run import store_of
+    from scripts.support.history import read_history
 
     if (args.user is None) == (args.history is None):
         raise DataError("expected --user or --history, and one of them only")

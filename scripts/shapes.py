@@ -14,8 +14,8 @@ import numpy as np
 import tyro
 
 from bst.config import DataConfig, RunConfig, TrainConfig
-from bst.data.synthetic import RatingsShape, write_ratings
 from bst.utils.guard import guarded
+from scripts.support.shapes_data import RatingsShape, write_ratings
 
 FILMS = {"genres": True, "years": True}
 SHAPES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.data.formats import GENRES
+from bst.data.movielens import GENRES
 from bst.data.schema import Tables
 from tests.conftest import random_tables
 

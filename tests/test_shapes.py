@@ -9,8 +9,8 @@ import numpy as np
 from bst.config import DataConfig, TrainConfig
 from bst.data.preparation import open_store
 from bst.data.splits import split_interactions
-from bst.data.synthetic import RatingsShape, write_ratings
 from scripts import shapes
+from scripts.support.shapes_data import RatingsShape, write_ratings
 
 SHAPE = RatingsShape(users=150, each=8, items=90, levels=(0.5, 5, 0.5), genres=True, stay=0.1)
 

@@ -87,6 +87,8 @@ def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
              "--batch-size", "1024", "--runs", tmp_path, "--json", tmp_path / "study.json"]
     said = call("ablate.py", "layer", *flags).stdout
     rows = json.loads((tmp_path / "study.json").read_text())
+    for log in tmp_path.glob("*/metrics.jsonl"):
+        assert log.read_text().count("\n") == 2  # quick: one epoch, and before it
     assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
     assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
 

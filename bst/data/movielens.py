@@ -1,150 +1,90 @@
-"""MovieLens-1M: users.dat, movies.dat and ratings.dat, latin-1, fields separated by `::`."""
+"""MovieLens-1M and MovieLens-100K: latin-1, a file of users, of movies and of ratings.
 
-from pathlib import Path
+ml-1m    users.dat, movies.dat, ratings.dat; fields separated by `::`
+ml-100k  u.user, u.item, u.data; `|` and tabs. An age in years becomes the code of its group in
+         MovieLens-1M; an occupation keeps its name
+"""
 
-import numpy as np
+import re
+
 import polars as pl
 
-from bst.config import OnBad
-from bst.data.raw import (
-    EARLIEST,
-    LATEST,
-    BadRows,
-    Layout,
-    RatingLines,
-    movie_table,
-    read_layout,
-    split_fields,
-    table,
-    whole,
-    year_of,
-)
-from bst.data.schema import USERS, Tables
+from bst.data.raw import BadRows, Layout, Lines, RatingLines, movie_table, table, whole, year_of
+from bst.data.schema import USERS
 from bst.data.sources import RawFiles
 
-AGES = {"1", "18", "25", "35", "45", "50", "56"}
+AGES = ("1", "18", "25", "35", "45", "50", "56")  # codes of MovieLens-1M: youngest of the group
+GENRES = ("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+          "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
+          "Thriller", "War", "Western")  # the flags of u.item; the first one is "unknown"
 
 
-def read_movielens(
-    source: Path, *, metadata: Path | None = None, on_bad: OnBad = "stop",
-    report_dir: Path | None = None,
-) -> Tables:
-    """Read and validate users.dat, movies.dat and ratings.dat; see `raw.read_layout`.
-
-    Args:
-        source: folder with the three files, or a zip such as GroupLens's ml-1m.zip.
-        metadata: as there.
-        on_bad: as there.
-        report_dir: as there.
-    """
-    return read_layout(RawFiles(source), ML_1M, metadata=metadata, on_bad=on_bad,
-                       report_dir=report_dir)
+def _user_1m(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
+    if age not in AGES:
+        raise ValueError(f"age {age!r} is not one of the codes {list(AGES)}")
+    return _user(user, sex, age, str(whole(occupation, "occupation", 0, 20)), zip_code)
 
 
-def _parse_user(line: str) -> tuple:
-    user, sex, age, occupation, zip_code = split_fields(line, "::", 5)
+def _user_100k(user: str, years: str, sex: str, occupation: str, zip_code: str) -> tuple:
+    if not occupation.strip():
+        raise ValueError(f"occupation {occupation!r} is empty")
+    return _user(user, sex, age_code(whole(years, "age", 1, 120)), occupation, zip_code)
+
+
+def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
-    if age not in AGES:
-        raise ValueError(f"age {age!r} is not one of the codes {sorted(AGES, key=int)}")
-    occupation = str(whole(occupation, "occupation", 0, 20))
-    return (whole(user, "user", 1, 2**31 - 1), sex, age, occupation, zip_code[:1] or None)
+    return whole(user, "user", 1), sex, age, occupation, zip_code[:1] or None
 
 
-def _parse_movie(line: str) -> tuple:
-    item, title, genres = split_fields(line, "::", 3)
-    return whole(item, "movie", 1, 2**31 - 1), title, year_of(title), genres, None, "none"
+def age_code(years: int) -> str:
+    """MovieLens-1M's code of the age group: the youngest age in it, 1 for under 18.
 
-
-def _parse_rating(line: str) -> tuple:
-    user, item, rating, timestamp = split_fields(line, "::", 4)
-    return (whole(user, "user", 1, 2**31 - 1), whole(item, "movie", 1, 2**31 - 1),
-            float(whole(rating, "rating", 1, 5)),
-            whole(timestamp, "timestamp", EARLIEST, LATEST))
-
-
-def _read_people(files: RawFiles, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
-    content = files.read("users.dat")
-    users = _fast_users(content)
-    if users is None:
-        users = table(content, "users.dat", _parse_user, USERS, bad)
-    return users, movie_table(files.read("movies.dat"), "movies.dat", _parse_movie, bad)
-
-
-def _fast_users(content: bytes) -> pl.DataFrame | None:
-    """The users by one typed read and vectorised checks, or None unless every row is good."""
-    rows = content.count(b"\n") + (not content.endswith(b"\n"))
-    if not content.isascii() or b"\r" in content or b"\0" in content:
-        return None
-    found = _read_fields(content, dict.fromkeys(USERS, pl.String))
-    if found is None or len(found) != rows or content.count(b":") != 8 * rows:
-        return None
-    between = [name for name in found.columns if name not in USERS]
-    is_whole = pl.col("user_id", "occupation").str.contains("^[0-9]{1,12}$")
-    is_good = pl.all_horizontal(is_whole, pl.col("sex").is_in(["F", "M"]),
-                                pl.col("age").is_in(list(AGES)), pl.col(between).is_null())
-    if not found.select(is_good.fill_null(False).all()).item():
-        return None
-    user, work = (found[name].cast(pl.Int64) for name in ("user_id", "occupation"))
-    if user.min() < 1 or user.max() >= 2**31 or work.max() > 20 or user.n_unique() < rows:
-        return None
-    found = found.with_columns(user, work, pl.col("zip_region").str.slice(0, 1))
-    return found.select(list(USERS)).cast(USERS)
-
-
-def _fast_ratings(content: bytes) -> pl.DataFrame | None:
-    """The ratings by one typed read, or None unless all rows are `a::b::c::d`, whole numbers.
-
-    The first, third, fifth and seventh field between single colons are read and none is empty, so
-    a row has 6 colons or more and at most 3 pairs of neighbours; the totals show that it has 6
-    and 3, and nothing else stands there but digits.
+    Example:
+        >>> age_code(17), age_code(18), age_code(73)
+        ('1', '18', '56')
     """
-    rows, others, colons, pairs = _count_bytes(np.frombuffer(content, np.uint8))
-    rows += not content.endswith(b"\n")
-    if others or colons != 6 * rows or pairs != 3 * rows:
-        return None
-    dtypes = {"user_id": pl.Int32, "item_id": pl.Int32, "rating": pl.Int32, "timestamp": pl.Int64}
-    found = _read_fields(content, dtypes, columns=[0, 2, 4, 6])
-    if found is None or len(found) != rows or sum(found.null_count().row(0)):
-        return None
-    return found
+    return max((code for code in AGES if int(code) <= years), key=int)
 
 
-def _count_bytes(content: np.ndarray) -> tuple[int, int, int, int]:
-    """How many line ends, bytes that are no digit, colon or line end, colons, neighbour colons."""
-    counts = np.zeros(4, dtype=np.int64)
-    for low in range(0, len(content), 2**17):  # blocks that stay in the cache of a core
-        block = content[low:low + 2**17 + 1]  # one more, for a pair across the border
-        is_colon = block == ord(":")
-        pairs = np.count_nonzero(is_colon[1:] & is_colon[:-1])
-        block, is_colon = block[:2**17], is_colon[:2**17]
-        ends = np.count_nonzero(block == ord("\n"))
-        others = np.count_nonzero(block - np.uint8(ord("0")) > 10) - ends  # ":" follows "9"
-        counts += ends, others, np.count_nonzero(is_colon), pairs
-    return tuple(counts.tolist())
+def _movie_1m(item: str, title: str, genres: str) -> tuple:
+    return whole(item, "movie", 1), title, year_of(title), genres
 
 
-def _read_fields(content: bytes, dtypes: dict, columns: list[int] | None = None
-                 ) -> pl.DataFrame | None:
-    """Fields between `::`, or None where one has another type.
+def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags: str) -> tuple:
+    if date and not re.fullmatch(r"[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}", date):
+        raise ValueError(f"release date {date!r} is not like 01-Jan-1995")
+    if set(flags) - {"0", "1"}:
+        raise ValueError(f"genre flags {'|'.join(flags)!r} are not all 0 or 1")
+    genres = "|".join(name for name, flag in zip(GENRES, flags, strict=True) if flag == "1")
+    return whole(item, "movie", 1), title, year_of(title) or year_of(f"({date[-4:]})"), genres
 
-    The separator is a single colon: the empty fields between are the columns `between_k`.
-    """
-    schema = {}
-    for name, dtype in dtypes.items():
-        schema |= {name: dtype, f"between_{name}": pl.String}
-    schema.popitem()
-    try:
-        found = pl.read_csv(content, separator=":", has_header=False, schema=schema,
-                            columns=columns, quote_char=None)
-        return found.rechunk()  # once here, or numpy copies a column each time it looks at it
-    except pl.exceptions.PolarsError:
-        return None
+
+def _people_1m(files: RawFiles, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+    users, movies = (Lines(file=f"{name}.dat", separator="::", count=count)
+                     for name, count in (("users", 5), ("movies", 3)))
+    return (table(files, users, _user_1m, USERS, bad),
+            movie_table(files, movies, _movie_1m, bad))
+
+
+def _people_100k(files: RawFiles, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+    users, movies = (Lines(file=f"u.{name}", separator="|", count=count)
+                     for name, count in (("user", 5), ("item", 5 + len(GENRES))))
+    return (table(files, users, _user_100k, USERS, bad),
+            movie_table(files, movies, _movie_100k, bad))
 
 
 ML_1M = Layout(
     files=("users.dat", "movies.dat", "ratings.dat"),
-    ratings=RatingLines("ratings.dat", "user::movie::rating::timestamp", _parse_rating,
-                        _fast_ratings),
-    read_people=_read_people,
+    ratings=RatingLines(file="ratings.dat", separator="::", count=4,
+                        expected="user::movie::rating::timestamp",
+                        known_from=("users.dat", "movies.dat")),
+    read_people=_people_1m,
+)
+ML_100K = Layout(
+    files=("u.user", "u.item", "u.data"),
+    ratings=RatingLines(file="u.data", separator="\t", count=4,
+                        expected="user, movie, rating and timestamp between tabs",
+                        known_from=("u.user", "u.item")),
+    read_people=_people_100k,
 )

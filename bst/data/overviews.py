@@ -15,6 +15,7 @@ YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLE = re.compile(
     r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
 )
+LINKED = -1  # in the place of a gap of years: before all others
 csv.field_size_limit(2**24)
 
 
@@ -39,8 +40,13 @@ def merge_overviews(
     for row, film in enumerate(films):
         for key in set(title_keys(film["title"]) + title_keys(film["original_title"])):
             by_key[key].append(row)
-    candidates = []
-    for movie, (title, year) in enumerate(movies.select("title", "year").iter_rows()):
+    by_id = {film["id"]: row for row, film in enumerate(films) if film["id"]}
+    candidates = []  # (gap of years, other title, rank of the key, movie, row); best first
+    for movie, (item, title, year) in enumerate(
+            movies.select("item_id", "title", "year").iter_rows()):
+        linked = by_id.get((links or {}).get(item))
+        if linked is not None:
+            candidates.append((LINKED, False, 0, movie, linked))
         keys = title_keys(title)
         for rank, key in enumerate(keys):
             for row in by_key[key]:
@@ -50,17 +56,12 @@ def merge_overviews(
                     candidates.append((gap, not same, rank, movie, row))
     overview, match = [None] * len(movies), ["none"] * len(movies)
     used: set[int] = set()
-    by_id = {film["id"]: row for row, film in enumerate(films) if film["id"]}
-    for movie, item in enumerate(movies["item_id"]):
-        row = by_id.get((links or {}).get(item))
-        if row is not None and row not in used:
-            used.add(row)
-            overview[movie], match[movie] = films[row]["overview"], "linked"
     for gap, differs, _, movie, row in sorted(candidates):
         if match[movie] == "none" and row not in used:
             used.add(row)
             overview[movie] = films[row]["overview"]
-            match[movie] = "year off" if gap else "normalised" if differs else "exact"
+            match[movie] = "linked" if gap == LINKED else "year off" if gap else \
+                "normalised" if differs else "exact"
     merged = movies.with_columns(pl.Series("overview", overview, dtype=pl.String),
                                  pl.Series("match", match))
     _print_match(merged, defects, report_dir)

@@ -15,15 +15,7 @@ import polars as pl
 
 from bst.config import DataConfig, Format, OnBad
 from bst.data.formats import layout_of, read_tables
-from bst.data.raw import (
-    BadRows,
-    Known,
-    check_ratings,
-    list_repeats,
-    refuse_nothing_left,
-    repeated,
-    with_overviews,
-)
+from bst.data.raw import CHUNK, Reading, repeated
 from bst.data.schema import FIRST_IDX, Tables
 from bst.data.sequences import (
     AS_IT_WAS,
@@ -42,7 +34,6 @@ from bst.utils.guard import folder_lock, unchanged
 
 BUILTIN = Path("data/builtin")
 STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
-CHUNK = 2**24  # bytes of it that are checked at a time
 PART = 2**24  # bytes of it, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
                 ("timestamp", np.int64)])
@@ -115,39 +106,29 @@ def stream_store(
         DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
     """
     files = RawFiles(source)
-    layout = layout_of(files, format)
-    lines, bad = layout.ratings, BadRows(on_bad, layout.files)
-    users, movies = layout.read_people(files, bad)
-    links = {} if metadata is None else layout.read_links(files, bad)
-    known = Known.of(users, movies)
-    parts = _Parts(folder / "parts.tmp", num_users=len(users),
-                   count=max(1, -(-files.size(lines.file) // part_bytes)))
+    reading = Reading(files, layout_of(files, format), metadata=metadata, on_bad=on_bad,
+                      report_dir=folder)
+    num_users = len(reading.users)
+    parts = _Parts(folder / "parts.tmp", num_users=num_users,
+                   count=max(1, -(-files.size(reading.lines.file) // part_bytes)))
     with parts, StoreWriter(folder) as writer:
-        first = 1
-        for content in files.chunks(lines.file, chunk_bytes):
-            parts.add(check_ratings(content, first, known, bad, lines), known)
-            first += content.count(b"\n")
-        counts, pairs = np.zeros(len(users), dtype=np.int64), []
+        for ratings in reading.ratings(chunk_bytes):
+            parts.add(ratings, *reading.rows(ratings))
+        counts, pairs = np.zeros(num_users, dtype=np.int64), []
         for rows in parts:
             again = repeated(rows["user_row"], rows["item_row"])
-            if again.any():
-                pairs.append(np.unique(rows[["user_row", "item_row"]][again]))
-                rows = rows[~again]
+            pairs.append(rows[again])
+            rows = rows[~again]
             rows = rows[time_order(rows["user_row"], rows["timestamp"])]
-            counts += np.bincount(rows["user_row"], minlength=len(users))
+            counts += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
                           timestamp=rows["timestamp"])
-        if pairs:
-            rows = np.concatenate(pairs)
-            list_repeats(
-                RawFiles(source).chunks(lines.file, chunk_bytes), bad,
-                set(zip(users["user_id"].gather(rows["user_row"]),
-                        movies["item_id"].gather(rows["item_row"]), strict=True)), lines)
-        bad.report(folder)
-        refuse_nothing_left(int(counts.sum()), lines, bad)
-        movies = with_overviews(movies, metadata, files, report_dir=folder, links=links)
+        repeats = np.concatenate(pairs) if pairs else np.empty(0, dtype=ROW)
+        if len(repeats):
+            reading.note_repeats(repeats["user_row"], repeats["item_row"], chunk_bytes)
+        movies = reading.finish(int(counts.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
-        writer.finish(users, movies, {"source": files.sha256})
+        writer.finish(reading.users, movies, files.sha256)
 
 
 class _Parts:
@@ -164,12 +145,12 @@ class _Parts:
     def __exit__(self, *_) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, ratings: pl.DataFrame, known: Known) -> None:
+    def add(self, ratings: pl.DataFrame, user_row: np.ndarray, item_row: np.ndarray) -> None:
         """Append each rating to the file of its user's range."""
         if not len(ratings):
             return
         rows = np.empty(len(ratings), dtype=ROW)
-        rows["user_row"], rows["item_row"] = known.rows(ratings)
+        rows["user_row"], rows["item_row"] = user_row, item_row
         for name in ("rating", "timestamp"):
             rows[name] = ratings[name].to_numpy()
         part = rows["user_row"].astype(np.int64) * self.count // self.num_users

@@ -66,6 +66,9 @@ class RowIndex:
             self.table = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
             self.table[ids] = np.arange(len(ids), dtype=np.int32)
 
+    def __contains__(self, row_id: int) -> bool:
+        return bool(self.rows(np.array([row_id]))[0] >= 0)
+
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Row of each id, same shape, int32; -1 where the table lacks it.
 

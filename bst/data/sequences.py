@@ -1,11 +1,10 @@
-"""Ratings -> SequenceStore: one flat time-ordered array per column; windows.
+"""Ratings -> SequenceStore: one flat time-ordered array per column.
 
 Order is (user, timestamp, line of the source file): half of MovieLens-1M's ratings share their
 timestamp with the user's previous one, so (user, timestamp) alone is not reproducible.
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -17,17 +16,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.data.schema import FIRST_IDX, MOVIES, PAD, USERS, RowIndex, Tables, check_table
+from bst.data.schema import FIRST_IDX, MOVIES, USERS, RowIndex, Tables, check_table
 from bst.utils.errors import DataError
 from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
-TABLES = ("users", "movies")
-HEADER = 128  # bytes before the values of a column's .npy
-FILES = (*(f"{name}.npy" for name in COLUMNS), *(f"{name}.parquet" for name in TABLES))
+TABLES = ("users.parquet", "movies.parquet")
+FILES = (*(f"{name}.npy" for name in COLUMNS), *TABLES)
 AS_IT_WAS = "a store that was there is as it was"
-BLOCK = 2**20  # bytes or rows that are hashed at a time: memory stays flat
 
 
 @dataclass(frozen=True)
@@ -137,10 +134,9 @@ class StoreWriter:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
-        self.sha256 = {name: hashlib.sha256() for name in COLUMNS}
         self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
-        for file in self.files.values():
-            file.write(bytes(HEADER))  # written at the end, when the length is known
+        for name in COLUMNS:
+            self._write_header(name)  # again at the end, when the length is known
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -158,70 +154,45 @@ class StoreWriter:
             values = np.ascontiguousarray(values, dtype=COLUMNS[name])
             with naming(self.folder / f"{name}.npy", AS_IT_WAS):
                 self.files[name].write(values)
-            self.sha256[name].update(values)
             self.count[name] += len(values)
 
-    def finish(self, users: pl.DataFrame, movies: pl.DataFrame, extra: dict) -> None:
-        """Put the files in place, the manifest last; `extra` goes into the manifest."""
-        described, tables = {}, {}
-        for name, dtype in COLUMNS.items():
-            shape = (self.count[name],)
+    def finish(self, users: pl.DataFrame, movies: pl.DataFrame, source: dict[str, str]) -> None:
+        """Put the files in place, the manifest last; `source`: sha256 of each raw file."""
+        for name in COLUMNS:
             with naming(self.folder / f"{name}.npy", AS_IT_WAS), self.files[name] as file:
                 file.seek(0)
-                file.write(_header(dtype, shape))
+                self._write_header(name)
                 sync(file)
-            described[name] = {"dtype": str(np.dtype(dtype)), "shape": list(shape),
-                               "sha256": self.sha256[name].hexdigest()}
         for name, table in zip(TABLES, (users, movies), strict=True):
-            temporary = self._temporary(f"{name}.parquet")
-            with naming(self.folder / f"{name}.parquet", AS_IT_WAS), open(temporary, "wb") as file:
+            with naming(self.folder / name, AS_IT_WAS), open(self._temporary(name), "wb") as file:
                 table.write_parquet(file)
                 sync(file)
-            tables[name] = sha256_of(temporary)
+        sha256 = {name: sha256_of(self._temporary(name)) for name in FILES}
         (self.folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no store
         for name in FILES:
             os.replace(self._temporary(name), self.folder / name)
         manifest = {
-            "version": STORE_VERSION, "columns": described, "tables": tables,
+            "version": STORE_VERSION, "sha256": sha256, "source": source,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
             "num_items": len(movies), "num_interactions": self.count["item_idx"],
-            "digest": self._digest(users, movies), **extra,
         }
         write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
-    def _digest(self, users: pl.DataFrame, movies: pl.DataFrame) -> str:
-        """`SequenceStore.digest` of what stands in the folder."""
-        first, *others = COLUMNS
-        digest = self.sha256[first].copy()
-        for name in others:
-            with open(self.folder / f"{name}.npy", "rb") as file:
-                file.seek(HEADER)
-                while block := file.read(BLOCK):
-                    digest.update(block)
-        for text in _json_of(users, movies):
-            digest.update(text)
-        return digest.hexdigest()
+    def _write_header(self, name: str) -> None:
+        """What `np.save` writes before the values: as long for any number of them."""
+        np.lib.format.write_array_header_1_0(self.files[name], {
+            "descr": np.dtype(COLUMNS[name]).str, "fortran_order": False,
+            "shape": (self.count[name],)})
 
     def _temporary(self, file: str) -> Path:
         return self.folder / f"{file}.tmp"
-
-
-def _header(dtype: type, shape: tuple[int]) -> bytes:
-    """What `np.save` writes before the values."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
-    if file.tell() != HEADER:
-        raise RuntimeError(f"a .npy header of {file.tell()} bytes, expected {HEADER}")
-    return file.getvalue()
 
 
 def save_store(store: SequenceStore, folder: Path) -> None:
     """Write the store; the manifest comes last, so a folder with a manifest is complete."""
     with StoreWriter(folder) as writer:
         writer.append(**{name: getattr(store, name) for name in COLUMNS})
-        described = {k: v for k, v in store.manifest.items() if k == "source"}  # all else is new
-        writer.finish(store.users, store.movies, described)
+        writer.finish(store.users, store.movies, store.manifest.get("source", {}))
 
 
 def load_store(folder: Path) -> SequenceStore:
@@ -240,80 +211,25 @@ def load_store(folder: Path) -> SequenceStore:
         raise DataError(f"{folder}: store version {version}, expected "
                         f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
     try:
-        columns = {name: _load_column(folder / f"{name}.npy", manifest["columns"][name])
-                   for name in COLUMNS}
-        users, movies = (_load_table(folder / f"{name}.parquet", manifest["tables"][name])
-                         for name in TABLES)
+        sha256 = {name: manifest["sha256"][name] for name in FILES}
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is damaged, "
                         "make the store again") from error
+    for name in FILES:
+        _refuse_other(folder / name, sha256[name])
+    users, movies = (pl.read_parquet(folder / name) for name in TABLES)
     check_table(users, USERS, "users")
     check_table(movies, MOVIES, "movies")
+    columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
     return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
 
 
-def _load_column(path: Path, described: dict) -> np.ndarray:
-    """The mapped values of a .npy that is as the manifest describes it."""
+def _refuse_other(path: Path, sha256: str) -> None:
+    """Raise if the file is not the one with this hash."""
     try:
-        column = np.lib.format.open_memmap(path, mode="r")
-        with open(path, "rb") as file:
-            header = file.read(HEADER)
-        found = {"dtype": str(column.dtype), "shape": list(column.shape),
-                 "sha256": sha256_of(path, skip=HEADER)}
-    except Exception as error:  # numpy raises what its header parser meets
-        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
-    for name, value in found.items():
-        if value != described[name]:
-            raise DataError(f"{path}: its {name} is not the manifest's; "
-                            "the store is damaged or mixed, make it again")
-    if header != _header(column.dtype, column.shape):
-        raise DataError(f"{path}: its header is not the one of a column; the store is damaged, "
-                        "make it again")
-    return column
-
-
-def _load_table(path: Path, sha256: str) -> pl.DataFrame:
-    """The table of a parquet file with this hash."""
-    try:
-        if sha256_of(path) != sha256:
-            raise DataError(f"{path}: its sha256 is not the manifest's; "
-                            "the store is damaged or mixed, make it again")
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}; make the store again") from error
-
-
-def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.DataFrame:
-    """Fixed windows as a table: `length - 1` history slots, left-padded, then the target.
-
-    Args:
-        store: sequences.
-        length: tokens of a window, target included, at least 2.
-        step: a user's targets are the 1st, (1 + step)th, ... interaction; none is made up.
-
-    Returns:
-        Columns user_id, history (list of item_idx, PAD on the left), history_rating (0 where PAD),
-        target, label (stars), timestamp (seconds).
-    """
-    if length < 2 or step < 1:
-        raise ValueError(f"expected length >= 2 and step >= 1, got {length} and {step}")
-    flat = pl.DataFrame({
-        "user_row": store.user_row,
-        "user_id": store.users["user_id"].gather(store.user_row),
-        "target": np.asarray(store.item_idx),
-        "label": np.asarray(store.rating), "timestamp": np.asarray(store.timestamp),
-    })
-    lags = range(length - 1, 0, -1)
-
-    def shifted(column: str) -> pl.Expr:
-        lagged = [pl.col(column).shift(k, fill_value=PAD).over("user_row") for k in lags]
-        return pl.concat_list(lagged)
-
-    return (
-        flat.with_columns(
-            shifted("target").alias("history"), shifted("label").alias("history_rating"),
-            pl.int_range(pl.len()).over("user_row").alias("rank"),
-        )
-        .filter(pl.col("rank") % step == 0)
-        .select("user_id", "history", "history_rating", "target", "label", "timestamp")
-    )
+        found = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; make the store again") from error
+    if found != sha256:
+        raise DataError(f"{path}: its sha256 is not the manifest's; the store is damaged or "
+                        "mixed, make it again")

@@ -49,20 +49,16 @@ class History:
             stop=count[split.history_stop],
         )
 
-    def running_sum(self, values: np.ndarray, last: int | None = None) -> np.ndarray:
-        """Sum of `values` (n,) over the last `last` history rows of each target, (n,) float64."""
-        total = np.concatenate([[0.0], np.cumsum(values[self.position], dtype=np.float64)])
-        start = self.start if last is None else np.maximum(self.start, self.stop - last)
-        return total[self.stop] - total[start]
-
     def running_mean(
         self, values: np.ndarray, *, last: int | None = None, shrink: float
     ) -> np.ndarray:
-        """Mean of `values` over the same rows, drawn to 0 by `shrink` pseudo-counts."""
-        size = self.stop - self.start
-        if last is not None:
-            size = np.minimum(size, last)
-        return self.running_sum(values, last) / (size + shrink)
+        """Mean of `values` (n,) over the last `last` history rows of each target, or over all.
+
+        It is drawn to 0 by `shrink` pseudo-counts; (n,) float64.
+        """
+        total = np.concatenate([[0.0], np.cumsum(values[self.position], dtype=np.float64)])
+        start = self.start if last is None else np.maximum(self.start, self.stop - last)
+        return (total[self.stop] - total[start]) / (self.stop - start + shrink)
 
 
 def split_interactions(
@@ -176,12 +172,12 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
     if split.protocol == "keras-windows":
         lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
         return lines
-    seen = np.bincount(np.concatenate([split.train, split.valid, split.test]), minlength=len(store))
+    held_out = np.concatenate([split.valid, split.test])
+    seen = np.bincount(np.concatenate([split.train, held_out]), minlength=len(store))
     sizes = (f"{len(split.train):,} train, {len(split.valid):,} valid, {len(split.test):,} test")
     if split.protocol == "cold-items":
         _refuse(np.flatnonzero(seen > 1), "an interaction is target of two parts")
         lines.append(f"no interaction is target of two parts: {sizes}")
-        held_out = np.concatenate([split.valid, split.test])
         cold = np.isin(store.item_idx, store.item_idx[held_out])
         _refuse(np.flatnonzero(cold & split.is_history), "a held-out movie stands in a history")
         _refuse(np.flatnonzero(cold[split.train]), "a held-out movie is a train target")
@@ -195,9 +191,7 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
             raise DataError("leak: the parts overlap in time, expected train < valid < test")
         lines.append("all train targets are older than all valid ones, these than all test ones")
     if split.protocol == "random":
-        _refuse(np.concatenate([split.valid, split.test])[
-            split.is_history[np.concatenate([split.valid, split.test])]],
-            "a held-out rating stands in a history")
+        _refuse(held_out[split.is_history[held_out]], "a held-out rating stands in a history")
         lines.append("no valid or test rating stands in a history (but train holds later ones)")
     return lines
 

@@ -13,14 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bst.data.movielens import AGES, GENRES
 from bst.utils.files import open_atomic, sha256_of, write_atomic
 
-GENRES = (
-    "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
-    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War",
-    "Western",
-)
-AGE_CODES = np.array([1, 18, 25, 35, 45, 50, 56])
+NAMED = GENRES[1:]
 THEMES = {  # words of an overview, by theme
     "sea": "captain sailor harbour storm island lighthouse voyage crew",
     "space": "planet starship colony orbit alien signal android galaxy",
@@ -44,38 +40,35 @@ FILES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")
 BLOCK = 500  # users that are drawn and written together: memory stays flat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """Size and seed of a data set."""
 
     num_users: int = 1500
-    num_movies: int = 500
-    num_ratings: int = 120_000  # about
+    num_movies: int = 500  # at least 40
+    num_ratings: int = 120_000  # about; each user has at least 20
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if (self.num_users < 1 or self.num_movies < 40
+                or self.num_ratings < 20 * self.num_users):
+            raise ValueError(f"expected at least 1 user, 40 movies and 20 ratings a user, got "
+                             f"{self.num_users}, {self.num_movies} and {self.num_ratings}")
 
-def write_synthetic(
-    folder: Path, *, num_users: int = 1500, num_movies: int = 500, num_ratings: int = 120_000,
-    seed: int = 0,
-) -> Path:
+
+def write_synthetic(folder: Path, **size: int) -> Path:
     """Write users.dat, movies.dat, ratings.dat and movies_metadata.csv; equal seeds, equal bytes.
 
     A folder that already holds the same data is left as it is.
 
     Args:
         folder: made if it is not there.
-        num_users: at least 1.
-        num_movies: at least 40.
-        num_ratings: about as many; each user has at least 20.
-        seed: of everything.
+        size: fields of `Shape`.
 
     Returns:
         The folder.
     """
-    if num_users < 1 or num_movies < 40 or num_ratings < 20 * num_users:
-        raise ValueError(f"expected at least 1 user, 40 movies and 20 ratings a user, got "
-                         f"{num_users}, {num_movies} and {num_ratings}")
-    shape = Shape(num_users, num_movies, num_ratings, seed)
+    shape = Shape(**size)
     done = folder / "synthetic.json"
     with suppress(OSError, ValueError):  # not there, cut or damaged: all is written again
         if json.loads(done.read_bytes()) == _described(folder, shape):
@@ -86,7 +79,7 @@ def write_synthetic(
     movies.write(folder)
     with open_atomic(folder / "users.dat", "w", encoding="latin-1") as users, \
             open_atomic(folder / "ratings.dat", "w", encoding="latin-1") as ratings:
-        for block in range(0, num_users, BLOCK):
+        for block in range(0, shape.num_users, BLOCK):
             _write_block(movies, shape, block, users, ratings)
     write_atomic(done, json.dumps(_described(folder, shape)).encode())
     return folder
@@ -110,8 +103,8 @@ class _Movies:
         weight = 1 / (np.arange(n) + 10.0)  # a long tail; the last films are hardly rated
         self.weight = rng.permutation(weight * np.exp(0.4 * self.bias))
         self.weight[rng.permutation(n)[: n // 25]] = 0  # nobody rated these
-        of_theme = rng.normal(size=(len(THEMES), len(GENRES)))
-        fit = self.theme @ of_theme + rng.normal(0, 0.3, (n, len(GENRES)))
+        of_theme = rng.normal(size=(len(THEMES), len(NAMED)))
+        fit = self.theme @ of_theme + rng.normal(0, 0.3, (n, len(NAMED)))
         self.genres = [np.sort(np.argsort(-row)[:k]) for row, k in
                        zip(fit, rng.integers(1, 4, n), strict=True)]
         self.rng = rng
@@ -127,7 +120,7 @@ class _Movies:
             for k, item in enumerate(self.item_id):
                 name = f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} {k}"
                 article = rng.random() < 0.25
-                genres = "|".join(GENRES[g] for g in self.genres[k])
+                genres = "|".join(NAMED[g] for g in self.genres[k])
                 movies.write(f"{item}::{name}{', The' if article else ''} ({self.year[k]})"
                              f"::{genres}\n")
                 full = f"{'The ' if article else ''}{name}"
@@ -149,7 +142,7 @@ def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> N
     n = min(BLOCK, shape.num_users - block)
     ids = block + 1 + np.arange(n)
     zips = rng.integers(10_000, 99_999, n)
-    sex, age = rng.choice(["F", "M"], n, p=[0.3, 0.7]), rng.choice(AGE_CODES, n)
+    sex, age = rng.choice(["F", "M"], n, p=[0.3, 0.7]), rng.choice(np.array(AGES, int), n)
     occupation = rng.integers(0, 21, n)
     users.writelines(f"{i}::{s}::{a}::{o}::{z}\n"
                      for i, s, a, o, z in zip(ids, sex, age, occupation, zips, strict=True))
@@ -180,55 +173,3 @@ def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> N
     ratings.writelines(f"{i}::{m}::{s}::{t}\n" for i, m, s, t in zip(
         ids[row].tolist(), movies.item_id[item].tolist(), stars.tolist(), when.tolist(),
         strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatingsShape:
-    """A set of ratings unlike MovieLens-1M: users have an id and nothing else, items no text."""
-
-    users: int
-    each: int  # ratings of a user, about
-    items: int
-    levels: tuple[float, float, float] = (1, 5, 1)  # lowest and highest rating, and the step
-    genres: bool = False
-    years: bool = False
-    news: float = 0.0  # how much items that have just come out are sought, above all
-    stay: float = 0.5  # share of the whole time for which a user stays, at most
-    seed: int = 0
-
-
-def write_ratings(folder: Path, shape: RatingsShape) -> Path:
-    """Write ratings.csv, and movies.csv where items have genres or years; equal seeds, equal bytes.
-
-    Users and items come over time; few items have most of the ratings; a rating is level + user
-    bias + item bias + taste . theme + noise, and the theme of an item shows in its genres.
-    """
-    rng, n, dim = np.random.default_rng([shape.seed, 3]), shape.items, 6
-    genre = rng.integers(0, len(GENRES), n)
-    theme = 0.8 * rng.normal(size=(len(GENRES), dim))[genre] + 0.6 * rng.normal(size=(n, dim))
-    bias, year = rng.normal(0, 0.5, n), rng.integers(1930, 2000, n)
-    popularity = rng.permutation(1 / (np.arange(n) + 5.0)) * np.exp(0.4 * bias)
-    out = np.where(rng.random(n) < 0.3, 0, rng.random(n))  # when an item comes out, in [0, 1)
-    low, high, step = shape.levels
-    rows = []
-    for user in range(shape.users):
-        begin = rng.random()
-        end = min(1, begin + shape.stay * rng.random())
-        weight = popularity * (1 + shape.news * np.exp(-np.abs(begin - out) / 0.03)) * (out < end)
-        count = min(max(1, rng.poisson(shape.each * rng.lognormal(-0.3, 0.75))), (out < end).sum())
-        item = np.argsort(rng.exponential(size=n) / np.maximum(weight, 1e-300))[:count]
-        when = rng.uniform(np.maximum(begin, out[item]), end)
-        liking = (rng.normal(0, 0.5) + bias[item] + theme[item] @ rng.normal(0, 0.35, dim)
-                  + rng.normal(0, 0.7, count))
-        share = np.clip(0.62 + 0.19 * liking, 0, 1)  # of the scale
-        stars = low + step * np.round(share * (high - low) / step)
-        rows += [f"{user + 1},{i + 1},{s:g},{START + int(t * SPAN)}\n"
-                 for i, s, t in zip(item, stars, when, strict=True)]
-    folder.mkdir(parents=True, exist_ok=True)
-    head = "userId,movieId,rating,timestamp\n"
-    write_atomic(folder / "ratings.csv", "".join([head, *rows]).encode())
-    if shape.genres or shape.years:
-        lines = [f"{i + 1},Film {i + 1}{f' ({year[i]})' if shape.years else ''},"
-                 f"{GENRES[genre[i]] if shape.genres else ''}\n" for i in range(n)]
-        write_atomic(folder / "movies.csv", "".join(["movieId,title,genres\n", *lines]).encode())
-    return folder

@@ -19,7 +19,7 @@ import torch
 
 from bst.recommend.recommender import Recommender
 from bst.utils.errors import DataError
-from bst.utils.files import SUMS
+from bst.utils.files import SUMS, stamp
 
 FILES = "model.json", "model.safetensors", "fitted.json"  # of a run folder, that are served
 log = logging.getLogger(__name__)
@@ -59,12 +59,12 @@ class Models:
 
     def refresh(self) -> None:
         """Load the folder again if a file of it has changed or `asked` is set."""
-        stamp = self._look()
+        look = self._look()
         # the sums change with every resume point, so they count only where they may mend an error
-        count = len(FILES) if self.error is None else len(stamp)
-        if stamp[:count] == self._stamp[:count] and not self.asked:
+        count = len(FILES) if self.error is None else len(look)
+        if look[:count] == self._stamp[:count] and not self.asked:
             return
-        self.asked, self._stamp = False, stamp
+        self.asked, self._stamp = False, look
         try:
             loaded = self._load()
         except Exception as error:  # whatever is wrong with it, the old model goes on
@@ -72,7 +72,7 @@ class Models:
             self.error = str(error) or type(error).__name__
             log.error("kept model %s: %s", self.current.digest, self.error)
             return
-        if self._look()[:len(FILES)] != stamp[:len(FILES)]:
+        if self._look()[:len(FILES)] != look[:len(FILES)]:
             self._stamp = ()  # written while it was read: look again next time
             return
         self.current, self.error = loaded, None
@@ -90,13 +90,6 @@ class Models:
 
     def _look(self) -> tuple:
         """What tells whether the files are still the same."""
-        def stamp(path: Path) -> tuple | None:
-            try:
-                found = path.stat()
-            except OSError:
-                return None
-            return found.st_mtime_ns, found.st_size, found.st_ino
-
         return tuple(stamp(self.folder / name) for name in (*FILES, SUMS))
 
 

@@ -109,10 +109,17 @@ def read_sealed(path: Path) -> bytes:
     return content
 
 
-def sha256_of(path: Path, *, skip: int = 0) -> str:
-    """sha256 of the bytes from `skip` on; read in blocks, so that memory stays flat."""
+def stamp(path: Path) -> tuple | None:
+    """What changes when a file is written or replaced; None while it is not there."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file; read in blocks, so that memory stays flat."""
     with open(path, "rb") as file:
-        file.seek(skip)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

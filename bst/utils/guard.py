@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bst.utils.errors import DataError
+from bst.utils.files import stamp
 
 IN_USE, DISK = 73, 74  # EX_CANTCREAT and EX_IOERR of sysexits.h
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -139,24 +140,13 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
     Raises:
         DataError: names a file.
     """
-    before = {path: _stamp(path) for path in _files(paths)}
+    folders = (p.iterdir() if p.is_dir() else [p] for p in paths if p is not None)
+    before = {path: stamp(path) for files in folders for path in files if not path.is_dir()}
     yield
-    for path, stamp in before.items():
-        if _stamp(path) != stamp:
+    for path, was in before.items():
+        if stamp(path) != was:
             raise DataError(f"{path} changed while it was read, expected a file at rest; give the "
                             "same command again once it is written")
-
-
-def _files(paths: tuple[Path | None, ...]) -> Iterator[Path]:
-    for path in filter(None, paths):
-        yield from (p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-
-
-def _stamp(path: Path) -> tuple | None:
-    with suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
-    return None
 
 
 class StopRequest:

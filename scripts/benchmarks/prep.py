@@ -44,17 +44,17 @@ def run(args: Args) -> list[Row]:
 
 def our_read(folder: Path) -> None:
     """Read, hash and validate."""
-    from bst.data.movielens import read_movielens
+    from bst.data.formats import read_tables
 
-    read_movielens(folder)
+    read_tables(folder)
 
 
 def our_store(folder: Path, out: Path) -> None:
     """Read, hash, validate, sort, write the store."""
-    from bst.data.movielens import read_movielens
+    from bst.data.formats import read_tables
     from bst.data.sequences import build_sequences, save_store
 
-    save_store(build_sequences(read_movielens(folder)), out)
+    save_store(build_sequences(read_tables(folder)), out)
 
 
 def our_parts(folder: Path, out: Path) -> None:

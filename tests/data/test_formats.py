@@ -4,7 +4,6 @@ import csv
 import re
 import shutil
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.data.formats import LARGEST, ML_100K, layout_of, read_tables
+from bst.data.formats import LARGEST, layout_of, read_tables
+from bst.data.movielens import ML_100K
 from bst.data.preparation import make_store, open_store, stream_store
-from bst.data.raw import EARLIEST, LATEST, BadRows, Known, check_ratings
+from bst.data.raw import EARLIEST, LATEST, BadRows
 from bst.data.sequences import build_sequences, save_store
 from bst.data.sources import RawFiles
 from bst.evaluation.report import evaluate
@@ -407,11 +407,9 @@ def test_the_fast_way_is_used_for_clean_rows(tmp_path):
     for source in (write_100k(tmp_path / "a", random_tables()),
                    write_csv(tmp_path / "b", on_scale(random_tables(), HALVES))):
         files = RawFiles(source)
-        layout = layout_of(files)
-        known = Known.of(*layout.read_people(files, BadRows("stop")))
-        never = replace(layout.ratings, parse=None)
-        ratings = check_ratings(files.read(layout.ratings.file), 1, known, BadRows("stop"), never)
-        assert len(ratings) == 700
+        lines = layout_of(files).ratings
+        (content, _), = lines.blocks(files)
+        assert len(lines.fast(content)) == 700
 
 
 @quietly

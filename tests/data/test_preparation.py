@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,16 @@ from hypothesis import strategies as st
 
 import bst.data.preparation
 from bst.config import DataConfig
-from bst.data.movielens import ML_1M, _fast_ratings, _fast_users, _parse_user, read_movielens
+from bst.data.formats import read_tables
+from bst.data.movielens import ML_1M
 from bst.data.preparation import make_store, stream_store
-from bst.data.raw import BadRows, Known, _all_differ, check_ratings, repeated, table
-from bst.data.schema import USERS, RowIndex
-from bst.data.sequences import _json_of, build_sequences, load_store, save_store
+from bst.data.raw import RatingLines, Reading, repeated
+from bst.data.schema import RowIndex
+from bst.data.sequences import _json_of, build_sequences, load_store, save_store, time_order
+from bst.data.sources import RawFiles
 from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
 from tests.conftest import random_tables
-from tests.raw_formats import write_1m
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BAD = ("1::5::9::978300760", "x", "1::5::3", "2::5::3::978300760", "1::6::3::978300760",
@@ -37,8 +37,8 @@ BAD = ("1::5::9::978300760", "x", "1::5::3", "2::5::3::978300760", "1::6::3::978
 REPEAT = "again"  # stands for a line that the file has already
 
 
-def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), grouped=False,
-               wrap=lambda content: content) -> Path:
+def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), end="\n",
+               grouped=False, wrap=lambda content: content) -> Path:
     """The three files of `random_tables`, with `bad` (place, line) pairs put in."""
     tables = random_tables(seed, num_ratings=num_ratings, tie_share=tie_share)
     ratings = tables.ratings.sort("user_id", maintain_order=True) if grouped else tables.ratings
@@ -46,13 +46,18 @@ def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), g
     for place, line in bad:
         at = place % (len(lines) + 1)
         lines.insert(at, lines[place % len(lines)] if line == REPEAT else line)
-    write_1m(folder, tables)
-    (folder / "ratings.dat").write_bytes(wrap("".join(f"{k}\n" for k in lines).encode("latin-1")))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ratings.dat").write_bytes(wrap((end.join(lines) + end).encode("latin-1")))
+    (folder / "users.dat").write_text("".join(
+        f"{u}::{s}::{a}::{o}::{z}0000\n" for u, s, a, o, z in tables.users.iter_rows()))
+    (folder / "movies.dat").write_text("".join(
+        f"{i}::{title}::{'|'.join(genres)}\n"
+        for i, title, genres in tables.movies.select("item_id", "title", "genres").iter_rows()))
     return folder
 
 
 def in_memory(source: Path, folder: Path, **options) -> None:
-    save_store(build_sequences(read_movielens(source, report_dir=folder, **options)), folder)
+    save_store(build_sequences(read_tables(source, report_dir=folder, **options)), folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -114,7 +119,7 @@ def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path)
     bad = [(9, "1::5::9::978300760")] * 12 + [(5, "2::5::3::978300760"), (2, REPEAT)]
     source = raw_folder(tmp_path / "raw", bad=bad)
     with pytest.raises(DataError) as caught:
-        read_movielens(source)
+        read_tables(source)
     listed = [int(line) for line in re.findall(r"ratings\.dat:(\d+)", str(caught.value))]
     assert str(caught.value).startswith("14 bad rows") and "; ...;" in str(caught.value)
     assert len(listed) == 10 and listed == sorted(listed)
@@ -212,6 +217,18 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
         stream_store(source, tmp_path / "store", chunk_bytes=1000)
 
 
+def test_a_damaged_zip_is_a_data_error(tmp_path):
+    source = raw_folder(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(source.iterdir(), reverse=True):
+            archive.write(path, path.name)
+    raw = (tmp_path / "ml.zip").read_bytes()
+    for at in range(50, 110, 7):  # inside the packed users.dat
+        (tmp_path / "ml.zip").write_bytes(raw[:at] + bytes([raw[at] ^ 255]) + raw[at + 1:])
+        with pytest.raises(DataError, match="cannot read users.dat"):
+            RawFiles(tmp_path / "ml.zip").read("users.dat")
+
+
 ROWS = st.lists(st.sampled_from([
     "1::5::3::978300760", "4::7::5::978300761", *BAD, "1:x:5::3::978300760", ":1::5::3::978300760",
     "1::5:3:::978300760", "1::5::3::978300760:", "::5::3::978300760", "1:::5::3:978300760",
@@ -220,80 +237,50 @@ ROWS = st.lists(st.sampled_from([
     min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(rows=ROWS, end=st.sampled_from(["", "\n"]))
-def test_the_fast_read_of_ratings_takes_only_what_the_slow_one_takes(rows, end):
-    tables = random_tables(0)
-    known = Known.of(tables.users, tables.movies)
+def test_the_fast_read_of_ratings_takes_only_what_the_slow_one_takes(small_folder, rows, end):
     content = ("\n".join(rows) + end).encode("latin-1")
-    bad = BadRows("quarantine")
-    found = check_ratings(content, 1, known, bad, ML_1M.ratings)
-    slow_bad = BadRows("quarantine")
-    slowly = replace(ML_1M.ratings, fast=lambda content: None)
-    slow = check_ratings(content, 1, known, slow_bad, slowly)
-    assert found.equals(slow) and bad.rows == slow_bad.rows
-    assert len(found) + bad.count == sum(map(bool, rows))
+    fast, slow = (Reading(RawFiles(small_folder), ML_1M, on_bad="quarantine") for _ in range(2))
+    slow.lines = SlowLines(**vars(slow.lines))
+    found = fast.check(content, 1)
+    assert found.equals(slow.check(content, 1)) and fast.bad.rows == slow.bad.rows
+    assert len(found) + fast.bad.count == sum(map(bool, rows))
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    return raw_folder(tmp_path_factory.mktemp("raw"))
+
+
+class SlowLines(RatingLines):
+    """Lines that are never read at once."""
+
+    def fast(self, content):
+        return None
 
 
 def test_the_fast_read_of_ratings_is_used_and_sees_every_pair_of_colons():
-    """Blocks of `_count_bytes` cut a pair of colons in two; a pair moved by one is no pair."""
+    """A pair of colons that is moved by one is no pair."""
+    fast = ML_1M.ratings.fast
     lines = [f"{k % 9 + 1}::{k % 7 + 1}::5::978300{k % 1000:03d}" for k in range(20_000)]
     content = ("\n".join(lines) + "\n").encode()
-    for shift in range(20):  # each place of a line comes to lie on the border of two blocks
-        found = _fast_ratings(b"1::" + b"0" * shift + content[3:])
-        assert [f"{u}::{i}::{r}::{t}" for u, i, r, t in found.iter_rows()] == lines
-    assert _fast_ratings(content[:-1]).equals(found)
+    found = fast(content)
+    assert [f"{u}::{i}::{r:.0f}::{t}" for u, i, r, t in found.iter_rows()] == lines
+    assert fast(content[:-1]).equals(found)
     for broken in (content.replace(b"::5::", b":5:::", 1), content.replace(b"::5::", b":0:5::", 1),
                    content.replace(b"5", b"+5", 1), content + b"\n"):
-        assert _fast_ratings(broken) is None
+        assert fast(broken) is None
 
 
-USER_ROWS = st.lists(st.sampled_from([
-    "1::F::1::10::48067", "2::M::56::16::V0072", "3::M::25::07::", "4::F::1::10::0-551", "",
-    "1::F::1::10::9", "5::X::1::10::4", "6::F::2::10::4", "7::F::1::21::4", "x::F::1::10::4",
-    "8::F::1::10", "9::F::1::10::4::4", "10::F::1::10::4:4", "0::F::1::10::4",
-    "99999999999::F::1::10::4", "11::F:x:1::10::4", "12::F::1::-1::4", "13::F::1::10::\x00",
-    "14::F::1::10::\r", "15:: F::1::10::4", "16::F::1::10::é", "17::F::1::10::\"4"]),
-    min_size=1, max_size=4)
-
-
-@settings(max_examples=150, deadline=None)
-@given(rows=USER_ROWS, end=st.sampled_from(["", "\n"]))
-def test_the_fast_read_of_users_gives_what_the_slow_one_gives_or_nothing(rows, end):
-    content = ("\n".join(rows) + end).encode("latin-1")
-    bad = BadRows("quarantine")
-    slow = table(content, "users.dat", _parse_user, USERS, bad)
-    fast = _fast_users(content)
-    assert fast is None or (fast.equals(slow) and not bad.count)
-
-
-@pytest.mark.parametrize("end", ["\n", ""])
-def test_the_fast_read_of_users_is_used_for_all_that_is_allowed_and_for_nothing_else(end):
-    good = (b'1::F::1::0::48067\n2147483647::M::56::20::\n8::M::18::1::"4"\n'
-            b"3::M::25::07::V0072" + end.encode())
-    assert _fast_users(good).rows() == [
-        (1, "F", "1", "0", "4"), (2147483647, "M", "56", "20", None), (8, "M", "18", "1", '"'),
-        (3, "M", "25", "7", "V")]
-    for old, new in ((b"1::F", b"0::F"), (b"1::F", b"3::F"), (b"2147483647", b"2147483648"),
-                     (b"::20::", b"::21::"), (b"F", b"X"), (b"56", b"57"), (b"07", b"0" * 13),
-                     (b"V0", b"V:"), (b"V0", b"V\0"), (b"V0", b"V\r"), (b"V0", b"V\xe9"),
-                     (b"M::56", b"M:5:6"), (b"3::M", b"::M"), (b"3::", b"\n3::"), (b"07", b" 7")):
-        assert _fast_users(good.replace(old, new, 1)) is None, new
-
-
-@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12),
-       in_order=st.booleans(), cells=st.integers(1, 20))
-def test_repeated_marks_every_later_one_of_a_pair(pairs, in_order, cells):
-    """In blocks of users where they come in order, by a sort elsewhere and for wide tables."""
-    pairs = sorted(pairs) if in_order else pairs
+@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12))
+def test_repeated_marks_every_later_one_of_a_pair(pairs):
     seen, expected = set(), []
     for pair in pairs:
         expected.append(pair in seen)
         seen.add(pair)
     user, item = (np.array([p[k] for p in pairs], dtype=np.int32) for k in (0, 1))
     assert repeated(user, item).tolist() == expected
-    if pairs:
-        assert _all_differ(user, item, cells) == (not any(expected))
 
 
 @pytest.mark.parametrize("step", [1, 10**6])
@@ -301,6 +288,15 @@ def test_a_row_index_finds_ids_far_and_near(step):
     ids = np.array([7, 3, 900], dtype=np.int64) * step
     wanted = np.array([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
     assert RowIndex(ids).rows(wanted).tolist() == [1, -1, 2, -1, -1, -1, 0]
+    assert [k in RowIndex(ids) for k in wanted] == [True, False, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("span", [10, 2**33])
+def test_time_order_is_by_user_then_time_then_position(span):
+    rng = np.random.default_rng(0)
+    user, when = rng.integers(0, 4, 300), rng.integers(0, 5, 300) * (span // 5)
+    expected = sorted(range(300), key=lambda k: (user[k], when[k], k))
+    assert time_order(user.astype(np.int32), when).tolist() == expected
 
 
 def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
@@ -315,7 +311,7 @@ def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
         digest.update(getattr(store, name).tobytes())
     for frame in (store.users, store.movies):
         digest.update(frame.write_json().encode())
-    assert load_store(tmp_path).manifest["digest"] == store.digest == digest.hexdigest()
+    assert load_store(tmp_path).digest == store.digest == digest.hexdigest()
 
 
 def test_json_in_slices_is_the_json_of_the_whole():

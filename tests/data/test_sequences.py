@@ -18,7 +18,6 @@ from bst.data.sequences import (
     StoreWriter,
     build_sequences,
     load_store,
-    make_windows,
     save_store,
     time_order,
 )
@@ -109,15 +108,11 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
     store = build_sequences(replace(tables, source={"ratings.dat": "0f"}))
     save_store(store, tmp_path / "made" / "here")
     loaded = load_store(tmp_path / "made" / "here")
-    columns = {"item_idx": "int32", "rating": "float32", "timestamp": "int64", "offsets": "int64"}
     files = {f.name: f.read_bytes() for f in (tmp_path / "made" / "here").iterdir()}
     assert json.loads(files["manifest.json"]) == loaded.manifest == {
-        "version": 2, "source": {"ratings.dat": "0f"}, "digest": store.digest,
-        "columns": {name: {"dtype": dtype, "shape": [len(getattr(store, name))],
-                           "sha256": hashlib.sha256(getattr(store, name)).hexdigest()}
-                    for name, dtype in columns.items()},
-        "tables": {name: hashlib.sha256(files[f"{name}.parquet"]).hexdigest()
-                   for name in ("users", "movies")},
+        "version": 3, "source": {"ratings.dat": "0f"},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+                   if name.endswith(("npy", "parquet"))},
         "sort_key": ["user", "timestamp", "source line"],
         "num_users": 23, "num_items": 41, "num_interactions": 700}
     assert not loaded.rating.flags.writeable  # nobody changes the files through the arrays
@@ -133,7 +128,7 @@ def test_a_store_in_pieces_of_any_number_type_is_the_one_written_at_once(store, 
                           rating=store.rating[piece].astype(np.float64),
                           timestamp=store.timestamp[piece])
         writer.append(offsets=store.offsets.astype(np.int32))
-        writer.finish(store.users, store.movies, {"source": {}})
+        writer.finish(store.users, store.movies, {})
     one, other = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}
                   for name in ("one", "other"))
     assert one == other
@@ -177,16 +172,17 @@ def test_a_full_disk_is_named_by_the_column_and_leaves_no_litter(store, tmp_path
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
      "sha256 is not the manifest's"),
-    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 2"),
-    (lambda f: write_sealed(f / "manifest.json", b'{"version": 2}'), "KeyError 'columns'"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 3"),
+    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 3"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 3}'), "KeyError 'sha256'"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
-        b"<f4", b">f4")), "rating.npy: its dtype is not the manifest's"),
+        b"<f4", b">f4")), "rating.npy: its sha256 is not the manifest's"),
     (lambda f: (f / "rating.npy").unlink(), "rating.npy: .*No such file"),
     (lambda f: (f / "rating.npy").write_bytes(b""), "rating.npy: "),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
-        b" \n", b"\t\n", 1)), "rating.npy: its header is not the one of a column"),
+        b" \n", b"\t\n", 1)), "rating.npy: its sha256 is not the manifest's"),
     (lambda f: (f / "item_idx.npy").write_bytes((f / "offsets.npy").read_bytes()),
-     "item_idx.npy: its dtype is not the manifest's"),
+     "item_idx.npy: its sha256 is not the manifest's"),
     (lambda f: (f / "users.parquet").write_bytes((f / "movies.parquet").read_bytes()),
      "users.parquet: its sha256 is not the manifest's"),
     (lambda f: (f / "movies.parquet").unlink(), "movies.parquet: .*No such file"),
@@ -197,28 +193,3 @@ def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message
     with pytest.raises(DataError, match=message) as caught:
         load_store(tmp_path)
     assert "\n" not in str(caught.value) and " again" in str(caught.value)  # says what to do
-
-
-def test_windows_are_left_padded_and_none_is_lost_or_made_up(tables):
-    store = build_sequences(tables)
-    windows = make_windows(store, length=4, step=2)
-    sizes = np.diff(store.offsets)
-    assert len(windows) == sum((n + 1) // 2 for n in sizes)
-    user_id = store.users["user_id"][3]
-    items = store.item_idx[store.offsets[3]:store.offsets[4]].tolist()
-    mine = windows.filter(pl.col("user_id") == user_id)
-    padded = [0, 0, 0, *items]
-    stars = [0.0, 0.0, 0.0, *store.rating[store.offsets[3]:store.offsets[4]].tolist()]
-    when = store.timestamp[store.offsets[3]:store.offsets[4]].tolist()
-    assert mine.columns == ["user_id", "history", "history_rating", "target", "label", "timestamp"]
-    assert mine.drop("user_id").rows() == [
-        (padded[k:k + 3], stars[k:k + 3], items[k], stars[k + 3], when[k])
-        for k in range(0, len(items), 2)]
-    shortest = make_windows(store, length=2)
-    assert len(shortest) == len(store) and shortest["history"].list.len().unique().item() == 1
-
-
-@pytest.mark.parametrize(("length", "step"), [(1, 1), (2, 0)])
-def test_windows_refuse_a_length_without_history_and_a_step_of_nothing(store, length, step):
-    with pytest.raises(ValueError, match=f"expected length >= 2 .* got {length} and {step}"):
-        make_windows(store, length=length, step=step)

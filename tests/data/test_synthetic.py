@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from bst.data.movielens import read_movielens
+from bst.data.formats import read_tables
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
@@ -18,7 +18,7 @@ NAMES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = write_synthetic(tmp_path_factory.mktemp("made"), **SIZE)
-    tables = read_movielens(folder, metadata=folder / "movies_metadata.csv")
+    tables = read_tables(folder, metadata=folder / "movies_metadata.csv")
     return folder, build_sequences(tables)
 
 

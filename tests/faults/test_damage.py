@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bst.data.movielens import read_movielens
+from bst.data.formats import read_tables
 from bst.data.sequences import build_sequences, load_store, save_store
 from bst.data.synthetic import write_synthetic
 from bst.data.text import embed_texts
@@ -89,7 +89,7 @@ def test_a_damaged_file_of_a_run_folder_is_refused(run_copy, name):
 @pytest.fixture(scope="module")
 def store_copy(raw, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    save_store(build_sequences(read_movielens(raw)), folder)
+    save_store(build_sequences(read_tables(raw)), folder)
     assert sorted(path.name for path in folder.iterdir()) == STORE_FILES
     return folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bst.data.movielens import read_movielens
+from bst.data.formats import read_tables
 from bst.training.checkpoint import load_model, load_resume
 from bst.utils.errors import DataError
 from scripts.download_data import unpack
@@ -126,7 +126,7 @@ def test_no_path_of_a_zip_is_followed(raw, tmp_path):
             archive.writestr(f"../../{name}", (raw / name).read_bytes())
         archive.writestr("../../../evil", "x")
     before = sorted(tmp_path.parent.rglob("*"))
-    assert len(read_movielens(path).ratings) == len(read_movielens(raw).ratings)
+    assert len(read_tables(path).ratings) == len(read_tables(raw).ratings)
     with pytest.raises(KeyError):  # the download's zip has its members in ml-1m/
         unpack(path, tmp_path / "unpacked")
     found = set(tmp_path.parent.rglob("*")) - set(before)

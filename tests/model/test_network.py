@@ -139,6 +139,7 @@ def test_empty_history_new_user_and_new_item_are_scored(small, form):
     dict(attention="regression"), dict(widths=(4, 4)), dict(drift=(0.02, 0.3)),
     dict(forgets=(0.5, 0.1)), dict(width=6), dict(heads=1), dict(history_len=2),
     dict(readout="flatten"), dict(genres=False), dict(year=False), dict(text=False),
+    dict(audience=0),
     dict(user_id=True), dict(user_features=False), dict(feature_dim=2), dict(dense="bucket"),
     dict(hidden=(17, 7, 4)), dict(loss="ordinal"),
 ], ids=lambda c: next(iter(c)))
@@ -160,7 +161,8 @@ def test_the_other_fields_have_an_effect_too(small):
         rows = all_rows(batches)
         assert predict(model, batches, rows) != predict(model, batches, rows)
     tested = {"attention", "widths", "drift", "forgets", "key_var", "width", "heads",
-              "history_len", "readout", "genres", "year", "text", "user_id", "user_features",
+              "history_len", "readout", "genres", "year", "text", "audience", "user_id",
+              "user_features",
               "feature_dim", "dense", "buckets", "hidden", "loss", "dropout", "item_dropout",
               "interest"}  # the last one: tests/model/test_interest.py
     assert tested == {f.name for f in fields(ModelConfig)}

@@ -145,7 +145,7 @@ def test_the_card_of_synthetic_data_is_mit(run, tmp_path):
     publish(tmp_path, tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "mit" and "GroupLens" not in card.text
-    assert "keras-windows (LEAKY)" in card.text
+    assert "`keras-windows` (LEAKY)" in card.text
 
 
 def spoilt(run, folder, *, drop: str):

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from bst.data.schema import FIRST_IDX
-from bst.recommend.catalogue import NewMovie, read_history
+from bst.recommend.catalogue import NewMovie
 from bst.utils.errors import DataError
 from scripts import rank as rank_script
 from scripts import recommend as recommend_script
+from scripts.support.history import read_history
 from tests.conftest import asked, keep, ratings
 
 

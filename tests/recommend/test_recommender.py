@@ -13,13 +13,14 @@ from bst.config import TrainConfig
 from bst.data.schema import FIRST_IDX
 from bst.data.text import TextVectors
 from bst.model.batches import CHUNK
-from bst.recommend.catalogue import Interaction, NewMovie, read_history
+from bst.recommend.catalogue import Interaction, NewMovie
 from bst.recommend.recommender import Recommender
 from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts import recommend as recommend_script
+from scripts.support.history import read_history
 from tests.command import call
 from tests.conftest import asked, keep, movie, ratings
 

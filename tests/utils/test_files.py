@@ -8,7 +8,7 @@ import os
 import pytest
 
 import bst.utils.files
-from bst.utils.files import open_atomic, read_sealed, sha256_of, write_atomic, write_sealed
+from bst.utils.files import open_atomic, read_sealed, write_atomic, write_sealed
 
 
 def names(folder):
@@ -120,8 +120,3 @@ def test_damaged_sums_are_told_in_words(tmp_path, content):
         with pytest.raises(ValueError, match="^sums.json is damaged"):
             call()
     assert (tmp_path / "a").read_bytes() == b"one"
-
-
-def test_a_hash_may_skip_a_header(tmp_path):
-    (tmp_path / "a").write_bytes(b"headbody")
-    assert sha256_of(tmp_path / "a", skip=4) == hashlib.sha256(b"body").hexdigest()

@@ -1,0 +1,1 @@
+"""What some of the scripts need beside the package."""
