@@ -6,6 +6,7 @@ ml-100k  u.user, u.item, u.data; `|` and tabs. An age in years becomes the code 
 """
 
 import re
+from collections.abc import Callable
 
 import polars as pl
 
@@ -60,18 +61,11 @@ def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags
     return whole(item, "movie", 1), title, year_of(title) or year_of(f"({date[-4:]})"), genres
 
 
-def _people_1m(files: RawFiles, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
-    users, movies = (Lines(file=f"{name}.dat", separator="::", count=count)
-                     for name, count in (("users", 5), ("movies", 3)))
-    return (table(files, users, _user_1m, USERS, bad),
-            movie_table(files, movies, _movie_1m, bad))
-
-
-def _people_100k(files: RawFiles, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
-    users, movies = (Lines(file=f"u.{name}", separator="|", count=count)
-                     for name, count in (("user", 5), ("item", 5 + len(GENRES))))
-    return (table(files, users, _user_100k, USERS, bad),
-            movie_table(files, movies, _movie_100k, bad))
+def _people(users: Lines, user: Callable[..., tuple], movies: Lines, movie: Callable[..., tuple]
+            ) -> Callable[[RawFiles, BadRows], tuple[pl.DataFrame, pl.DataFrame]]:
+    """What reads the users and the movies of a layout, from their lines and parsers."""
+    return lambda files, bad: (table(files, users, user, USERS, bad),
+                               movie_table(files, movies, movie, bad))
 
 
 ML_1M = Layout(
@@ -79,12 +73,14 @@ ML_1M = Layout(
     ratings=RatingLines(file="ratings.dat", separator="::", count=4,
                         expected="user::movie::rating::timestamp",
                         known_from=("users.dat", "movies.dat")),
-    read_people=_people_1m,
+    read_people=_people(Lines(file="users.dat", separator="::", count=5), _user_1m,
+                        Lines(file="movies.dat", separator="::", count=3), _movie_1m),
 )
 ML_100K = Layout(
     files=("u.user", "u.item", "u.data"),
     ratings=RatingLines(file="u.data", separator="\t", count=4,
                         expected="user, movie, rating and timestamp between tabs",
                         known_from=("u.user", "u.item")),
-    read_people=_people_100k,
+    read_people=_people(Lines(file="u.user", separator="|", count=5), _user_100k,
+                        Lines(file="u.item", separator="|", count=5 + len(GENRES)), _movie_100k),
 )

@@ -71,8 +71,8 @@ def merge_overviews(
 def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None) -> None:
     how = Counter(movies["match"])
     found = len(movies) - how["none"]
-    ways = ["linked"] * ("linked" in how) + ["exact", "normalised", "year off", "none"]
-    ways = ", ".join(f"{how[way]:,} {way}" for way in ways)
+    ways = ", ".join(f"{how[way]:,} {way}" for way in (
+        *["linked"] * ("linked" in how), "exact", "normalised", "year off", "none"))
     print(f"overviews: {found:,} of {len(movies):,} movies ({found / len(movies):.1%}): {ways}")
     if defects:
         print("metadata rows not used: "
@@ -161,10 +161,7 @@ def title_keys(title: str) -> list[str]:
 
 
 def _article_first(name: str) -> str:
-    found = ARTICLE.match(name)
-    if not found:
-        return name
-    return f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}"
+    return ARTICLE.sub(lambda m: m[2] + " " * (not m[2].endswith("'")) + m[1], name)
 
 
 def _normalise(name: str) -> str:

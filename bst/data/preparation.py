@@ -74,9 +74,7 @@ def _with_files(config: DataConfig) -> DataConfig:
     if config.data is not None:
         return config
     if config.metadata is not None or config.format != "auto":
-        flag = f"--format {config.format}"
-        if config.metadata is not None:
-            flag = f"--metadata {config.metadata}"
+        flag = f"--metadata {config.metadata}" if config.metadata else f"--format {config.format}"
         raise DataError(f"{flag} without --data: give the folder of the ratings with --data")
     print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
     folder = write_synthetic(BUILTIN)
@@ -153,12 +151,10 @@ class _Parts:
         rows["user_row"], rows["item_row"] = user_row, item_row
         for name in ("rating", "timestamp"):
             rows[name] = ratings[name].to_numpy()
-        part = rows["user_row"].astype(np.int64) * self.count // self.num_users
-        if (np.diff(part) < 0).any():  # most files have a user's ratings together
-            order = np.argsort(part, kind="stable")
-            rows, part = rows[order], part[order]
-        names, begin = np.unique(part, return_index=True)
-        for name, piece in zip(names, np.split(rows, begin[1:]), strict=True):
+        part = user_row.astype(np.int64) * self.count // self.num_users
+        order = np.argsort(part, kind="stable")
+        names, begin = np.unique(part[order], return_index=True)
+        for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=True):
             path = self.folder / str(name)
             with naming(path, AS_IT_WAS), open(path, "ab") as file:
                 file.write(piece)

@@ -27,16 +27,6 @@ SHOWN = 10  # bad rows that an error lists
 CHUNK = 2**24  # bytes of a file that are looked at together
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """One row that breaks the format."""
-
-    file: str
-    line: int
-    reason: str
-    raw: str
-
-
 class BadRows:
     """Rows that break the format: all are counted, with `stop` only the first ones kept.
 
@@ -49,24 +39,24 @@ class BadRows:
         check_option("on_bad", on_bad, OnBad)
         self.on_bad, self.files, self.count, self.rows = on_bad, files, 0, []
 
-    def add(self, *row) -> None:
-        """Note the row of these fields of `BadRow`."""
+    def add(self, file: str, line: int, reason: str, raw: str) -> None:
+        """Note one row: where it stands, what is wrong, and its text."""
         self.count += 1
         if self.on_bad == "quarantine" or len(self.rows) < SHOWN:
-            self.rows.append(BadRow(*row))
+            self.rows.append({"file": file, "line": line, "reason": reason, "raw": raw})
 
     def report(self, folder: Path) -> None:
         """Raise if there are any and `on_bad` is `stop`; else list them in bad_rows.csv."""
         if not self.count:
             return
-        rows = sorted(self.rows, key=lambda row: (self.files.index(row.file), row.line))
-        listed = "; ".join(f"{b.file}:{b.line}: {b.reason}" for b in rows[:SHOWN])
+        rows = sorted(self.rows, key=lambda row: (self.files.index(row["file"]), row["line"]))
+        listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in rows[:SHOWN])
         if self.on_bad == "stop":
             raise DataError(f"{self.count} bad rows, expected none: {listed}"
                             f"{'; ...' if self.count > SHOWN else ''}; correct them, or leave them "
                             "out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame([vars(b) for b in rows]).write_csv(folder / "bad_rows.csv")
+        pl.DataFrame(rows).write_csv(folder / "bad_rows.csv")
         print(f"left out {self.count} bad rows, listed in {folder / 'bad_rows.csv'}: {listed}")
 
 
@@ -241,12 +231,11 @@ class Reading:
 
     def _known(self, *fields: str) -> tuple:
         """What `RatingLines.parse` gives, of a user and a movie that the data set has."""
-        row = self.lines.parse(*fields)
-        for what, value, index, file in zip(
-                ("user", "movie"), row, (self.user_index, self.movie_index),
-                self.lines.known_from, strict=False):
-            if value not in index:
-                raise ValueError(f"{what} {value} is not in {file}")
+        user, item, *_ = row = self.lines.parse(*fields)
+        if user not in self.user_index:
+            raise ValueError(f"user {user} is not in {self.lines.known_from[0]}")
+        if item not in self.movie_index:
+            raise ValueError(f"movie {item} is not in {self.lines.known_from[1]}")
         return row
 
     def rows(self, ratings: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:

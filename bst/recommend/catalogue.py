@@ -3,6 +3,7 @@
 import difflib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,9 +69,7 @@ class Catalogue:
     def allowed(self, genres: Sequence[str], years: tuple[int, int] | None) -> np.ndarray:
         """Which rows of the catalogue pass the filters, bool."""
         allowed = np.ones(len(self.ids), dtype=bool)
-        for genre in genres:
-            if genre not in self.genres:
-                raise DataError(f"no genre '{genre}', expected any of {', '.join(self.genres)}")
+        self._refuse_genres(genres)
         if len(genres):
             allowed &= [not set(genres).isdisjoint(of) for of in self.genres_of]
         if years is not None:
@@ -86,14 +85,13 @@ class Catalogue:
         """
         if title in self.titles:
             return self.ids[self.titles.index(title)]
-        keys = title_keys(title)
-        by_key = self._by_key
-        rows = by_key.get(keys[0], []) if keys else []
+        key = next(iter(title_keys(title)), "")
+        rows = self._by_key.get(key, [])
         if len(rows) == 1:
             return self.ids[rows[0]]
         if not rows:
-            near = difflib.get_close_matches(keys[0] if keys else "", by_key, n=3, cutoff=0.6)
-            rows = [row for key in near for row in by_key[key]]
+            near = difflib.get_close_matches(key, self._by_key, n=3, cutoff=0.6)
+            rows = [row for key in near for row in self._by_key[key]]
         listed = "; ".join(f"{self.titles[row]} [{self.ids[row]}]" for row in rows[:5])
         raise DataError(f"no single film '{title}'"
                         + (f"; did you mean: {listed}?" if listed else " or one like it"))
@@ -126,10 +124,13 @@ class Catalogue:
                 raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
                                 "already; choose another id")
             taken.add(film.movie_id)
-            for genre in film.genres:
-                if genre not in self.genres:
-                    raise DataError(f"'{film.title}': no genre '{genre}', expected any of "
-                                    f"{', '.join(self.genres)}")
+            self._refuse_genres(film.genres, f"'{film.title}': ")
+
+    def _refuse_genres(self, genres: Sequence[str], where: str = "") -> None:
+        for genre in genres:
+            if genre not in self.genres:
+                raise DataError(f"{where}no genre '{genre}', expected any of "
+                                f"{', '.join(self.genres)}")
 
     @cached_property
     def _folded(self) -> list[str]:
@@ -137,11 +138,10 @@ class Catalogue:
 
     @cached_property
     def _by_key(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+        found = defaultdict(list)
         for row, title in enumerate(self.titles):
             for key in title_keys(title):
-                if row not in found.setdefault(key, []):
-                    found[key].append(row)
+                found[key].append(row)
         return found
 
 

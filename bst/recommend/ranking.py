@@ -21,7 +21,7 @@ from bst.recommend.recommender import Recommender
 
 LIKED = 4.0  # stars
 RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days
-Score = Callable[[Person, np.ndarray, int], np.ndarray]  # person, items, time -> (items,)
+Score = Callable[[np.ndarray, int], np.ndarray]  # items, time -> (items,)
 
 
 def scores(
@@ -37,7 +37,7 @@ def scores(
         "bst stars": recommender.score(person, items, at),
         "item mean": bias[items],
         "popularity": popularity,
-        "recent popularity": recent(person, items, at),
+        "recent popularity": recent(items, at),
     }
     if recommender.model.interest is None:
         return found
@@ -52,7 +52,7 @@ def recent_popularity(store: SequenceStore, split: Split, *, seconds: int = RECE
     rows = rows[np.argsort(store.timestamp[rows], kind="stable")]
     time, item = store.timestamp[rows], store.item_idx[rows]
 
-    def score(person: Person, items: np.ndarray, at: int) -> np.ndarray:
+    def score(items: np.ndarray, at: int) -> np.ndarray:
         window = slice(*np.searchsorted(time, [at - seconds, at]))
         return np.bincount(item[window], minlength=store.num_items + FIRST_IDX)[items]
 

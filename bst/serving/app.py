@@ -54,8 +54,7 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
     app = FastAPI(title="bst", version="1", lifespan=_lifespan(models, worker, every),
                   docs_url=None, redoc_url=None, redirect_slashes=False,
                   description=__doc__.splitlines()[0])
-    _add_scores(app, models, worker)
-    _add_catalogue(app, models, worker)
+    _add_answers(app, models, worker)
     _add_state(app, models, worker, metrics)
     _add_page(app)
     _add_errors(app)
@@ -82,8 +81,8 @@ def _lifespan(models: Models, worker: Worker, every: float
     return lifespan
 
 
-def _add_scores(app: FastAPI, models: Models, worker: Worker) -> None:
-    """The routes that score: /recommend, /predict, /explain."""
+def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
+    """The routes that the worker answers: /recommend, /predict, /explain, /movies."""
     person, known = _example(models.current.recommender)
 
     async def answer(job: Callable[[Recommender], dict]) -> Response:
@@ -126,9 +125,6 @@ def _add_scores(app: FastAPI, models: Models, worker: Worker) -> None:
         asked.check_short()
         return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
 
-
-def _add_catalogue(app: FastAPI, models: Models, worker: Worker) -> None:
-    """The search for films."""
     @app.get("/movies", response_model=Movies, responses=RESPONSES)
     async def movies(
         q: Annotated[str, Query(max_length=100, examples=["toy story"])] = "",
@@ -166,13 +162,21 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page at /."""
-    html, policy = page()
+    """The page at /, with the policy under which nothing but its own script and style runs."""
+    text = PAGE.read_text(encoding="utf-8")
+
+    def digest(tag: str) -> str:
+        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+
+    policy = (f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
+              f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
+              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
-        return Response(html, headers=headers, media_type="text/html")
+        return Response(text, headers=headers, media_type="text/html")
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -198,19 +202,6 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
         return error_reply(500, "internal error; the log of the service says more")
-
-
-def page() -> tuple[str, str]:
-    """The page, and the content policy under which nothing but its own script and style runs."""
-    text = PAGE.read_text(encoding="utf-8")
-
-    def digest(tag: str) -> str:
-        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
-
-    return text, (f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
-                  f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
-                  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 
 def _example(model: Recommender) -> tuple[dict, list[int]]:

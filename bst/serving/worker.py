@@ -5,7 +5,6 @@ takes the place of the old one between two requests.
 """
 
 import asyncio
-import hashlib
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ import torch
 
 from bst.recommend.recommender import Recommender
 from bst.utils.errors import DataError
-from bst.utils.files import SUMS, stamp
+from bst.utils.files import SUMS, sha256_of, stamp
 
 FILES = "model.json", "model.safetensors", "fitted.json"  # of a run folder, that are served
 log = logging.getLogger(__name__)
@@ -85,8 +84,7 @@ class Models:
         if not np.isfinite(stars).all():
             raise DataError(f"{self.folder}: the model predicts {stars[~np.isfinite(stars)][0]}; "
                             "its weights are broken, train again")
-        weights = (self.folder / "model.safetensors").read_bytes()
-        return Loaded(recommender, hashlib.sha256(weights).hexdigest()[:8])
+        return Loaded(recommender, sha256_of(self.folder / "model.safetensors")[:8])
 
     def _look(self) -> tuple:
         """What tells whether the files are still the same."""

@@ -1,1 +1,1 @@
-"""Files, locks, errors and packing: what every room uses."""
+"""Files, locks, and errors: what every room uses."""

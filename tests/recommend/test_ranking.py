@@ -64,7 +64,7 @@ def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
     items = np.arange(store.num_items) + FIRST_IDX
     expected = [sum(1 for t, i in zip(store.timestamp, store.item_idx, strict=True)
                     if i == item and at - 5000 <= t < at) for item in items]
-    assert score(None, items, at).tolist() == expected and max(expected) > 0
+    assert score(items, at).tolist() == expected and max(expected) > 0
 
 
 def test_a_list_ends_where_the_films_that_are_not_seen_end(ranked, store):
