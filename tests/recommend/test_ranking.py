@@ -1,7 +1,4 @@
-"""Ranking over the whole catalogue against plain loops.
-
-Run: pytest tests/recommend/test_ranking.py.
-"""
+"""Ranking of the catalogue against plain loops. Run: pytest tests/recommend/test_ranking.py."""
 
 import numpy as np
 import pytest

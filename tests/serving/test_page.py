@@ -106,16 +106,6 @@ def test_ratings_are_there_after_a_reload_and_gone_once_removed(browser, port):
     assert browser.run("localStorage.getItem('bst-ratings')") == "[]"
 
 
-def test_who_has_rated_nothing_is_told_what_to_do(browser):
-    said = browser.run("document.body.innerText")
-    assert "Rate a film or two, and ten films for you appear here." in said
-    assert "No film rated yet." in said and "Films that many people know:" in said
-    assert browser.run("document.querySelectorAll('#list li').length") == 0
-    browser.click("#query")
-    browser.type("no such film")
-    browser.until("document.querySelector('#found-note').textContent.startsWith('No film has')")
-
-
 def test_a_service_that_is_down_is_named_and_the_page_goes_on_once_it_is_back(
     browser, models, port, unused_port
 ):
