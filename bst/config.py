@@ -113,6 +113,9 @@ class ModelConfig(_Options):
     )
     genres: bool = option(True, "genres in the item embedding")
     year: bool = option(True, "release year in the item embedding")
+    audience: int = option(
+        32, "principal components of who rated an item, in the item embedding, at most; 0: none"
+    )
     text: bool = option(True, "BERT vector of the overview in the item embedding and dense layers")
     user_id: bool = option(False, "embed the user's id (most test users are new under 'temporal')")
     user_features: bool = option(True, "embed sex, age group, occupation and zip region")
@@ -132,7 +135,7 @@ class ModelConfig(_Options):
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of the three dense layers")
     dropout: float = option(0.1, "probability of zeroing, in [0, 1)")
     item_dropout: float = option(
-        0.03, "probability that a train target is shown as if nobody had rated its item, in [0, 1)"
+        0.02, "probability that a train target is shown as if nobody had rated its item, in [0, 1)"
     )
 
     def __post_init__(self) -> None:
@@ -151,6 +154,7 @@ class ModelConfig(_Options):
                              f"{self.widths}, {self.drift}, {self.forgets} and {self.key_var}")
         _check_range("history-len", self.history_len, 1, 4096)
         _check_range("buckets", self.buckets, 2, 256)
+        _check_range("audience", self.audience, 0, 512)
         for name in ("dropout", "item_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -168,7 +172,7 @@ class TrainConfig(_Options):
 
     epochs: int = option(6, "passes over the train targets, at most; see steps")
     steps: int = option(
-        600, "optimizer steps, at least: a small data set gets as many more epochs as these take"
+        300, "optimizer steps, at least: a small data set gets as many more epochs as these take"
     )
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most"
@@ -261,10 +265,10 @@ def keras_example(config: RunConfig) -> RunConfig:
     """The setting of keras.io's "movielens_recommendations_transformers" inside this model.
 
     Window 4 (3 interactions and the target), flattened outputs of a softmax layer, user id, sex,
-    age group and occupation, genres; no regression heads, no text, no dense features.
+    age group and occupation, genres; no regression heads, audience, text or dense features.
     """
     model = replace(
         config.model, attention="softmax", width=64, heads=4, history_len=3, readout="flatten",
-        year=False, text=False, user_id=True, dense="none",
+        year=False, audience=0, text=False, user_id=True, dense="none",
     )
     return replace(config, data=replace(config.data, ties="stable"), model=model)

@@ -218,7 +218,7 @@ def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, n
 
 
 def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
-    """Errors on valid, and what is needed for any comparison on test; see `ablation.run_one`."""
+    """Errors on valid, and what is needed for any comparison on test; see scripts/studies."""
     store, split = prepared.store, prepared.split
     valid = predict_run(prepared, out, "valid")[0][split.valid]
     score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))

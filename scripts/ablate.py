@@ -4,7 +4,8 @@ layer: both kinds of heads, one of them, none. dense: dense features concatenate
 and embedded (b), none. loss: squared, Huber's, ordinal. readout: of the target alone, or of all
 positions as in the paper, at equal history. text: what the overview buys for films that nobody has
 rated, against controls that say nothing. interest: what the second loss costs the stars. history:
-how far the softmax heads see. heads: the three regression heads against one.
+how far the softmax heads see. heads: the three regression heads against
+one; and no word of who rated an item.
 """
 
 import sys
@@ -16,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.ablation import AblationArgs, Variants, run_ablation
 from bst.config import RunConfig
 from bst.utils.guard import command
+from scripts.studies.runs import AblationArgs, Variants, run_ablation
 
 
 def one_head(width: int) -> dict:
@@ -39,7 +40,8 @@ STUDIES: dict[str, dict[str, dict]] = {  # what each variant changes in the mode
     "interest": {"stars alone": {"interest": 0.0}, "with interest, 0.03": {"interest": 0.03},
                  "with interest, 0.1": {"interest": 0.1}},
     "history": {f"softmax history of {n}": {"history_len": n} for n in (32, 4, 128)},
-    "heads": {"three heads": {}, "one head of 16": one_head(16), "one head of 40": one_head(40)},
+    "heads": {"three heads": {}, "one head of 16": one_head(16), "one head of 40": one_head(40),
+              "no audience": {"audience": 0}},
 }
 
 

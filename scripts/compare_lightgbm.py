@@ -98,9 +98,9 @@ def predict_trees(prepared) -> np.ndarray:
 
 def main(args: Args) -> None:
     """Train what is missing of bst, fit the trees, compare, print."""
-    from bst.ablation import train_all
     from bst.evaluation.report import write_results
     from bst.run import prepare, use_device
+    from scripts.studies.runs import train_all
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)

@@ -22,7 +22,8 @@ BOXES = [  # left, low, width, height, colour, text
     (19, 47.6, 13, 5.2, GREY, f"film 2\n{2 * STAR}"),
     (38, 47.6, 13, 5.2, GREY, f"film j\n{5 * STAR}"),
     (54, 47.6, 13, 5.2, YELLOW, "target\n?"),
-    (2, 38.2, 67, 5.2, BLUE, "*item embedding: ~id + genres + year + BERT vector of the overview"),
+    (2, 38.2, 67, 5.2, BLUE,
+     "*item embedding: ~id + audience + genres + year + BERT of the overview"),
     (2, 18.4, 67, 16.8, WHITE, ""),
     (4, 19.6, 31, 11.4, ORANGE, "*regression heads\nattention that solves: a taste that\n"
      "drifts, read off the whole\nhistory, with its variance"),

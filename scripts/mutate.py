@@ -29,14 +29,15 @@ TESTS = {  # module -> arguments of pytest: its fast tests, without child proces
                        "-k", "test_sequences or columns_are or json_in_slices"],
     "data.splits": ["tests/data/test_splits.py"],
     "evaluation.metrics": ["tests/evaluation/test_metrics.py"],
-    "model.batches": ["tests/model/test_batches.py", "tests/training/test_loop.py", "-k", "batch"],
+    "model.batches": ["tests/model/test_batches.py"],
     "training.checkpoint": ["tests/training/test_loop.py", "tests/test_fuzz.py",
                             "tests/recommend/test_recommender.py", "-k",
-                            "saved_model or model_folder or json_that or two_lines or "
+                            "saved_model or model_folder or json_that or "
                             "resume_state or damaged_file or damaged_state or state_of or "
                             "run_folder_gives"],
-    "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_preparation.py", "-k",
-                       "test_movielens and not escapes or fast_read"],
+    "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_formats.py",
+                       "tests/data/test_preparation.py", "-k",
+                       "test_movielens and not escapes or a_bad_row or fast_read"],
 }
 METHOD = re.compile(r"( +)@((?:cached_)?property)\n( +def (\w+).*\n(?:\1 .*\n|\n(?=\1 ))+)")
 

@@ -92,17 +92,15 @@ def learning_curve(run: Path) -> list[float]:
 
 def main(args: Args) -> None:
     """Train, compare, print."""
-    from bst.ablation import train_all
-    from bst.evaluation.baselines import BASELINES
     from bst.evaluation.report import write_results
-    from bst.run import prepare, use_device
+    from bst.run import predict_baselines, prepare, use_device
+    from scripts.studies.runs import train_all
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     use_device(config)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     prepared = prepare(config)
-    rivals = {name: score(prepared.store, prepared.split) for name, score in BASELINES.items()}
-    rows = table(prepared, done, rivals)
+    rows = table(prepared, done, predict_baselines(prepared))
     for seed in range(args.seeds):
         run = config.with_seed(seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)

@@ -51,11 +51,11 @@ SECTIONS = [  # heading, what to know before the table, file
 
 def table(name: str, rows: list[dict]) -> str:
     """The Markdown table of a file."""
-    from bst.ablation import format_study
     from bst.evaluation.report import format_table
     from bst.recommend.ranking import format_ranking
     from scripts.report import format_report
     from scripts.shapes import format_shapes
+    from scripts.studies.runs import format_study
 
     if name.startswith("ablate_"):
         return format_study(rows, rows[0]["variant"])

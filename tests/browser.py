@@ -1,6 +1,5 @@
 """A real headless Chromium, driven over its own DevTools pipe: no driver, no further package."""
 
-import base64
 import fcntl
 import json
 import os
@@ -109,7 +108,3 @@ class Browser:
                   deviceScaleFactor=2 if phone else 1, mobile=phone)
         self.send("Emulation.setEmulatedMedia", features=[
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
-
-    def picture(self) -> bytes:
-        """A PNG of the window."""
-        return base64.b64decode(self.send("Page.captureScreenshot")["data"])

@@ -9,14 +9,17 @@ import polars as pl
 import pytest
 import torch
 
-from bst.config import ModelConfig
-from bst.data.schema import MOVIES, RATINGS, USERS, Tables
+from bst.config import DataConfig, ModelConfig, RunConfig
+from bst.data.schema import FIRST_IDX, MOVIES, RATINGS, USERS, Tables
 from bst.data.sequences import SequenceStore, build_sequences
 from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
 from bst.data.text import TextVectors
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import build_model
+from bst.recommend.recommender import Recommender
+from bst.run import Prepared, keep_fitted
+from bst.training.checkpoint import load_fitted, save_fitted, save_model
 from tests.command import call
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -76,6 +79,31 @@ def turned(store: SequenceStore, rows: np.ndarray) -> SequenceStore:
     return replace(store, rating=rating)
 
 
+def movie(store, p):
+    """The id of the film that is rated at p."""
+    return store.movies["item_id"][int(store.item_idx[p]) - FIRST_IDX]
+
+
+def ratings(store, user, count):
+    """The first ratings of a user as a plain history."""
+    rows = range(store.offsets[user], store.offsets[user] + count)
+    return [(movie(store, p), float(store.rating[p]), int(store.timestamp[p])) for p in rows]
+
+
+def asked(recommender, batches, store, p):
+    """The user of the target at p, with what the split lets this target see."""
+    person = recommender.history_of(store, store.users["user_id"][int(store.user_row[p])])
+    return person._keep(np.arange(batches.history.stop[p] - batches.history.start[p]))
+
+
+def keep(recommender, folder, **info):
+    """The run folder of a recommender."""
+    save_model(folder, recommender.model, recommender.vocabulary,
+               {"identity": recommender.fitted.identity, **info})
+    save_fitted(folder, recommender.fitted)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory):
     """A folder of small raw files with their metadata."""
@@ -88,8 +116,8 @@ def trained(raw, tmp_path_factory):
     """Run folder, flags and output of a small train.py."""
     out = tmp_path_factory.mktemp("run")
     flags = ["--data", raw, "--metadata", raw / "movies_metadata.csv", "--out", out, "--cache",
-             raw / "cache", "--epochs", "2", "--history-len", "20", "--threads", "1",
-             "--batch-size", "512"]
+             raw / "cache", "--epochs", "2", "--steps", "1", "--history-len", "20", "--threads",
+             "1", "--batch-size", "512"]
     return out, flags, call("train.py", *flags).stdout
 
 
@@ -133,3 +161,28 @@ def small(store, split, text):
         return model.double().eval(), batches
 
     return build
+
+
+@pytest.fixture(scope="session")
+def build(small, store, text, tmp_path_factory):
+    """(config changes) -> (recommender with random weights, batches)."""
+
+    def build(*, protocol="temporal", ties="strict", **changes):
+        split = split_interactions(store, protocol=protocol, ties=ties)
+        model, batches = small(split=split, **changes)
+        config = RunConfig(data=DataConfig(protocol=protocol, ties=ties), model=model.config)
+        folder = tmp_path_factory.mktemp("fitted")
+        keep_fitted(Prepared(config, store, split, text, batches), folder)
+        fitted = load_fitted(folder, {"hash": config.hash, "data": store.digest})
+        with torch.no_grad():  # stars within the scale, where the clamp hides nothing
+            for part in filter(None, (model.items, model.prior, model.head[-1])):
+                for parameter in part.parameters():
+                    parameter *= 0.4
+        return Recommender(model.float(), batches.vocabulary, fitted), batches
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def default(build):
+    return build()[0]

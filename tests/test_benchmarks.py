@@ -4,19 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import bst.data.text
 from bst.config import ModelConfig
 from bst.data.schema import PAD
-from scripts.benchmarks import forms, prep, scale, text
-from scripts.benchmarks.common import Row, Seconds, alternate, faster, format_rows, pin
-
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.benchmarks import forms, scale
+from scripts.benchmarks.common import Seconds, alternate, faster, pin
+from tests.command import ROOT, call
 
 
 def test_works_alternate_and_the_median_counts(monkeypatch):
@@ -43,13 +40,6 @@ def test_a_ratio_above_one_is_faster_and_the_goal_is_of_the_ratio(goal, met):
     assert (row.unit, row.value, row.ratio) == ("s", 3.0, 2.0)
 
 
-def test_the_table_says_value_reference_ratio_and_goal():
-    rows = [Row("a", 0.25, "CPU s", "other", 1.0, 4.0, 3.0, True),
-            Row("b", 1234.0, "MB", "x", 1, 1)]
-    assert format_rows(rows).splitlines()[2:] == [
-        "| a | 0.25 CPU s | other: 1 | 4 | 3: met |", "| b | 1,234 MB | x: 1 | 1 |  |"]
-
-
 def test_pinning_takes_as_many_cores_as_threads_and_refuses_more():
     code = ("import os; from scripts.benchmarks.common import pin; pin(1); import polars; "
             "print(len(os.sched_getaffinity(0)), polars.thread_pool_size())")
@@ -58,24 +48,6 @@ def test_pinning_takes_as_many_cores_as_threads_and_refuses_more():
     assert done.stdout.split() == ["1", "1"]
     with pytest.raises(ValueError, match="threads must be at most"):
         pin(len(os.sched_getaffinity(0)) + 1)
-
-
-def test_windows_of_the_pandas_way_are_those_of_the_keras_example():
-    assert prep.windows_of_a_user([1, 2, 3, 4, 5, 6, 7]) == [
-        [1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7]]
-
-
-def test_vectors_come_back_in_the_order_of_the_texts(monkeypatch):
-    monkeypatch.setattr(bst.data.text, "BATCH", 2)
-    monkeypatch.setattr(bst.data.text, "embed_batch", lambda texts, *_: np.array(
-        [[len(text)] for text in texts], dtype=np.float32))
-    found = text.in_order(["a", "ccc", "bb"], [1, 2, 0], (None, None), "fp32")
-    assert found.tolist() == [[1], [3], [2]]
-
-
-def test_the_lowest_cosine_is_of_the_worst_row():
-    a, b = np.eye(2), np.array([[2.0, 0.0], [3.0, 4.0]])
-    assert text.lowest_cosine(a, b) == pytest.approx(0.8)
 
 
 def test_a_child_is_measured_and_its_failure_is_told(tmp_path):
@@ -93,9 +65,8 @@ def test_a_child_is_measured_and_its_failure_is_told(tmp_path):
 
 def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):
     out = tmp_path / "rows.json"
-    subprocess.run([sys.executable, "scripts/benchmark.py", "scale", "--sizes", "20000", "5000",
-                    "--json", str(out), "--scratch", str(tmp_path / "raw")], cwd=ROOT, check=True,
-                   capture_output=True)
+    call("benchmark.py", "scale", "--sizes", "20000", "5000", "--json", out, "--scratch",
+         tmp_path / "raw")
     rows = json.loads(out.read_text())
     assert [row["work"].split(":")[-1].strip() for row in rows[:3]] == [
         "store", "peak memory", "disk"]
@@ -135,18 +106,3 @@ def test_both_trainings_go_through_all_train_targets_of_an_epoch(store, split, m
         while done < len(split.train):
             done += next(steps)
         assert done == len(split.train)
-
-
-def test_targets_per_second_are_those_of_the_median_run():
-    now, took = 0.0, iter([0, 1, 1, 1, 1, 4, 2, 2])  # the first makes the model
-
-    def steps():
-        nonlocal now
-        for seconds in took:
-            now += seconds
-            yield 12
-
-    trainee = forms.Trainee(steps())
-    for _ in range(3):
-        trainee.measure(4, lambda: now)
-    assert trainee.rates == [12, 3, 6] and trainee.rate == 6

@@ -12,7 +12,7 @@ from bst.data.sequences import COLUMNS
 from tests.command import call
 
 TRAIN = ["--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
-         "--batch-size", "512", "--epochs", "2", "--save-every", "10"]
+         "--batch-size", "512", "--epochs", "2", "--steps", "1", "--save-every", "10"]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None,
                                reason='needs pip install -e ".[ray]"')
 

@@ -43,6 +43,9 @@ NAMED = [(cls, f) for cls in (DataConfig, ModelConfig, TrainConfig) for f in fie
     (TrainConfig, {"lr_dense": 1.0}, r"lr_dense must be in \(0, 1\), got 1.0"),
     (TrainConfig, {"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1.0"),
     (TrainConfig, {"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
+    (TrainConfig, {"steps": 0}, r"steps must be in 1\.\.1000000000, got 0"),
+    (TrainConfig, {"patience": 0.0}, r"patience must be in \(0, 1\], got 0.0"),
+    (TrainConfig, {"patience": 1.5}, r"patience must be in \(0, 1\], got 1.5"),
     (TrainConfig, {"batch_size": 0}, r"batch-size must be in 1\.\.10000000, got 0"),
     (TrainConfig, {"epochs": 0}, r"epochs must be in 1\.\.1000, got 0"),
 ])

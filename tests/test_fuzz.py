@@ -22,7 +22,7 @@ from bst.utils.files import write_sealed
 from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
 from tests.conftest import random_tables
 
-quietly = settings(max_examples=100, deadline=None,
+quietly = settings(max_examples=60, deadline=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
                    st.binary(min_size=1, max_size=9))
@@ -52,22 +52,13 @@ def copy(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.json", "fitted.json"])
 @pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{}",
-                                   b'{"version": 2}', b'{"version": 2, "config": []}'])
+                                   b'{"version": 2}', b'{"version": 2, "config": []}',
+                                   b'{"version": "x\\ny"}'])
 def test_json_that_is_no_part_of_a_run_is_a_data_error(copy, name, found):
     folder = copy()
     write_sealed(folder / name, found)
-    with pytest.raises(DataError, match="expected model.json|do not fit|version None|damaged or"):
-        load_model(folder)
-        load_fitted(folder, IDENTITY)
-
-
-@pytest.mark.parametrize(("name", "key"), [("model.json", "version"), ("fitted.json", "version"),
-                                           ("fitted.json", "identity")])
-def test_a_value_of_two_lines_is_told_in_one(copy, name, key):
-    folder = copy()
-    about = json.loads((folder / name).read_text()) | {key: "x\ny"}
-    write_sealed(folder / name, json.dumps(about).encode())
-    with pytest.raises(DataError, match=r"x\\ny.*, expected") as caught:
+    with pytest.raises(DataError, match=r"expected model.json|do not fit|version None|damaged or"
+                       r"|x\\ny.*, expected") as caught:
         load_model(folder)
         load_fitted(folder, IDENTITY)
     assert "\n" not in str(caught.value)

@@ -67,7 +67,7 @@ def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tm
 
 def test_keras_windows_trains_and_says_leaky_beside_the_number(raw, tmp_path):
     said = call("train.py", "--data", raw, "--protocol", "keras-windows", "--out", tmp_path,
-                "--cache", raw / "cache", "--epochs", "1", "--threads", "1").stdout
+                "--cache", raw / "cache", "--epochs", "1", "--steps", "1", "--threads", "1").stdout
     line = next(line for line in said.splitlines() if line.startswith("bst  "))
     assert line.endswith("LEAKY")
 

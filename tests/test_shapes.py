@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from bst.config import DataConfig
+from bst.config import DataConfig, TrainConfig
 from bst.data.preparation import open_store
 from bst.data.splits import split_interactions
 from scripts import shapes
@@ -41,6 +42,7 @@ def test_a_shape_with_news_has_new_items_and_a_bare_one_no_table_of_them(tmp_pat
 
 def test_the_table_pairs_bst_with_the_best_baseline(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(shapes, "SHAPES", {"small": SHAPE})
+    monkeypatch.setattr("bst.config.TrainConfig", partial(TrainConfig, steps=20))
     shapes.main(seeds=1, json=tmp_path / "shapes.json")
     (row,) = json.loads((tmp_path / "shapes.json").read_text())
     others = {name: mae for name, mae in row["mae"].items() if name != "bst"}

@@ -9,12 +9,16 @@ import torch
 
 from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX
+from bst.data.sequences import SequenceStore
+from bst.data.splits import Split
 from bst.data.text import TextVectors
 from bst.model.batches import Batches
 from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
 TEXT_DIM = 32  # principal components of the overview vectors
+RATERS = 10  # users and items for each component of an audience, at least
+FEW = 5.0  # ratings of an item that halve what its audience says
 SAMPLE = 2**17  # train targets that scale the dense features, about
 
 
@@ -120,14 +124,18 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     content = scale.features(movies["genres"].to_list(), year, text)
     levels = np.unique(store.rating[split.train])
     overview, num_text = scale.text_axes.shape
+    torch.manual_seed(seed)
+    audience = audience_components(store, split, count, config.audience)
     sizes = Sizes(items=store.num_items, known_items=len(rated), content=content.shape[1],
-                  text=num_text, overview=overview, users=tuple(batches.vocabulary.sizes),
+                  text=num_text, overview=overview,
+                  audience=audience.shape[1], users=tuple(batches.vocabulary.sizes),
                   levels=len(levels))
     torch.manual_seed(seed)
     model = BST(config, sizes)
     items = model.items
     items.row[rated] = torch.arange(len(rated)) + FIRST_IDX
     items.content[FIRST_IDX:] = torch.from_numpy(content)
+    items.audience.copy_(audience)
     items.log_count.copy_(torch.from_numpy(np.log1p(count)))
     items.year[FIRST_IDX:] = torch.from_numpy(scale.years(year))
     model.year_scale.copy_(torch.tensor([scale.year_mean, scale.year_std]))
@@ -141,6 +149,37 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     model.spread.fill_(spread)
     _scale_facts(model, batches)
     return model.eval()
+
+
+def audience_components(store: SequenceStore, split: Split, count: np.ndarray, most: int
+                        ) -> torch.Tensor:
+    """Principal components of who rated each item in train, whatever the stars: (items + 2, k).
+
+    The mean over an item's raters of what they rate, normalised by how much everybody and
+    everything is rated, without the first component, which is that; drawn to 0 by few ratings.
+
+    Args:
+        store: sequences.
+        split: of them.
+        count: (items + 2,) train ratings.
+        most: components, at most; fewer where users or items are few.
+
+    Source: Halko, Martinsson and Tropp 2011, "Finding structure with randomness", by
+    `torch.svd_lowrank`: a few products with a sparse matrix.
+    """
+    user = torch.from_numpy(store.user_row[split.train].astype(np.int64))
+    item = torch.from_numpy(store.item_idx[split.train].astype(np.int64))
+    of_user, of_item = torch.bincount(user).float(), torch.from_numpy(count).float()
+    size = min(most, int((of_user > 0).sum()) // RATERS, int((of_item > 0).sum()) // RATERS)
+    if size < 1:
+        return torch.zeros(len(count), 0)
+    table = torch.sparse_coo_tensor(
+        torch.stack([user, item]), (of_user[user] * of_item[item]).rsqrt(),
+        (len(of_user), len(count)), check_invariants=True).coalesce()
+    _, weight, axes = torch.svd_lowrank(table, q=min(size + 11, *table.shape), niter=6)
+    found = (axes * weight)[:, 1:size + 1] * of_item[:, None].clamp(min=1).rsqrt()
+    found = found * (of_item / (of_item + FEW))[:, None]
+    return (found / found[of_item > 0].square().mean().sqrt().clamp(min=1e-12)).clamp(-5, 5)
 
 
 def log_share(count: np.ndarray, total: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ class Sizes:
     content: int  # features of an item: a constant, genres, year, overview, see `build.content`
     text: int  # the last so many of them are of the overview
     overview: int  # width of an overview vector, of which they are principal components
+    audience: int  # components of who rated an item
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
     levels: int = 5  # distinct ratings of the scale
 
@@ -55,9 +56,11 @@ class Reading:
 
 
 class ItemEmbedding(nn.Module):
-    """What is learned of an item: its key, its bias and its noise, each id part + content part.
+    """What is learned of an item: its key, its bias and its noise.
 
-    The id part of an item that nobody has rated is 0. Its rows have a Gaussian prior.
+    Each is a linear function of content (genres, year, overview), one of the audience (who rated
+    the item, whatever the stars), and an id part of its own with a Gaussian prior. The latter two
+    are 0 for an item that nobody has rated.
     """
 
     def __init__(self, sizes: Sizes, key_var: Tensor) -> None:
@@ -65,15 +68,18 @@ class ItemEmbedding(nn.Module):
         n = sizes.items + FIRST_IDX
         self.register_buffer("row", torch.full((n,), OOV))  # of the id table
         self.register_buffer("content", torch.zeros(n, sizes.content))
+        self.register_buffer("audience", torch.zeros(n, sizes.audience))
         self.register_buffer("year", torch.zeros(n))  # standardised
         self.register_buffer("log_count", torch.zeros(n))  # of train ratings
         self.register_buffer("var", torch.cat([key_var, torch.tensor([BIAS_VAR, NOISE_VAR])]))
         width = len(self.var)
         self.id = nn.Embedding(sizes.known_items + FIRST_IDX, width)
         self.linear = nn.Linear(sizes.content, width, bias=False)
+        self.of_audience = nn.Linear(sizes.audience, width, bias=False)
         self.log_noise = nn.Linear(1, 1)  # by log count
         nn.init.normal_(self.id.weight, std=0.05)
-        for zero in (self.id.weight[:, -2:], self.linear.weight, self.log_noise.weight):
+        for zero in (self.id.weight[:, -2:], self.linear.weight, self.of_audience.weight,
+                     self.log_noise.weight):
             nn.init.zeros_(zero)
 
     def forward(self, items: Tensor, *, cold: bool = False) -> Tensor:
@@ -89,6 +95,7 @@ class ItemEmbedding(nn.Module):
         else:
             row = self.row[items]
             found = found + self.id(row) * (row >= FIRST_IDX)[:, None]
+            found = found + self.of_audience(self.audience[items])
         log_noise = found[:, -1:] + self.log_noise(count[:, None] / 5 - 1)
         noise = NOISE_FLOOR + log_noise.clamp(-4, 2).exp()
         return torch.cat([found[:, :-1], noise], dim=1)

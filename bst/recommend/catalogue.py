@@ -166,6 +166,7 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
     added = {"items.row": torch.full((n,), OOV),
              "items.content": torch.from_numpy(
                  scale.features([film.genres for film in new], year, text)),
+             "items.audience": torch.zeros(n, model.sizes.audience),
              "items.year": torch.from_numpy(scale.years(year)), "items.log_count": torch.zeros(n)}
     if model.interest is not None:
         added["interest.log_share"] = log_share(np.zeros(n), sum(fitted.movies["ratings"]))

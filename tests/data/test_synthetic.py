@@ -1,7 +1,4 @@
-"""The built-in data: same seed, same bytes; shape; signal.
-
-Run: pytest tests/data/test_synthetic.py.
-"""
+"""The built-in data: bytes, shape and signal. Run: pytest tests/data/test_synthetic.py."""
 
 import hashlib
 
@@ -13,7 +10,6 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
-from bst.evaluation.baselines import streaming_bias
 
 SIZE = dict(num_users=400, num_movies=200, num_ratings=24_000)
 NAMES = ("users.dat", "movies.dat", "ratings.dat", "movies_metadata.csv")
@@ -71,21 +67,6 @@ def test_overviews_say_something_about_films_nobody_has_rated(made):
     centred = mean[fit] - mean[fit].mean()
     weight = np.linalg.solve(x[fit].T @ x[fit] + 10 * np.eye(len(words)), x[fit].T @ centred)
     assert np.corrcoef(x[held_out] @ weight, mean[held_out])[0, 1] > 0.25
-
-
-def test_genre_taste_and_drift_are_there_to_be_learned(made):
-    """What a user gave to films of the same genres says more than what the user gave at all."""
-    _, store = made
-    split = split_interactions(store)
-    residual = store.rating - streaming_bias(store, split)
-    genres = [set(g) for g in store.movies["genres"]]
-    rng, same, other = np.random.default_rng(0), [], []
-    for p in rng.choice(len(store), 3000, replace=False):
-        seen = range(store.offsets[store.user_row[p]], split.history_stop[p])
-        for q in list(seen)[-20:]:
-            shared = genres[store.item_idx[p] - FIRST_IDX] & genres[store.item_idx[q] - FIRST_IDX]
-            (same if shared else other).append(residual[p] * residual[q])
-    assert np.mean(same) > np.mean(other) + 0.05
 
 
 def test_a_folder_that_is_done_is_left_alone(made):

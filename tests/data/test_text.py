@@ -1,5 +1,7 @@
 """BERT vectors with the packaged MiniLM. Run: pytest tests/data/test_text.py."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,13 @@ from bst.data.text import embed_texts, pool
 from bst.utils.errors import DataError
 
 TEXTS = ["A captain and a storm.", None, "Two lovers meet again in Vienna after many years.", "  "]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """The texts' vectors, and the folder of their cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    return embed_texts(TEXTS, cache_dir=folder), folder
 
 
 def test_pooling_equals_plain_loops():
@@ -25,18 +34,19 @@ def test_pooling_equals_plain_loops():
                 assert found[b, t].item() == pytest.approx(sum(values) / length, abs=1e-5)
 
 
-def test_a_missing_or_blank_text_has_no_vector_and_says_so(tmp_path):
-    found = embed_texts(TEXTS, cache_dir=tmp_path)
+def test_a_missing_or_blank_text_has_no_vector_and_says_so(embedded):
+    found, _ = embedded
     assert found.has_text.tolist() == [True, False, True, False]
     assert found.vectors.shape == (4, 384) and not found.vectors[1].any()
 
 
-def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_path):
+def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(
+    embedded, tmp_path
+):
     from transformers import AutoModel, AutoTokenizer
 
-    together = embed_texts(TEXTS, cache_dir=tmp_path / "a").vectors[0]
-    alone = embed_texts(TEXTS[:1], cache_dir=tmp_path / "b").vectors[0]
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    alone = embed_texts(TEXTS[:1], cache_dir=tmp_path).vectors[0]
+    np.testing.assert_allclose(embedded[0].vectors[0], alone, atol=1e-5)
     folder = bst.data.text.encoder_folder(None)
     model = AutoModel.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
@@ -46,20 +56,20 @@ def test_a_text_alone_equals_the_text_in_its_batch_and_transformers_itself(tmp_p
     np.testing.assert_allclose(alone, expected.numpy(), atol=1e-5)
 
 
-def test_bf16_is_close_to_fp32_and_kept_apart_from_it(tmp_path):
-    exact = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
-    rough = embed_texts(TEXTS, precision="bf16", cache_dir=tmp_path).vectors[[0, 2]]
+def test_bf16_is_close_to_fp32_and_kept_apart_from_it(embedded):
+    exact, folder = embedded[0].vectors[[0, 2]], embedded[1]
+    rough = embed_texts(TEXTS, precision="bf16", cache_dir=folder).vectors[[0, 2]]
     assert np.abs(rough - exact).max() > 1e-4  # it was done at all
     cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
     assert cosine.min() > 0.999 and rough.dtype == np.float32
-    again = embed_texts(TEXTS, cache_dir=tmp_path).vectors[[0, 2]]
+    again = embed_texts(TEXTS, cache_dir=folder).vectors[[0, 2]]
     assert again.tobytes() == exact.tobytes()
 
 
-def test_the_cache_gives_the_same_bytes_without_loading_the_model(tmp_path, monkeypatch):
-    first = embed_texts(TEXTS, cache_dir=tmp_path)
+def test_the_cache_gives_the_same_bytes_without_loading_the_model(embedded, monkeypatch):
+    first, folder = embedded
     monkeypatch.setattr(bst.data.text, "load_encoder", lambda folder: pytest.fail("loaded again"))
-    assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
+    assert embed_texts(TEXTS, cache_dir=folder).vectors.tobytes() == first.vectors.tobytes()
 
 
 def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
@@ -82,18 +92,21 @@ def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
     assert len(seen) == 1
 
 
-def test_a_damaged_cache_file_is_named_and_made_again(tmp_path, capsys):
-    first = embed_texts(TEXTS, cache_dir=tmp_path)
+def test_a_damaged_cache_file_is_named_and_made_again(embedded, tmp_path, capsys):
+    first = embedded[0]
+    shutil.copytree(embedded[1], tmp_path, dirs_exist_ok=True)
     path = next(tmp_path.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-4] + b"oops")
     assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
     assert "damaged" in capsys.readouterr().err
 
 
-def test_another_pooling_has_its_own_vectors_and_cache(tmp_path):
-    first = embed_texts(TEXTS, cache_dir=tmp_path)
-    other = embed_texts(TEXTS, pooling="last", cache_dir=tmp_path)
-    assert np.abs(first.vectors - other.vectors).max() > 0.01 and len(list(tmp_path.iterdir())) == 2
+def test_another_pooling_has_its_own_vectors_and_cache(embedded):
+    first, folder = embedded
+    before = len(list(folder.iterdir()))
+    other = embed_texts(TEXTS, pooling="last", cache_dir=folder)
+    assert np.abs(first.vectors - other.vectors).max() > 0.01
+    assert len(list(folder.iterdir())) == before + 1
 
 
 def test_weights_that_are_not_the_packaged_ones_are_refused(tmp_path, monkeypatch):

@@ -1,7 +1,4 @@
-"""Baselines see train only and find what is there.
-
-Run: pytest tests/evaluation/test_baselines.py.
-"""
+"""Baselines see train alone. Run: pytest tests/evaluation/test_baselines.py."""
 
 from dataclasses import replace
 

@@ -73,28 +73,18 @@ def test_ranking_metrics_equal_the_formulas_on_lists_shorter_and_longer_than_k(k
         assert found_hit == float(any(row[:k])) and found_ndcg == pytest.approx(gain / best)
 
 
-def test_the_bootstrap_draws_users_not_rows():
-    """Ten users with one value each: the spread is that of ten draws, not of a thousand rows."""
-    value = RNG.normal(size=10)
-    user = np.repeat(np.arange(10), 100)
-    low, high = user_bootstrap(value[user], user, seed=0, num_samples=4000)
-    expected = 1.96 * value.std() / 10**0.5
-    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
-    assert (high + low) / 2 == pytest.approx(value.mean(), abs=0.1 * expected)
-    low, high = user_bootstrap(value[user], user, seed=0, num_samples=4000, level=0.5)
-    assert (high - low) / 2 == pytest.approx(expected * 0.6745 / 1.96, rel=0.1)
-
-
-def test_the_bootstrap_is_of_the_mean_over_rows_of_a_thousand_draws_at_95_percent():
+@pytest.mark.parametrize(("draws", "level"), [(1000, 0.95), (300, 0.5)])
+def test_the_bootstrap_draws_users_not_rows(draws, level):
     """A user with more rows weighs more in each draw; the draws are those of the seed."""
     rng, means = np.random.default_rng(5), []
     rows = [np.flatnonzero(user == USER) for user in np.unique(USER)]
-    for _ in range(1000):
+    for _ in range(draws):
         drawn = np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])
         means.append(LABEL[drawn].mean())
-    expected = np.quantile(means, [0.025, 0.975])
-    assert user_bootstrap(LABEL, USER, seed=5) == pytest.approx(expected, abs=1e-12)
-    assert user_bootstrap(LABEL, USER, seed=6) != pytest.approx(expected, abs=1e-12)
+    expected = pytest.approx(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), abs=1e-12)
+    asked = {} if draws == 1000 else {"num_samples": draws, "level": level}  # the default
+    assert user_bootstrap(LABEL, USER, seed=5, **asked) == expected
+    assert user_bootstrap(LABEL, USER, seed=6, **asked) != expected
 
 
 def test_the_bootstrap_does_not_depend_on_row_order():

@@ -1,24 +1,17 @@
-"""A script of the project in a process of its own, with a fault planted in it.
-
-The process is forked from a server that has the imports done, so that a test can afford many.
-"""
+"""A script of the project in a process of its own, with a fault planted in it."""
 
 import itertools
-import multiprocessing
 import os
 import resource
-import runpy
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
-import bst.run
 import bst.training.loop
 import bst.utils.files
+from tests.command import start
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CALLS = {"before write": (bst.utils.files, "open"), "after write": (os, "fsync"),
          "before rename": (os, "replace"), "after rename": (bst.utils.files, "sync_folder")}
 
@@ -27,14 +20,8 @@ class Child:
     """`python scripts/SCRIPT ARGS` with `fault(*about)` called first; its output is in `log`."""
 
     def __init__(self, log: Path, script: str, args: list, fault=None, about: tuple = ()) -> None:
-        os.environ["PYTHONPATH"] = str(ROOT)  # of the server
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
         self.log = log
-        log.write_text("")
-        self.process = context.Process(
-            target=_run, args=(log, script, [str(arg) for arg in args], fault, about))
-        self.process.start()
+        self.process = start(script, args, log, log, fault, about)
 
     def wait(self) -> int:
         """The exit code, negative for a signal that killed it."""
@@ -64,18 +51,6 @@ class Child:
         return [k for k in lines if k.startswith(("error:", "Traceback", "  File", "thread '"))]
 
 
-def _run(log: Path, script: str, args: list[str], fault, about: tuple) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(ROOT)
-    sys.argv = [f"scripts/{script}", *args]
-    if fault is not None:
-        fault(*about)
-    runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
-
-
 def kill_at(when: str, number: int) -> None:
     """Die by SIGKILL at the `number`-th call of the one of `CALLS` that is named `when`.
 
@@ -99,22 +74,8 @@ def turn_clock_back() -> None:
     time.time_ns = lambda: next(late) * 10**9
 
 
-def poison(step: int, name: str) -> None:
-    """Make the weights `name` NaN before the `step`-th update."""
-    real, count = bst.training.loop.train_step, itertools.count(1)
-
-    def train_step(model, *args, **options):
-        if next(count) == step:
-            model.get_parameter(name).data.fill_(float("nan"))
-        return real(model, *args, **options)
-
-    bst.training.loop.train_step = train_step
-
-
 def limit_memory(spare: int) -> None:
     """Let the address space grow by `spare` bytes from here."""
-    import torch._inductor.config  # noqa: F401 - torch loads it late, to be deterministic
-
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + spare
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

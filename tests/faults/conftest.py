@@ -11,9 +11,10 @@ import pytest
 from bst.data.synthetic import write_synthetic
 from tests.faults.child import Child
 
-TINY = ["--epochs", "3", "--width", "8", "--heads", "2", "--widths", "4", "2", "4",
-        "--history-len", "10", "--hidden", "16", "8", "8", "--threads", "1", "--batch-size", "128",
-        "--save-every", "3", "--no-text", "--lr", "0.01"]  # 42 steps with dropout and AdamW
+TINY = ["--epochs", "3", "--steps", "1", "--width", "8", "--heads", "2",
+        "--widths", "4", "2", "4", "--history-len", "10", "--hidden", "16", "8", "8", "--threads",
+        "1", "--batch-size", "128", "--save-every", "3", "--no-text", "--lr", "0.01"]
+# 42 steps with dropout and AdamW
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -67,29 +67,6 @@ def test_a_limit_on_files_is_a_full_disk_too(start, tmp_path):
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["48k", "100k", "160k"])
-def test_a_disk_that_is_too_small_from_the_start_is_one_line_wherever_it_fills_up(
-    start, mounted, size
-):
-    disk = mounted("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
-    child = start(disk / "run")
-    assert child.wait() == 74 and len(child.errors) == 1, child.said
-    assert f"disk full writing {disk}" in child.errors[0]
-
-
-@pytest.mark.slow
-def test_a_store_on_a_disk_that_fills_up_stays_as_it_was(raw, mounted, tmp_path):
-    disk = mounted("-t", "tmpfs", "-o", "size=200k", "tmpfs")
-    args = ["--data", raw, "--out", disk / "store"]
-    assert Child(tmp_path / "log", "make_sequences.py", args).wait() == 0
-    before = {path.name: path.read_bytes() for path in (disk / "store").iterdir()}
-    (disk / "stuff").write_bytes(bytes(free_bytes(disk) - 4096))
-    child = Child(tmp_path / "log", "make_sequences.py", args)
-    assert child.wait() == 74 and len(child.errors) == 1, child.said
-    assert {path.name: path.read_bytes() for path in (disk / "store").iterdir()} == before
-
-
 @pytest.mark.parametrize("flag", [
     "--out", pytest.param("--cache", marks=pytest.mark.slow)])
 def test_a_folder_that_nobody_may_write_is_one_line(start, raw, mounted, tmp_path, flag):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.faults.child import CALLS, forbid_network, kill_at, poison, turn_clock_back
+from tests.faults.child import CALLS, forbid_network, kill_at, turn_clock_back
 from tests.faults.conftest import digest, losses
 
 
@@ -125,22 +125,6 @@ def test_a_second_run_in_the_folder_is_refused_and_a_lock_of_the_dead_is_not(
     third = start(out)
     assert third.wait() == 0, third.said
     assert digest(out) == digest(whole) and not (out / "run.lock").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", ["head.0.weight", "items.id.weight"])  # nan and no Cholesky
-def test_a_loss_that_is_nan_names_the_step_and_keeps_the_last_checkpoint(
-    start, whole, tmp_path, weights
-):
-    out = tmp_path / "run"
-    child = start(out, fault=poison, about=(26, weights))
-    assert child.wait() == 1
-    assert child.errors == [
-        "error: step 25: the loss is nan; the last resume point and the best model are kept, "
-        "lower --lr and start a new run"]
-    again = start(out)
-    assert again.wait() == 0 and "resuming from step 24" in again.said, again.said
-    assert digest(out) == digest(whole)
 
 
 @pytest.mark.slow

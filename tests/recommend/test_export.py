@@ -12,7 +12,7 @@ from bst.recommend.catalogue import NewMovie
 from bst.recommend.export import ABOUT, Program, export_program
 from bst.utils.errors import DataError
 from scripts import export as export_script
-from tests.recommend.test_recommender import build, default, keep  # noqa: F401
+from tests.conftest import keep
 
 SIZES = 0, 1, 31, 32, 33, 100  # of a history: none, and all about the ends of its chunks of 32
 FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attention="softmax"),
@@ -83,14 +83,14 @@ def longer(recommender):
 
 
 @pytest.mark.parametrize("changes", FORMS)
-def test_the_program_is_the_recommender(build, changes):  # noqa: F811
+def test_the_program_is_the_recommender(build, changes):
     recommender = longer(build(**changes)[0])
     program, cases = Program(recommender), list(questions(recommender))
     close([program(*tensors(inputs(*case[:3], code(recommender, case[3])))) for case in cases],
           recommender, cases)
 
 
-def test_what_the_recommender_refuses_is_nan(default):  # noqa: F811
+def test_what_the_recommender_refuses_is_nan(default):
     """Film ids are odd here; at equal times nothing is before the question, with strict ties."""
     program = Program(default)
     for event, movie, at, spoilt in [
@@ -107,7 +107,7 @@ def test_what_the_recommender_refuses_is_nan(default):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def run(default, tmp_path_factory):  # noqa: F811
+def run(default, tmp_path_factory):
     return keep(longer(default), tmp_path_factory.mktemp("run"))
 
 
@@ -119,7 +119,7 @@ def fresh(path, asked):
     return json.loads(done.stdout)
 
 
-def test_the_file_needs_torch_alone(default, run, tmp_path, capsys):  # noqa: F811
+def test_the_file_needs_torch_alone(default, run, tmp_path, capsys):
     """Exported once, then asked in another process for all lengths of a history."""
     path, recommender = tmp_path / "run.pt2", longer(default)
     export_script.main(export_script.Args(model=run, program=path))
@@ -135,7 +135,7 @@ def test_the_file_needs_torch_alone(default, run, tmp_path, capsys):  # noqa: F8
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", FORMS[1:])
-def test_other_models_export_too(build, tmp_path, changes):  # noqa: F811
+def test_other_models_export_too(build, tmp_path, changes):
     recommender, path = longer(build(**changes)[0]), tmp_path / "run.pt2"
     export_program(recommender, path)
     cases = list(questions(recommender))

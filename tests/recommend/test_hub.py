@@ -18,12 +18,11 @@ from bst.training.checkpoint import load_model
 from bst.training.loop import predict_part
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
-from scripts import export as export_script
-from tests.recommend.test_recommender import build, keep, ratings  # noqa: F401
+from tests.conftest import keep, ratings
 
 
 @pytest.fixture(scope="module")
-def run(build, store, tmp_path_factory):  # noqa: F811
+def run(build, store, tmp_path_factory):
     """A finished run with a BERT folder of this machine, as scripts/train.py leaves it."""
     recommender, batches = build()
     folder = tmp_path_factory.mktemp("runs") / "films"
@@ -184,13 +183,6 @@ def test_a_failed_write_leaves_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(OSError):
         publish(run, tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_says_what_would_be_published(run, tmp_path, capsys):
-    export_script.main(export_script.Args(model=run, hub=tmp_path / "films"))
-    said = capsys.readouterr().out
-    assert "ids, titles, years and genres of its 41 films" in said
-    assert f"hf upload USER/NAME {tmp_path / 'films'}" in said
 
 
 def test_a_name_of_the_hub_is_found_in_the_local_cache(hub, store, tmp_path, monkeypatch):

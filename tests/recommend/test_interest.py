@@ -10,18 +10,18 @@ from bst.utils.errors import DataError
 from scripts import rank as rank_script
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
-from tests.recommend.test_recommender import asked, build, keep, ratings  # noqa: F401
+from tests.conftest import asked, keep, ratings
 
 
 @pytest.fixture(scope="module")
-def recommender(build):  # noqa: F811
+def recommender(build):
     return build(interest=0.3)[0]
 
 
 @pytest.mark.parametrize("form", [
     dict(), dict(ties="stable"), dict(protocol="random"), dict(attention="softmax"),
 ])
-def test_the_interest_in_a_film_is_that_of_the_evaluation_path(build, store, form):  # noqa: F811
+def test_the_interest_in_a_film_is_that_of_the_evaluation_path(build, store, form):
     recommender, batches = build(interest=0.3, **form)
     items, model = np.arange(store.num_items) + FIRST_IDX, recommender.model
     batch = batches.gather(batches.epoch("test", batch_size=10**6)[0])
@@ -74,7 +74,7 @@ def test_a_new_film_is_of_little_interest_until_its_content_says_more(recommende
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-def test_a_run_without_the_head_says_so_in_one_line(build, recommender):  # noqa: F811
+def test_a_run_without_the_head_says_so_in_one_line(build, recommender):
     plain = build()[0]
     with pytest.raises(DataError, match="cannot rank by interest.*train with --interest") as caught:
         plain.recommend([], by="interest")

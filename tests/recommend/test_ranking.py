@@ -1,7 +1,4 @@
-"""Ranking over the whole catalogue against plain loops.
-
-Run: pytest tests/recommend/test_ranking.py.
-"""
+"""Ranking of the catalogue against plain loops. Run: pytest tests/recommend/test_ranking.py."""
 
 import numpy as np
 import pytest
@@ -9,11 +6,10 @@ import pytest
 from bst.data.schema import FIRST_IDX
 from bst.evaluation.baselines import ITEM_SHRINK
 from bst.recommend.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
-from tests.recommend.test_recommender import build  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def ranked(build, store):  # noqa: F811
+def ranked(build, store):
     recommender, batches = build()
     return recommender, batches.split, *top_lists(recommender, store, batches.split, "test", 4)
 
@@ -104,14 +100,3 @@ def test_two_runs_count_half_each():
     assert (row["runs"], row["hr"], row["ndcg"]) == (2, 0.25, 0.25)
     assert (row["hr_low"], row["hr_high"]) == (0.0, 0.5)  # a user is worth half a hit
     assert row["hr_spread"] == row["ndcg_spread"] == 0.25
-
-
-def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
-    ranked, store, monkeypatch
-):
-    recommender, split, lists, _ = ranked
-    monkeypatch.setattr(
-        "bst.recommend.ranking.scores",
-        lambda recommender, recent, bias, person, items, at: {"same": np.zeros(len(items))})
-    found, _ = top_lists(recommender, store, split, "test", 4)
-    np.testing.assert_array_equal(found["same"], lists["popularity"])

@@ -9,70 +9,20 @@ import polars as pl
 import pytest
 import torch
 
-from bst.config import DataConfig, RunConfig, TrainConfig
+from bst.config import TrainConfig
 from bst.data.schema import FIRST_IDX
-from bst.data.splits import split_interactions
 from bst.data.text import TextVectors
 from bst.model.batches import CHUNK
 from bst.recommend.catalogue import Interaction, NewMovie
 from bst.recommend.recommender import Recommender
-from bst.run import Prepared, keep_fitted
-from bst.training.checkpoint import load_fitted, save_fitted, save_model
+from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
 from tests.command import call
-
-
-@pytest.fixture(scope="session")
-def build(small, store, text, tmp_path_factory):
-    """(config changes) -> (recommender with random weights, batches)."""
-
-    def build(*, protocol="temporal", ties="strict", **changes):
-        split = split_interactions(store, protocol=protocol, ties=ties)
-        model, batches = small(split=split, **changes)
-        config = RunConfig(data=DataConfig(protocol=protocol, ties=ties), model=model.config)
-        folder = tmp_path_factory.mktemp("fitted")
-        keep_fitted(Prepared(config, store, split, text, batches), folder)
-        fitted = load_fitted(folder, {"hash": config.hash, "data": store.digest})
-        with torch.no_grad():  # stars within the scale, where the clamp hides nothing
-            for part in filter(None, (model.items, model.prior, model.head[-1])):
-                for parameter in part.parameters():
-                    parameter *= 0.4
-        return Recommender(model.float(), batches.vocabulary, fitted), batches
-
-    return build
-
-
-def keep(recommender, folder, **info):
-    """The run folder of a recommender."""
-    save_model(folder, recommender.model, recommender.vocabulary,
-               {"identity": recommender.fitted.identity, **info})
-    save_fitted(folder, recommender.fitted)
-    return folder
-
-
-def movie(store, p):
-    return store.movies["item_id"][int(store.item_idx[p]) - FIRST_IDX]
-
-
-def asked(recommender, batches, store, p):
-    """The user of the target at p, with what the split lets this target see."""
-    person = recommender.history_of(store, store.users["user_id"][int(store.user_row[p])])
-    return person._keep(np.arange(batches.history.stop[p] - batches.history.start[p]))
-
-
-def ratings(store, user, count):
-    """The first ratings of a user as a plain history."""
-    rows = range(store.offsets[user], store.offsets[user] + count)
-    return [(movie(store, p), float(store.rating[p]), int(store.timestamp[p])) for p in rows]
-
-
-@pytest.fixture(scope="session")
-def default(build):
-    return build()[0]
+from tests.conftest import asked, keep, movie, ratings
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +69,6 @@ def test_a_run_folder_gives_back_the_same_bits(default, history, store, tmp_path
     (lambda path: path.unlink(), "No such file.*run the run's scripts/train.py"),
     (lambda path: path.write_bytes(path.read_bytes()[:-9]),
      "damaged or from another version, run .* again and it is written"),
-    (lambda path: write_sealed(path, b"[" * 10**5), "damaged or from another version"),
-    (lambda path: write_sealed(path, b"[]"), "damaged or from another version"),
     (lambda path: write_sealed(path, path.read_bytes().replace(b"[5, ", b"[", 1)),
      "not equally long"),
 ])

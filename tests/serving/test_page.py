@@ -8,7 +8,7 @@ import pytest
 from bst.recommend.recommender import Recommender
 from bst.serving.worker import Models
 from tests.browser import CHROMIUM, Browser
-from tests.recommend.test_recommender import build, keep  # noqa: F401
+from tests.conftest import keep
 from tests.serving.test_app import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; on Debian: "
@@ -20,12 +20,11 @@ STARS = "[...document.querySelectorAll('#list .guess')].map(e => e.textContent)"
 
 
 @pytest.fixture(scope="module")
-def models(build, tmp_path_factory):  # noqa: F811
-    recommender = build()[0]
-    titles = list(recommender.fitted.movies["title"])
+def models(default, tmp_path_factory):
+    titles = list(default.fitted.movies["title"])
     titles[4] = EVIL
-    fitted = replace(recommender.fitted, movies=recommender.fitted.movies | {"title": titles})
-    evil = Recommender(recommender.model, recommender.vocabulary, fitted)
+    fitted = replace(default.fitted, movies=default.fitted.movies | {"title": titles})
+    evil = Recommender(default.model, default.vocabulary, fitted)
     return Models(keep(evil, tmp_path_factory.mktemp("run")))
 
 
@@ -107,16 +106,6 @@ def test_ratings_are_there_after_a_reload_and_gone_once_removed(browser, port):
     assert browser.run("localStorage.getItem('bst-ratings')") == "[]"
 
 
-def test_who_has_rated_nothing_is_told_what_to_do(browser):
-    said = browser.run("document.body.innerText")
-    assert "Rate a film or two, and ten films for you appear here." in said
-    assert "No film rated yet." in said and "Films that many people know:" in said
-    assert browser.run("document.querySelectorAll('#list li').length") == 0
-    browser.click("#query")
-    browser.type("no such film")
-    browser.until("document.querySelector('#found-note').textContent.startsWith('No film has')")
-
-
 def test_a_service_that_is_down_is_named_and_the_page_goes_on_once_it_is_back(
     browser, models, port, unused_port
 ):
@@ -162,17 +151,13 @@ def test_the_keyboard_is_enough_and_focus_follows_the_film(browser):
     assert first in held
 
 
-def test_reasons_open_and_close(browser):
+def test_reasons_open_and_close_and_filters_narrow_the_list(browser):
     rate_five(browser)
     browser.click("#list li button")
     browser.until("document.querySelectorAll('#list .why li').length === 5")
     assert browser.run("document.querySelector('#list button').ariaExpanded") == "true"
     browser.click("#list li button")
     browser.until("document.querySelectorAll('#list .why li').length === 0")
-
-
-def test_filters_narrow_the_list(browser):
-    rate_five(browser)
     browser.run("""document.querySelector('#low').value = 1980;
         document.querySelector('#low').dispatchEvent(new Event('input'))""")
     browser.until(f"{LISTED}.length && {LISTED}.every(t => /\\(19[89]/.test(t))")

@@ -50,7 +50,7 @@ RUN = RunConfig(
     model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
                       width=12, heads=3, history_len=13, feature_dim=3, hidden=(17, 7, 5),
                       dropout=0.0, item_dropout=0.0, interest=0.1),
-    train=TrainConfig(epochs=3, batch_size=256, patience=5, save_every=4, lr=3e-3),
+    train=TrainConfig(epochs=3, steps=1, batch_size=256, patience=1.0, save_every=4, lr=3e-3),
 )
 OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
               "adamw32": (torch.optim.AdamW, torch.float32)}
@@ -324,8 +324,8 @@ def torchrun(raw: Path, out: Path, *flags: str, processes: int = 2) -> subproces
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags,
                f"--nproc-per-node={processes}", "scripts/train.py", "--data", raw, "--out", out,
                "--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads",
-               "1", "--batch-size", "512", "--epochs", "12", "--patience", "12", "--save-every",
-               "10"]
+               "1", "--batch-size", "512", "--epochs", "12", "--steps", "1", "--patience", "1",
+               "--save-every", "10"]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 

@@ -1,22 +1,16 @@
-"""Batches, order, resume, stopping, loss. Run: pytest tests/training/test_loop.py."""
+"""Resume, stopping, loss, the run folder. Run: pytest tests/training/test_loop.py."""
 
 import io
 import json
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-import bst.model.batches
 import bst.training.checkpoint
 import bst.training.loop
 from bst.config import ModelConfig, RunConfig, TrainConfig
-from bst.data.schema import OOV, PAD, USER_FEATURES, Tables
-from bst.data.sequences import build_sequences
-from bst.data.splits import split_interactions
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import build_model
 from bst.model.network import BST
@@ -28,7 +22,7 @@ from bst.utils.files import write_sealed
 RUN = RunConfig(
     model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
                       width=12, heads=3, history_len=13, hidden=(17, 7, 5)),
-    train=TrainConfig(epochs=3, batch_size=128, patience=5, save_every=4, lr=3e-3),
+    train=TrainConfig(epochs=3, steps=1, batch_size=128, patience=1.0, save_every=4, lr=3e-3),
 )
 
 
@@ -40,7 +34,7 @@ def plain_batches(store, split):
 def job(store, split, text):
     """(out, stop after n steps) -> finished?; a fresh process would do the same."""
 
-    def start(out, stop_after=None, run=RUN, spoil=lambda model: None):
+    def start(out, stop_after=None, run=RUN, spoil=lambda model: None, store=store):
         out.mkdir(exist_ok=True)
         batches = plain_batches(store, split)
         model = build_model(run.model, batches, text, seed=run.train.seed)
@@ -50,167 +44,6 @@ def job(store, split, text):
         return fit(model, batches, run, out, info={}, stop_requested=stop)
 
     return start
-
-
-def visible(batches, p):
-    """Positions that the target at p may see, oldest first, by plain loops."""
-    store, split = batches.store, batches.split
-    earlier = range(store.offsets[store.user_row[p]], split.history_stop[p])
-    return [q for q in earlier if split.is_history[q]]
-
-
-@pytest.mark.parametrize("chunk", [5, 32])
-@pytest.mark.parametrize("protocol", ["temporal", "random"])
-@pytest.mark.parametrize("batch_size", [40, 400])
-def test_a_batch_holds_each_target_and_what_it_may_see(
-    tables, monkeypatch, protocol, batch_size, chunk
-):
-    monkeypatch.setattr(bst.model.batches, "CHUNK", chunk)
-    once, idle = (tables.users.tail(1).with_columns(pl.col("user_id") + k) for k in (1, 2))
-    last = tables.ratings.sort("timestamp").tail(1).with_columns(
-        once["user_id"], pl.col("timestamp") + 9)  # the only rating of its user
-    store = build_sequences(Tables(pl.concat([tables.users, once, idle]), tables.movies,
-                                   pl.concat([tables.ratings, last])))
-    split = split_interactions(store, protocol=protocol)
-    batches = plain_batches(store, split)
-    users = batches.vocabulary.encode(store.users)
-    met = []
-    for batch in map(batches.gather, batches.epoch("test", batch_size=batch_size)):
-        pad = ~batch.is_target
-        assert torch.equal(batch.position == -1, pad)
-        for name in ("target_item", "target_time", "stop", "label"):
-            assert not getattr(batch, name)[pad].any()
-        for name in ("event_item", "event_rating", "event_time"):
-            assert not getattr(batch, name)[~batch.is_event].any()
-        assert pad.any(dim=2).sum() < pad.any(dim=2).numel()  # no slot that no target needs
-        assert (~pad).any(dim=2).any(dim=0)[0]  # and no chunk before the first target's
-        met += batch.position[~pad].tolist()
-        items, rating, time, real = (x.flatten(1) for x in (
-            batch.event_item, batch.event_rating, batch.event_time, batch.is_event))
-        for row, k, i in batch.is_target.nonzero().tolist():
-            p, slot = int(batch.position[row, k, i]), int(batch.slot[row, k, i])
-            sees, seen = visible(batches, p), real[row, :slot]
-            assert batch.seen[row, k, i] == len(sees)
-            assert items[row, :slot][seen].tolist() == store.item_idx[sees].tolist()
-            assert rating[row, :slot][seen].tolist() == store.rating[sees].tolist()
-            since = batch.target_time[row, k, i] - time[row, :slot][seen]
-            assert since.tolist() == (store.timestamp[p] - store.timestamp[sees]).tolist()
-            assert batch.user[row].tolist() == users[store.user_row[p]].tolist()
-            assert batch.target_item[row, k, i] == store.item_idx[p]
-            assert batch.label[row, k, i] == store.rating[p]
-        for row, has in enumerate(real):  # padded in front, and time 0 is the first event
-            assert has.sum() == 0 or has[-int(has.sum()):].all()
-            first = batch.target_time[row][~pad[row]] if not has.any() else time[row][has]
-            assert first[0] == 0
-    assert sorted(met) == split.test.tolist()
-
-
-DTYPES = {"event_item": torch.int64, "target_item": torch.int64, "user": torch.int64,
-          "position": torch.int64, "event_time": torch.int64, "target_time": torch.int64,
-          "stop": torch.int64, "event_rating": torch.float32, "label": torch.float32}
-
-
-@pytest.mark.parametrize("left", [0, 1, 700])
-def test_a_batch_has_its_types_with_and_without_history(store, split, left):
-    split = replace(split, is_history=np.arange(700) < left)
-    batches = plain_batches(store, split)
-    batch = batches.gather(batches.epoch("valid", batch_size=400)[0])
-    assert {name: getattr(batch, name).dtype for name in DTYPES} == DTYPES
-    assert batch.event_item.any() == batch.seen[batch.is_target].any() == (left > 0)
-    double = batch.to("cpu", torch.float64)
-    for name, dtype in DTYPES.items():
-        wanted = torch.float64 if dtype == torch.float32 else dtype
-        assert getattr(double, name).dtype == wanted
-        assert getattr(double.to("cpu"), name).dtype == dtype
-        assert torch.equal(getattr(double, name).to(dtype), getattr(batch, name))
-    with pytest.raises(RuntimeError, match="nowhere"):
-        batch.to("nowhere")
-
-
-@pytest.mark.parametrize("name", sorted(DTYPES))
-def test_a_batch_of_uneven_tensors_is_refused(store, split, name):
-    batches = plain_batches(store, split)
-    batch = batches.gather(batches.epoch("test", batch_size=400)[0])
-    cut = getattr(batch, name)[:-1] if name == "user" else getattr(batch, name)[:, :-1]
-    with pytest.raises(ValueError, match=r"expected \(b, c, n\) and \(b, t, i\), got \["):
-        replace(batch, **{name: cut})
-
-
-def plan(batches, part, *, batch_size, seed, epoch, chunk):
-    """What `Batches.epoch` plans, by plain loops."""
-    rows = {}
-    for p in batches.split.part(part).tolist():
-        rows.setdefault(batches.store.user_row[p], []).append(p)
-    rows, chunks, most = list(rows.values()), [], []
-    for row in rows:
-        sees = [len(visible(batches, p)) for p in row]
-        chunks.append(max(1, -(-max(sees) // chunk)))
-        back = [min(chunks[-1] - 1, (max(sees) - s) // chunk) for s in sees]  # from the last chunk
-        at_end = [(max(sees) - s) % chunk == 0 and s < max(sees) for s in sees]
-        most.append(max(Counter(
-            b - e for b, e in zip(back, at_end, strict=True)).values()))
-    rng, key = np.random.default_rng([seed or 0, epoch]), np.array(chunks, float)
-    if seed is not None:
-        key *= np.exp(rng.normal(0, 0.1, len(rows)))
-    cuts = [[]]
-    for r in sorted(range(len(rows)), key=lambda r: key[r]):
-        new = [*cuts[-1], r]
-        size = len(new) * max(chunks[k] for k in new) * max(chunk, *(most[k] for k in new))
-        if cuts[-1] and size > batch_size:
-            cuts.append([r])
-        else:
-            cuts[-1] = new
-    cuts = [[rows[r] for r in cut] for cut in cuts]
-    return cuts if seed is None else [cuts[k] for k in rng.permutation(len(cuts))]
-
-
-@pytest.mark.parametrize("first_user", [0, 1])
-@pytest.mark.parametrize("chance", [{}, {"epoch": 2}, {"seed": 0}, {"seed": 3, "epoch": 2}])
-@pytest.mark.parametrize(("chunk", "batch_size"), [(5, 1), (5, 80), (5, 300), (32, 200)])
-def test_a_batch_plan_is_that_of_plain_loops_and_keeps_to_its_size(
-    store, split, monkeypatch, chunk, batch_size, chance, first_user
-):
-    monkeypatch.setattr(bst.model.batches, "CHUNK", chunk)
-    for part in ("train", "test"):
-        targets = split.part(part)
-        cut = replace(split, **{part: targets[store.user_row[targets] >= first_user]})
-        batches = plain_batches(store, cut)
-        planned = batches.epoch(part, batch_size=batch_size, **chance)
-        assert [[row.tolist() for row in rows] for rows in planned] == plan(
-            batches, part, batch_size=batch_size, chunk=chunk,
-            **{"seed": None, "epoch": 0, **chance})
-        for rows, batch in zip(planned, map(batches.gather, planned), strict=True):
-            assert sorted(batch.position[batch.is_target].tolist()) == sorted(
-                p for row in rows for p in row)
-            size = max(batch.event_item.numel(), batch.target_item.numel())
-            assert size <= batch_size or len(rows) == 1
-
-
-def test_a_part_without_targets_has_no_batch(store, split):
-    batches = plain_batches(store, replace(split, valid=split.valid[:0]))
-    assert batches.epoch("valid", batch_size=99) == []
-    assert batches.epoch("valid", batch_size=99, seed=1) == []
-
-
-def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(store, split):
-    users = store.users.with_columns(
-        pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise("zip_region")
-        .alias("zip_region"))
-    store = replace(store, users=users)
-    split = replace(split, train=np.flatnonzero(np.isin(store.user_row, [2, 5, 7])))
-    vocabulary = UserVocabulary.fit(store, split)
-    known = users[[2, 5, 7]]
-    assert vocabulary.user_id == known["user_id"].to_list()
-    assert vocabulary.features == {
-        name: sorted({v for v in known[name] if v is not None}) for name in USER_FEATURES}
-    assert vocabulary.sizes == [5, *(2 + len(v) for v in vocabulary.features.values())]
-    encoded = vocabulary.encode(users)
-    assert encoded.shape == (23, 5) and encoded.dtype == np.int64 and PAD not in encoded
-    assert vocabulary.encode(users.clear()).dtype == np.int64
-    for row, values in zip(encoded, users.iter_rows(), strict=True):
-        tables = (vocabulary.user_id, *vocabulary.features.values())
-        for index, value, table in zip(row, values, tables, strict=True):
-            assert index == (2 + table.index(value) if value in table else OOV)
 
 
 def weights(folder):
@@ -287,17 +120,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(job, tmp_path)
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-def test_patience_ends_the_run_and_the_best_epoch_is_kept(job, tmp_path, store, split):
-    config = replace(RUN, train=replace(RUN.train, epochs=40, patience=2, batch_size=256))
-    job(tmp_path, run=config)
+def test_the_model_that_is_kept_is_the_running_mean_that_was_best(job, tmp_path, store, split):
+    told = replace(store, rating=np.where(store.item_idx % 2, 2, 4).astype(np.float32))
+    assert job(tmp_path, store=told)
     valid = [row["valid_mae"] for row in rows(tmp_path)]
     best = int(np.argmin(valid))
-    assert [row["epoch"] for row in rows(tmp_path)] == list(range(best + 3)) and 0 < best < 37
     model, vocabulary, info = load_model(tmp_path)
-    score = predict_part(model, Batches(store, split, vocabulary), "valid")[0][split.valid]
-    mae = np.abs(score.astype(np.float64) - store.rating[split.valid]).mean()
-    assert mae == pytest.approx(valid[best], abs=1e-9)
-    assert info["step"] == rows(tmp_path)[best]["step"]
+    score = predict_part(model, Batches(told, split, vocabulary), "valid")[0][split.valid]
+    assert np.abs(score.astype(np.float64) - told.rating[split.valid]).mean() == pytest.approx(
+        valid[best], abs=1e-9)
+    assert best > 0 and info["step"] == rows(tmp_path)[best]["step"]
 
 
 def test_patience_counts_epochs_since_the_best_one(job, tmp_path, store, monkeypatch):
@@ -305,10 +137,23 @@ def test_patience_counts_epochs_since_the_best_one(job, tmp_path, store, monkeyp
     scripted = iter(errors)
     monkeypatch.setattr(bst.training.loop, "predict_part",
                         lambda *_, **__: (store.rating + next(scripted), None))
-    assert job(tmp_path, run=replace(RUN, train=replace(RUN.train, epochs=9, patience=2)))
+    assert job(tmp_path, run=replace(RUN, train=replace(RUN.train, epochs=10, patience=0.2)))
     found = rows(tmp_path)
     assert [row["valid_mae"] for row in found] == pytest.approx(errors[:-1])
     assert load_model(tmp_path)[2]["step"] == found[3]["step"]
+
+
+def test_a_small_data_set_gets_as_many_epochs_as_its_least_steps_take(
+    job, tmp_path, monkeypatch
+):
+    reach = []
+    monkeypatch.setattr(bst.training.loop, "averaged",
+                        lambda model, steps: reach.append(steps) or averaged(model, steps))
+    run = replace(RUN, train=replace(RUN.train, epochs=1, steps=20, average=0.25))
+    assert job(tmp_path, run=run)
+    steps = [row["step"] for row in rows(tmp_path)]
+    assert steps[-2] < 20 <= steps[-1] and len(steps) > 3
+    assert reach == [0.25 * steps[-1]]
 
 
 def test_training_that_only_harms_leaves_the_model_as_it_was_before_the_first_step(
@@ -324,26 +169,13 @@ def test_training_that_only_harms_leaves_the_model_as_it_was_before_the_first_st
         assert torch.equal(tensor, model.state_dict()[name])
 
 
-def test_every_train_target_is_seen_once_an_epoch_in_an_order_of_seed_and_epoch(small):
-    _, batches = small()
-
-    def order(**chance):
-        plan = batches.epoch("train", batch_size=200, **chance)
-        return np.concatenate([np.concatenate(rows) for rows in plan]).tolist()
-
-    first = order(seed=1, epoch=0)
-    assert sorted(first) == batches.split.train.tolist()
-    assert first == order(seed=1, epoch=0)
-    assert first != order(seed=1, epoch=1) and first != order(seed=2, epoch=0)
-
-
 def test_a_step_returns_the_loss_before_it_and_lowers_it(small):
     model, batches = small(dropout=0.0, item_dropout=0.0)
     batch = batches.gather(batches.epoch("train", batch_size=999)[0]).to("cpu", torch.float64)
-    before = model.loss(batch, 560).item()
+    before = model.loss(batch).item()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     assert train_step(model, batch, optimizer, clip=1.0) == pytest.approx(before)
-    assert model.loss(batch, 560).item() < before
+    assert model.loss(batch).item() < before
 
 
 def test_what_has_a_prior_has_no_decay_and_a_rate_of_its_own(small):
@@ -372,11 +204,11 @@ def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path):
         assert group["lr"] == pytest.approx(learning_rate(1 - 1 / last, peak, 0.03))
 
 
-@pytest.mark.parametrize(("keep", "shares"), [
-    (0.0, [0, 0, 0, 1]), (0.9, [0.25] * 4), (0.6, [0.6**2 / 2, 0.6**2 / 2, 0.24, 0.4])])
-def test_the_running_mean_is_the_plain_one_at_first(small, keep, shares):
+@pytest.mark.parametrize(("reach", "shares"), [
+    (0.0, [0, 0, 0, 1]), (10, [0.25] * 4), (2.5, [0.6**2 / 2, 0.6**2 / 2, 0.24, 0.4])])
+def test_the_running_mean_is_the_plain_one_at_first(small, reach, shares):
     model, _ = small()
-    mean, met = averaged(model, keep), []
+    mean, met = averaged(model, reach), []
     for _ in range(4):
         with torch.no_grad():
             for parameter in model.parameters():

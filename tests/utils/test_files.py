@@ -81,15 +81,6 @@ def test_a_file_without_a_seal_is_refused_and_the_seals_of_others_are_kept(tmp_p
     assert read_sealed(tmp_path / "a") == b"one" and read_sealed(tmp_path / "b") == b"two"
 
 
-def test_a_folder_of_before_the_seals_is_refused_as_old_not_as_damaged(tmp_path):
-    (tmp_path / "a").write_bytes(b"one")
-    with pytest.raises(ValueError, match="^no sums.json beside a .* an older version") as caught:
-        read_sealed(tmp_path / "a")
-    assert "damaged" not in str(caught.value)
-    with pytest.raises(FileNotFoundError):
-        read_sealed(tmp_path / "b")
-
-
 def test_a_crash_between_the_seal_and_the_file_leaves_a_good_file_however_often(
     tmp_path, monkeypatch
 ):

@@ -54,7 +54,7 @@ def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants
     """
     train = replace(args.train, threads=args.train.threads or max(1, _cores() // args.jobs))
     if args.quick:
-        train = replace(train, epochs=1)
+        train = replace(train, epochs=1, steps=1)
     variants = variants_of(RunConfig(data=args.data, model=args.model, train=train))
     first = next(iter(variants))
     unknown = sorted(set(args.only) - set(variants))

@@ -1,0 +1,1 @@
+"""What the study scripts share: runs over seeds, compared with each other."""

@@ -1,0 +1,87 @@
+"""What a fresh network holds of the catalogue. Run: pytest tests/model/test_build.py."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bst.data.text import TextVectors
+from bst.model.build import FEW, ContentScale, audience_components, rating_scale
+from tests.conftest import turned
+
+
+def test_an_audience_is_the_principal_components_of_who_rated_what(store, split):
+    """By a whole SVD of the table of users and items; the sign of a component is free."""
+    user, item = store.user_row[split.train], store.item_idx[split.train]
+    count = np.bincount(item, minlength=store.num_items + 2)
+    torch.manual_seed(0)
+    found = audience_components(store, split, count, 32).numpy()
+    table = np.zeros((store.num_users, len(count)))
+    table[user, item] = (np.bincount(user)[user] * count[item]) ** -0.5
+    _, weight, axes = np.linalg.svd(table, full_matrices=False)
+    k = found.shape[1]
+    assert k == 2
+    expected = (axes.T * weight)[:, 1:k + 1] / np.sqrt(np.maximum(count, 1))[:, None]
+    expected *= (count / (count + FEW))[:, None]
+    expected /= np.sqrt(np.square(expected[count > 0]).mean())
+    expected *= np.sign((expected * found).sum(axis=0))
+    np.testing.assert_allclose(found, np.clip(expected, -5, 5), atol=0.02)
+    assert not found[count == 0].any() and (count[2:] == 0).any()
+
+
+def test_an_audience_knows_no_stars_and_nothing_after_train(store, split):
+    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + 2)
+
+    def components(store):
+        torch.manual_seed(0)
+        return audience_components(store, split, count, 32)
+
+    late = np.concatenate([split.valid, split.test])
+    items = store.item_idx.copy()
+    items[late] = np.roll(items[late], 1)
+    for other in (turned(store, np.arange(len(store))), replace(store, item_idx=items)):
+        torch.testing.assert_close(components(other), components(store), atol=0, rtol=0)
+
+
+def test_too_few_users_have_no_audience(store, split):
+    few = replace(split, train=split.train[store.user_row[split.train] < 9])
+    count = np.bincount(store.item_idx[few.train], minlength=store.num_items + 2)
+    assert audience_components(store, few, count, 32).shape == (len(count), 0)
+
+
+@pytest.mark.parametrize("unit", [1.0, 10.0, 0.01])
+def test_the_scale_of_ratings_follows_their_unit_and_no_rating_of_many(unit):
+    rng = np.random.default_rng(0)
+    rating = rng.integers(1, 6, 700) * unit
+    center, spread = rating_scale(rating)
+    assert center == pytest.approx(rating.mean(), abs=0.05 * unit)
+    assert spread == pytest.approx(rating.std(), abs=0.05 * unit)
+    assert (center / unit, spread / unit) == pytest.approx(rating_scale(rating / unit))
+    for k in range(0, 700, 50):
+        other = rating.copy()
+        other[k] = 6 * unit - other[k]
+        assert rating_scale(other) == pytest.approx((center, spread), rel=1e-12)
+    assert rating_scale(np.full(3, 4.0)) == (4.0, 1.0)
+
+
+def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(store, text):
+    rated = np.arange(5, len(store.movies))
+    scale = ContentScale.fit(store.movies, text, rated)
+    year = store.movies["year"].to_numpy().astype(float)
+    found = scale.features(store.movies["genres"].to_list(), year, text)
+    known = year[rated][~np.isnan(year[rated])]
+    z = np.nan_to_num((year - known.mean()) / known.std())
+    genres = np.array([[2 * (g in of) / max(1, len(of)) for g in ("Comedy", "Drama", "War")]
+                       for of in store.movies["genres"].to_list()])
+    np.testing.assert_allclose(found[:, :6], np.column_stack([z * 0 + 1, genres, z, z**2]),
+                               atol=1e-6)
+    vectors = text.vectors[rated][text.has_text[rated]]
+    parts = (text.vectors - vectors.mean(axis=0)) @ np.linalg.svd(vectors - vectors.mean(axis=0),
+                                                                  full_matrices=False)[2].T
+    parts /= np.sqrt(np.square(parts[rated][text.has_text[rated]]).mean())
+    np.testing.assert_allclose(np.abs(found[:, 6:]), np.abs(parts) * text.has_text[:, None],
+                               atol=1e-3)
+    none = TextVectors(text.vectors * 0, np.zeros(len(text.vectors), bool))
+    bare = scale.features([None] * len(year), np.full(len(year), np.nan), none)
+    assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
