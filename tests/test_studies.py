@@ -57,7 +57,8 @@ def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
 
 CHANGED = {"layer": ["attention"], "dense": ["dense"], "loss": ["loss"], "text": ["text"],
            "readout": ["readout", "history_len"], "interest": ["interest"],
-           "history": ["history_len"], "heads": ["widths", "drift", "forgets", "key_var", "audience"]}
+           "history": ["history_len"],
+           "heads": ["widths", "drift", "forgets", "key_var", "audience"]}
 
 
 @pytest.mark.parametrize("study", STUDIES)
