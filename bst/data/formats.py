@@ -61,12 +61,11 @@ def read_tables(
     files = RawFiles(source)
     reading = Reading(files, layout_of(files, format), metadata=metadata, on_bad=on_bad,
                       report_dir=report_dir)
-    size = files.size(reading.lines.file) + 1
-    ratings = pl.concat(reading.ratings(size))
+    ratings = pl.concat(reading.ratings(), rechunk=True)  # or numpy copies at each look
     user, item = reading.rows(ratings)
     again = repeated(user, item)
     if again.any():
-        reading.note_repeats(user[again], item[again], size)
+        reading.note_repeats(user[again], item[again])
         ratings = ratings.filter(~again)
     movies = reading.finish(len(ratings))
     return Tables(reading.users, movies, ratings, files.sha256)
@@ -99,10 +98,8 @@ def _csv(files: RawFiles) -> Layout:
     name = files.source.name if files.is_alone else "ratings.csv"
     lines = RatingLines(
         **_columns(files, name, ("user", "item", "rating", "timestamp")),
-        expected="rows of user, movie, rating and timestamp", known_from=(name, "movies.csv"),
-        first_id=0, scale=(-LARGEST, LARGEST), is_whole=False)
-    return Layout(files=("movies.csv", "links.csv", name), ratings=lines,
-                  read_people=lambda files, bad: _people(files, bad, lines), read_links=_links)
+        known_from=(name, "movies.csv"), first_id=0, scale=(-LARGEST, LARGEST), is_whole=False)
+    return Layout(lines, lambda files, bad: _people(files, bad, lines), _links)
 
 
 def _columns(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()

@@ -69,18 +69,13 @@ def _people(users: Lines, user: Callable[..., tuple], movies: Lines, movie: Call
 
 
 ML_1M = Layout(
-    files=("users.dat", "movies.dat", "ratings.dat"),
-    ratings=RatingLines(file="ratings.dat", separator="::", count=4,
-                        expected="user::movie::rating::timestamp",
-                        known_from=("users.dat", "movies.dat")),
-    read_people=_people(Lines(file="users.dat", separator="::", count=5), _user_1m,
-                        Lines(file="movies.dat", separator="::", count=3), _movie_1m),
+    RatingLines(file="ratings.dat", separator="::", count=4,
+                known_from=("users.dat", "movies.dat")),
+    _people(Lines(file="users.dat", separator="::", count=5), _user_1m,
+            Lines(file="movies.dat", separator="::", count=3), _movie_1m),
 )
 ML_100K = Layout(
-    files=("u.user", "u.item", "u.data"),
-    ratings=RatingLines(file="u.data", separator="\t", count=4,
-                        expected="user, movie, rating and timestamp between tabs",
-                        known_from=("u.user", "u.item")),
-    read_people=_people(Lines(file="u.user", separator="|", count=5), _user_100k,
-                        Lines(file="u.item", separator="|", count=5 + len(GENRES)), _movie_100k),
+    RatingLines(file="u.data", separator="\t", count=4, known_from=("u.user", "u.item")),
+    _people(Lines(file="u.user", separator="|", count=5), _user_100k,
+            Lines(file="u.item", separator="|", count=5 + len(GENRES)), _movie_100k),
 )

@@ -105,12 +105,12 @@ def stream_store(
     """
     files = RawFiles(source)
     reading = Reading(files, layout_of(files, format), metadata=metadata, on_bad=on_bad,
-                      report_dir=folder)
+                      report_dir=folder, chunk_bytes=chunk_bytes)
     num_users = len(reading.users)
     parts = _Parts(folder / "parts.tmp", num_users=num_users,
                    count=max(1, -(-files.size(reading.lines.file) // part_bytes)))
     with parts, StoreWriter(folder) as writer:
-        for ratings in reading.ratings(chunk_bytes):
+        for ratings in reading.ratings():
             parts.add(ratings, *reading.rows(ratings))
         counts, pairs = np.zeros(num_users, dtype=np.int64), []
         for rows in parts:
@@ -123,7 +123,7 @@ def stream_store(
                           timestamp=rows["timestamp"])
         repeats = np.concatenate(pairs) if pairs else np.empty(0, dtype=ROW)
         if len(repeats):
-            reading.note_repeats(repeats["user_row"], repeats["item_row"], chunk_bytes)
+            reading.note_repeats(repeats["user_row"], repeats["item_row"])
         movies = reading.finish(int(counts.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
         writer.finish(reading.users, movies, files.sha256)

@@ -28,16 +28,11 @@ CHUNK = 2**24  # bytes of a file that are looked at together
 
 
 class BadRows:
-    """Rows that break the format: all are counted, with `stop` only the first ones kept.
+    """Rows that break the format: all are counted, with `stop` only the first ones kept."""
 
-    Args:
-        on_bad: `stop` or `quarantine`.
-        files: names of the files, in the order in which their rows are listed.
-    """
-
-    def __init__(self, on_bad: OnBad, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, on_bad: OnBad) -> None:
         check_option("on_bad", on_bad, OnBad)
-        self.on_bad, self.files, self.count, self.rows = on_bad, files, 0, []
+        self.on_bad, self.count, self.rows = on_bad, 0, []
 
     def add(self, file: str, line: int, reason: str, raw: str) -> None:
         """Note one row: where it stands, what is wrong, and its text."""
@@ -49,7 +44,8 @@ class BadRows:
         """Raise if there are any and `on_bad` is `stop`; else list them in bad_rows.csv."""
         if not self.count:
             return
-        rows = sorted(self.rows, key=lambda row: (self.files.index(row["file"]), row["line"]))
+        files = list(dict.fromkeys(row["file"] for row in self.rows))  # in the order of reading
+        rows = sorted(self.rows, key=lambda row: (files.index(row["file"]), row["line"]))
         listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in rows[:SHOWN])
         if self.on_bad == "stop":
             raise DataError(f"{self.count} bad rows, expected none: {listed}"
@@ -126,7 +122,6 @@ class RatingLines(Lines):
     """How a ratings file is written: a user, a movie, a rating and a timestamp on each line."""
 
     place: tuple[int, ...] = (0, 1, 2, 3)
-    expected: str  # a good line, for messages
     known_from: tuple[str, str]  # files of the users and the movies
     first_id: int = 1
     scale: tuple[float, float] = (1, 5)  # lowest and highest rating that is taken
@@ -171,15 +166,13 @@ class RatingLines(Lines):
         is_good = len(found) == rows and all(
             not found[name].null_count() and low <= found[name].min() and found[name].max() <= high
             for name, (low, high) in bounds)
-        # in one piece, or numpy copies a column each time it looks at it
-        return found.select(*RATINGS).cast(RATINGS).rechunk() if is_good else None
+        return found.select(*RATINGS).cast(RATINGS) if is_good else None
 
 
 @dataclass(frozen=True)
 class Layout:
     """How one kind of data set is written."""
 
-    files: tuple[str, ...]  # in the order in which their bad rows are listed
     ratings: RatingLines
     read_people: Callable[[RawFiles, BadRows], tuple[pl.DataFrame, pl.DataFrame]]  # users, movies
     read_links: Callable[[RawFiles, BadRows], dict[int, str]] = lambda files, bad: {}  # TMDB ids
@@ -196,6 +189,7 @@ class Reading:
             bad_rows.csv.
         report_dir: folder of bad_rows.csv and unmatched_movies.csv; None: bad_rows.csv goes to
             the current folder, unmatched_movies.csv is not written.
+        chunk_bytes: of the ratings file that are looked at together.
 
     Raises:
         DataError: a file is missing or empty; from `finish`: it has bad rows and `on_bad` is
@@ -204,18 +198,18 @@ class Reading:
 
     def __init__(
         self, files: RawFiles, layout: Layout, *, metadata: Path | None = None,
-        on_bad: OnBad = "stop", report_dir: Path | None = None,
+        on_bad: OnBad = "stop", report_dir: Path | None = None, chunk_bytes: int = CHUNK,
     ) -> None:
-        self.files, self.lines, self.bad = files, layout.ratings, BadRows(on_bad, layout.files)
-        self.metadata, self.report_dir = metadata, report_dir
+        self.files, self.lines, self.bad = files, layout.ratings, BadRows(on_bad)
+        self.metadata, self.report_dir, self.chunk_bytes = metadata, report_dir, chunk_bytes
         self.users, self.movies = layout.read_people(files, self.bad)
         self.links = {} if metadata is None else layout.read_links(files, self.bad)
         self.user_index = RowIndex(self.users["user_id"].to_numpy())
         self.movie_index = RowIndex(self.movies["item_id"].to_numpy())
 
-    def ratings(self, chunk_bytes: int) -> Iterator[pl.DataFrame]:
+    def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block, columns of `schema.RATINGS`; repeats are not looked for."""
-        for content, first in self.lines.blocks(self.files, chunk_bytes):
+        for content, first in self.lines.blocks(self.files, self.chunk_bytes):
             yield self.check(content, first)
 
     def check(self, content: bytes, first: int) -> pl.DataFrame:
@@ -243,14 +237,12 @@ class Reading:
         return (self.user_index.rows(ratings["user_id"].to_numpy()),
                 self.movie_index.rows(ratings["item_id"].to_numpy()))
 
-    def note_repeats(
-        self, user_row: np.ndarray, item_row: np.ndarray, chunk_bytes: int
-    ) -> None:
+    def note_repeats(self, user_row: np.ndarray, item_row: np.ndarray) -> None:
         """Add to the bad rows every line but the first of each of these pairs, (m,) and (m,)."""
         pairs = set(zip(self.users["user_id"].gather(user_row),
                         self.movies["item_id"].gather(item_row), strict=True))
         repeats, seen = BadRows(self.bad.on_bad), set()
-        for content, first in self.lines.blocks(self.files, chunk_bytes):
+        for content, first in self.lines.blocks(self.files, self.chunk_bytes):
             for number, line, row in self.lines.parsed(content, first, self.lines.parse):
                 pair = row[:2]
                 if pair in seen:
@@ -267,7 +259,8 @@ class Reading:
         if not num_ratings:
             what, where = ("every row is bad", "; see bad_rows.csv") if self.bad.count else \
                 ("no row", "")
-            raise DataError(f"{self.lines.file}: {what}, expected {self.lines.expected}{where}")
+            raise DataError(f"{self.lines.file}: {what}, expected rows of user, movie, rating and "
+                            f"timestamp separated by {self.lines.separator!r}{where}")
         if self.metadata is None:
             return self.movies
         movies = merge_overviews(self.movies, self.metadata, report_dir=self.report_dir,
