@@ -11,7 +11,7 @@ import torch
 
 from bst.config import ModelConfig
 from bst.data.schema import PAD
-from scripts.benchmarks import forms, scale
+from scripts.benchmarks import forms
 from scripts.benchmarks.common import Seconds, alternate, faster, pin
 from tests.command import ROOT, call
 
@@ -48,19 +48,6 @@ def test_pinning_takes_as_many_cores_as_threads_and_refuses_more():
     assert done.stdout.split() == ["1", "1"]
     with pytest.raises(ValueError, match="threads must be at most"):
         pin(len(os.sched_getaffinity(0)) + 1)
-
-
-def test_a_child_is_measured_and_its_failure_is_told(tmp_path):
-    script = tmp_path / "big.py"
-    script.write_text("kept = bytes(200_000_000)\nkept = kept[1:]\n")
-    code = f"from scripts.benchmarks import scale; print(*scale.child([{str(script)!r}]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # Linux counts the memory of who forks, and tests have much
-    cpu, wall, peak = map(float, done.stdout.split())
-    assert 0 < cpu < wall + 1 and 200 < peak < 600
-    script.write_text("raise SystemExit(3)")
-    with pytest.raises(ValueError, match="ended with 3, expected 0"):
-        scale.child([script])
 
 
 def test_scale_writes_a_row_for_each_figure_and_tidies_up(tmp_path):

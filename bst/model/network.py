@@ -8,6 +8,7 @@ Inside, stars are standardised by the mean and the spread of the train ratings, 
 depends on the scale.
 """
 
+import warnings
 from dataclasses import asdict, dataclass
 
 import torch
@@ -75,7 +76,9 @@ class ItemEmbedding(nn.Module):
         width = len(self.var)
         self.id = nn.Embedding(sizes.known_items + FIRST_IDX, width)
         self.linear = nn.Linear(sizes.content, width, bias=False)
-        self.of_audience = nn.Linear(sizes.audience, width, bias=False)
+        with warnings.catch_warnings():  # of torch, where an audience has no component
+            warnings.simplefilter("ignore", UserWarning)
+            self.of_audience = nn.Linear(sizes.audience, width, bias=False)
         self.log_noise = nn.Linear(1, 1)  # by log count
         nn.init.normal_(self.id.weight, std=0.05)
         for zero in (self.id.weight[:, -2:], self.linear.weight, self.of_audience.weight,

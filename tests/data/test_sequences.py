@@ -156,17 +156,6 @@ def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
 
 
-def test_a_full_disk_is_named_by_the_column_and_leaves_no_litter(store, tmp_path):
-    with pytest.raises(OSError, match="No space left") as caught, StoreWriter(tmp_path) as writer:
-        writer.files["rating"].close()
-        writer.files["rating"] = open("/dev/full", "wb")
-        writer.append(rating=store.rating)  # into the buffer, which closing cannot write either
-        writer.append(rating=np.zeros(10**6))
-    assert caught.value.filename == str(tmp_path / "rating.npy")
-    assert caught.value.__notes__ == [AS_IT_WAS]
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda f: (f / "manifest.json").unlink(), "no readable manifest.json"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),

@@ -403,14 +403,3 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(
     assert {1, 2} == set(logged(out, "processes").ravel())
     np.testing.assert_allclose(logged(out, "valid_mae"), logged(uninterrupted, "valid_mae"),
                                rtol=0.03)
-
-
-@pytest.mark.slow
-def test_one_process_of_torchrun_has_the_bits_of_a_plain_run(raw, tmp_path):
-    process = torchrun(raw, tmp_path / "one", processes=1)
-    process.communicate(timeout=400)
-    plain = [*process.args[process.args.index("scripts/train.py"):]]
-    plain[plain.index("--out") + 1] = str(tmp_path / "plain")
-    subprocess.run([sys.executable, *plain], cwd=ROOT, check=True, capture_output=True)
-    one, plain = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "plain"))
-    assert one == plain

@@ -1,6 +1,5 @@
 """Resume, stopping, loss, the run folder. Run: pytest tests/training/test_loop.py."""
 
-import io
 import json
 from dataclasses import replace
 
@@ -296,29 +295,6 @@ def test_a_resume_state_comes_back_and_before_the_first_there_is_none(tmp_path):
     assert torch.equal(found["model"].pop("a"), state["model"].pop("a")) and found == state
 
 
-@pytest.mark.parametrize(("error", "told"), [
-    (RuntimeError("first\nsecond"), "(first)"), (KeyError(), "(KeyError)")])
-def test_whatever_a_damaged_file_raises_is_told_in_one_line_of_the_model_and_the_state(
-    store, split, text, tmp_path, monkeypatch, error, told
-):
-    batches = plain_batches(store, split)
-    save_model(tmp_path, build_model(RUN.model, batches, text, seed=3), batches.vocabulary, {})
-    save_resume(tmp_path, {})
-
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(BST, "from_json", fail)
-    monkeypatch.setattr(torch, "load", fail)
-    for load, what in ((load_model, f"{tmp_path}: model.json and model.safetensors do not fit"),
-                       (load_resume, f"{tmp_path}/resume.pt: not a resume state")):
-        with pytest.raises(DataError) as caught:
-            load(tmp_path)
-        assert str(caught.value).startswith(what) and told in str(caught.value)
-        assert "train again" in str(caught.value) or "delete it" in str(caught.value)
-        assert caught.value.__cause__ is error and "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda f: (f / "model.json").unlink(), "no readable model .*No such file"),
     (lambda f: (f / "model.safetensors").unlink(), "no readable model .*No such file"),
@@ -336,18 +312,3 @@ def test_a_damaged_model_folder_is_refused_in_one_line(
     with pytest.raises(DataError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value) and "train" in str(caught.value)  # says what to do
-
-
-def test_a_pickle_bomb_in_place_of_the_resume_state_is_refused_and_does_not_run(tmp_path):
-    marker = tmp_path / "marker"
-
-    class Bomb:
-        def __reduce__(self):
-            return (marker.write_text, ("boom",))
-
-    content = io.BytesIO()
-    torch.save({"model": Bomb()}, content)
-    write_sealed(tmp_path / "resume.pt", content.getvalue())
-    with pytest.raises(DataError, match="not a resume state"):
-        load_resume(tmp_path)
-    assert not marker.exists()
