@@ -29,23 +29,14 @@ def _user_1m(user: str, sex: str, age: str, occupation: str, zip_code: str) -> t
 def _user_100k(user: str, years: str, sex: str, occupation: str, zip_code: str) -> tuple:
     if not occupation.strip():
         raise ValueError(f"occupation {occupation!r} is empty")
-    return _user(user, sex, age_code(whole(years, "age", 1, 120)), occupation, zip_code)
+    age = max(int(code) for code in AGES if int(code) <= whole(years, "age", 1, 120))
+    return _user(user, sex, str(age), occupation, zip_code)
 
 
 def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
     return whole(user, "user", 1), sex, age, occupation, zip_code[:1] or None
-
-
-def age_code(years: int) -> str:
-    """MovieLens-1M's code of the age group: the youngest age in it, 1 for under 18.
-
-    Example:
-        >>> age_code(17), age_code(18), age_code(73)
-        ('1', '18', '56')
-    """
-    return max((code for code in AGES if int(code) <= years), key=int)
 
 
 def _movie_1m(item: str, title: str, genres: str) -> tuple:

@@ -136,17 +136,16 @@ def _embed_missing(
     """Embed texts, longest first, and write a file of the cache every `CHUNK` texts."""
     tokenizer, model = load_encoder(folder)
     order = sorted(missing, key=lambda key: (-len(missing[key]), key))
-    bar = tqdm(total=len(order), desc="overviews", unit="text", disable=None)
-    if bar.disable:
-        print(f"embedding {len(order):,} overviews", file=sys.stderr)
-    for start in range(0, len(order), CHUNK):
-        chunk, vectors = order[start:start + CHUNK], []
-        for low in range(0, len(chunk), BATCH):
-            texts = [missing[key] for key in chunk[low:low + BATCH]]
-            vectors.append(embed_batch(texts, tokenizer, model, pooling, precision))
-            bar.update(len(texts))
-        _write_cache(cache, chunk, np.concatenate(vectors))
-    bar.close()
+    with tqdm(total=len(order), desc="overviews", unit="text", disable=None) as bar:
+        if bar.disable:
+            print(f"embedding {len(order):,} overviews", file=sys.stderr)
+        for start in range(0, len(order), CHUNK):
+            chunk, vectors = order[start:start + CHUNK], []
+            for low in range(0, len(chunk), BATCH):
+                texts = [missing[key] for key in chunk[low:low + BATCH]]
+                vectors.append(embed_batch(texts, tokenizer, model, pooling, precision))
+                bar.update(len(texts))
+            _write_cache(cache, chunk, np.concatenate(vectors))
 
 
 def embed_batch(
