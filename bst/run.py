@@ -18,7 +18,6 @@ from bst.data.sequences import SequenceStore
 from bst.data.splits import Split, audit_split, split_interactions
 from bst.data.text import TextVectors, embed_texts, noise_like
 from bst.evaluation.baselines import BASELINES
-from bst.evaluation.metrics import mae, rmse
 from bst.evaluation.report import (
     best_baseline,
     evaluate,
@@ -215,17 +214,6 @@ def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, n
     _check_identity(out, info["identity"], prepared)
     device = prepared.config.train.device
     return predict_part(model.to(device), prepared.batches, part, device=device)
-
-
-def score_run(prepared: Prepared, out: Path) -> dict[str, np.ndarray]:
-    """Errors on valid, and what is needed for any comparison on test; see scripts/studies."""
-    store, split = prepared.store, prepared.split
-    valid = predict_run(prepared, out, "valid")[0][split.valid]
-    score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))
-    known = store.rating[split.valid]
-    return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
-            "label": store.rating[split.test], "user": store.user_row[split.test],
-            "score": score, "star": star}
 
 
 def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:

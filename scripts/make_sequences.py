@@ -43,7 +43,7 @@ def main(args: Args) -> None:
     from scripts.support.windows import make_windows
 
     if args.engine == "ray":
-        from bst.cluster import make_store_on_ray as make_store
+        from scripts.support.cluster import make_store_on_ray as make_store
 
     started = time.perf_counter()
     store = make_store(args.data, args.out)

@@ -31,10 +31,10 @@ def main(args: Args) -> None:
     import numpy as np
 
     from bst.data.splits import split_interactions
-    from bst.recommend.ranking import format_ranking, ranking_rows, top_lists
     from bst.recommend.recommender import Recommender
     from bst.run import store_of
     from bst.utils.files import write_atomic
+    from scripts.support.ranking import format_ranking, ranking_rows, top_lists
 
     runs = [Recommender.from_pretrained(folder) for folder in args.model]
     store, protocol = store_of(args.model[0]), runs[0].fitted.protocol

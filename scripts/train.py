@@ -39,7 +39,7 @@ def main(args: Args) -> int:
     config = RunConfig(data=args.data, model=args.model, train=args.train)
     out = args.out or Path("runs") / config.name
     if args.engine == "ray":
-        from bst.cluster import train_on_ray
+        from scripts.support.cluster import train_on_ray
 
         print(format_table(train_on_ray(config, out, workers=args.workers)))
         return 0

@@ -52,10 +52,10 @@ SECTIONS = [  # heading, what to know before the table, file
 def table(name: str, rows: list[dict]) -> str:
     """The Markdown table of a file."""
     from bst.evaluation.report import format_table
-    from bst.recommend.ranking import format_ranking
     from scripts.report import format_report
     from scripts.shapes import format_shapes
     from scripts.studies.runs import format_study
+    from scripts.support.ranking import format_ranking
 
     if name.startswith("ablate_"):
         return format_study(rows, rows[0]["variant"])

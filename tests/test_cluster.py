@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bst.cluster import build_part, join_parts
 from bst.data.sequences import COLUMNS
+from scripts.support.cluster import build_part, join_parts
 from tests.command import call
 
 TRAIN = ["--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",

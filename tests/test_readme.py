@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bst.recommend.ranking import format_ranking
 from scripts.benchmarks.common import Row, format_rows
 from scripts.mutate import GOAL, ROW
 from scripts.report import format_report
 from scripts.reproduce_clean import differences
 from scripts.studies.runs import format_study
+from scripts.support.ranking import format_ranking
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

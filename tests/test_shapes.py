@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pytest
 
 from bst.config import DataConfig, TrainConfig
 from bst.data.preparation import open_store
@@ -50,3 +51,11 @@ def test_the_table_pairs_bst_with_the_best_baseline(monkeypatch, capsys, tmp_pat
     assert row["difference"] == row["mae"]["bst"] - others[row["best"]]
     assert row["low"] < row["difference"] < row["high"]
     assert f"| {row['best']} {others[row['best']]:.4f} |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_defaults_are_level_with_every_baseline_or_better_on_each_shape():
+    """RELIABILITY 21: five sets of each shape, up to 42 % new items, paired intervals."""
+    for name, shape in shapes.SHAPES.items():
+        row = shapes.row_of(name, shape, 5)
+        assert row["low"] <= 0, row

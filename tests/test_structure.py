@@ -19,8 +19,8 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
-    ("recommend", ["person", "catalogue", "recommender", "export", "hub", "ranking"]),
-    ("", ["run", "cluster"]),
+    ("recommend", ["person", "catalogue", "recommender", "export", "hub"]),
+    ("", ["run"]),
     ("serving", ["messages", "worker", "gate", "app"]),
 ]
 ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]

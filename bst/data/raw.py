@@ -137,9 +137,9 @@ class RatingLines(Lines):
     def fast(self, content: bytes) -> pl.DataFrame | None:
         """Columns of `schema.RATINGS` by one typed read, or None unless every line is good.
 
-        Polars splits at one byte, so between the columns that stand for fields there is an empty
-        one where the separator has two. A line has no fewer separators than it should, because no
-        field is empty; their total, and that of neighbours, show that it has no more.
+        Polars splits at one byte: where the separator has two, an empty column stands between
+        two fields, so all of them are neighbours. Polars refuses a line with too many columns, so
+        the total shows that none has too few.
         """
         one, width = self.separator[0], len(self.separator)
         others = b"" if self.is_whole else b".-"
@@ -257,10 +257,10 @@ class Reading:
         """The movies with their overviews, once all ratings are read and the bad rows are told."""
         self.bad.report(Path(self.report_dir or "."))
         if not num_ratings:
-            what, where = ("every row is bad", "; see bad_rows.csv") if self.bad.count else \
-                ("no row", "")
+            what = "every row is bad" if self.bad.count else "no row"
             raise DataError(f"{self.lines.file}: {what}, expected rows of user, movie, rating and "
-                            f"timestamp separated by {self.lines.separator!r}{where}")
+                            f"timestamp separated by {self.lines.separator!r}"
+                            + "; see bad_rows.csv" * bool(self.bad.count))
         if self.metadata is None:
             return self.movies
         movies = merge_overviews(self.movies, self.metadata, report_dir=self.report_dir,

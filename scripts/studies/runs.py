@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.evaluation.metrics import user_bootstrap
+from bst.evaluation.metrics import mae, rmse, user_bootstrap
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic
 from bst.utils.guard import folder_lock
@@ -96,7 +96,7 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
         `valid_mae` and `valid_rmse`; for the m test targets `label`, `score` (expected stars),
         `star` (whole stars) and `user` (row), each (m,).
     """
-    from bst.run import prepare, score_run, train_run, use_device
+    from bst.run import prepare, train_run, use_device
 
     out = runs / config.name
     saved = out / PREDICTIONS
@@ -117,6 +117,19 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{saved}: damaged ({error}); delete it to compute it again") from error
+
+
+def score_run(prepared, out: Path) -> dict[str, np.ndarray]:
+    """Errors on valid, and what is needed for any comparison on test; see `run_one`."""
+    from bst.run import predict_run
+
+    store, split = prepared.store, prepared.split
+    valid = predict_run(prepared, out, "valid")[0][split.valid]
+    score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))
+    known = store.rating[split.valid]
+    return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
+            "label": store.rating[split.test], "user": store.user_row[split.test],
+            "score": score, "star": star}
 
 
 def compare_variant(

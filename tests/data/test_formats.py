@@ -16,7 +16,7 @@ from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.formats import LARGEST, layout_of, read_tables
 from bst.data.movielens import ML_100K
 from bst.data.preparation import make_store, open_store, stream_store
-from bst.data.raw import EARLIEST, LATEST, BadRows
+from bst.data.raw import EARLIEST, LATEST, BadRows, RatingLines
 from bst.data.sequences import build_sequences, save_store
 from bst.data.sources import RawFiles
 from bst.evaluation.report import evaluate
@@ -410,6 +410,16 @@ def test_the_fast_way_is_used_for_clean_rows(tmp_path):
         lines = layout_of(files).ratings
         (content, _), = lines.blocks(files)
         assert len(lines.fast(content)) == 700
+
+
+@pytest.mark.parametrize(("short", "long"), [
+    ("1,5,3,978300760", "1,7,3,978300760,8,9"), ("1,5,3,,978300760", "1,7,3,978300760,8")])
+def test_the_fast_way_takes_no_line_with_a_field_too_few_beside_one_too_many(short, long):
+    lines = RatingLines(file="a.csv", separator=",", count=5, known_from=("a", "b"),
+                        is_whole=False)
+    assert len(lines.fast(b"1,5,3,978300760,7")) == 1
+    for rows in ((short, long), (long, short)):
+        assert lines.fast("\n".join(rows).encode()) is None
 
 
 @quietly

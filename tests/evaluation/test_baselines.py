@@ -155,7 +155,7 @@ def brute_knn(store, split):
 
 @pytest.mark.parametrize("protocol", ["temporal", "random", "cold-items", "keras-windows"])
 @pytest.mark.parametrize(("most_items", "neighbours", "cells", "again"), [
-    (8192, 20, 2**25, 1), (8192, 99, 2**25, 2), (8192, 3, 200, 1), (15, 20, 1, 1),
+    (4096, 20, 2**25, 1), (4096, 99, 2**25, 2), (4096, 3, 200, 1), (15, 20, 1, 1),
     (0, 20, 2**25, 1)])
 def test_item_neighbours_are_those_of_plain_loops(
     monkeypatch, protocol, most_items, neighbours, cells, again

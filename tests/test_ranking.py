@@ -5,7 +5,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.evaluation.baselines import ITEM_SHRINK
-from bst.recommend.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
+from scripts.support.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
 
 
 @pytest.fixture(scope="module")

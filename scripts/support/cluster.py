@@ -22,7 +22,7 @@ from bst.training.distributed import PATIENCE, process_group
 from bst.utils.errors import DataError
 from bst.utils.guard import folder_lock
 
-ROOT = Path(__file__).resolve().parent.parent  # workers import bst from here
+ROOT = Path(__file__).resolve().parents[2]  # workers import bst from here
 RESTARTS = 3  # of all workers after one was lost; they go on from the resume point
 PARTS_PER_CPU = 4  # partitions of users: small tasks even out
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
