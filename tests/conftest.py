@@ -177,7 +177,7 @@ def build(small, store, text, tmp_path_factory):
         with torch.no_grad():  # stars within the scale, where the clamp hides nothing
             for part in filter(None, (model.items, model.prior, model.head[-1])):
                 for parameter in part.parameters():
-                    parameter *= 0.4
+                    parameter *= 0.3
         return Recommender(model.float(), batches.vocabulary, fitted), batches
 
     return build

@@ -184,8 +184,8 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(
     build, store, split, history
 ):
     recommender, _ = build(attention="none")
-    for zero in (recommender.model.head[-1], recommender.model.items.linear,
-                 recommender.model.items.id):
+    items = recommender.model.items
+    for zero in (recommender.model.head[-1], items.linear, items.id, items.of_audience):
         torch.nn.init.zeros_(zero.weight)
     found = recommender.recommend(history, 99)
     assert len({item.stars for item in found}) == 1
