@@ -88,7 +88,11 @@ class ModelConfig(_Options):
         "that average it, both, or none (no history but for the dense features)"
     )
     widths: tuple[int, ...] = option(
-        (16, 8, 16), "width of each regression head; an item's key has their sum"
+        (16, 8, 16), "width of each regression head; their sum is the width of a copy's key"
+    )
+    ensemble: int = option(
+        2, "independent copies of the regression heads, each with its own keys, whose means are "
+        "averaged"
     )
     drift: tuple[float, ...] = option(
         (0.001, 0.05, 0.003), "how far the taste of each regression head drifts from one rating to "
@@ -155,6 +159,7 @@ class ModelConfig(_Options):
         _check_range("history-len", self.history_len, 1, 4096)
         _check_range("buckets", self.buckets, 2, 256)
         _check_range("audience", self.audience, 0, 512)
+        _check_range("ensemble", self.ensemble, 1, 64)
         for name in ("dropout", "item_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -170,7 +175,7 @@ class ModelConfig(_Options):
 class TrainConfig(_Options):
     """How the weights are fitted."""
 
-    epochs: int = option(6, "passes over the train targets, at most; see steps")
+    epochs: int = option(5, "passes over the train targets, at most; see steps")
     steps: int = option(
         300, "optimizer steps, at least: a small data set gets as many more epochs as these take"
     )

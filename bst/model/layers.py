@@ -38,8 +38,11 @@ class RegressionHeads(nn.Module):
     Source: Rasmussen and Williams 2006, ch. 2; Hartikainen and Sarkka 2010, "Kalman filtering and
     smoothing solutions to temporal Gaussian process regression models", for the state.
 
+    Several copies of the heads, each with keys of its own, read the same history; what they say is
+    averaged, which costs less variance than wider heads.
+
     Args:
-        widths: of each head; they add up to d.
+        widths: of each head; they add up to the d of a copy.
         drift: of each head between two events, at first.
         forgets: of each head per log hour between two events, at first.
     """
@@ -58,18 +61,31 @@ class RegressionHeads(nn.Module):
         """Mean and variance of the taste that matters to each target.
 
         Args:
-            events: (b, c, n, d) keys, 0 where padded.
-            targets: (b, t, i, d) keys.
-            surprise: (b, c, n) residuals, 0 where padded.
+            events: (b, c, n, k * d) keys of the k copies, 0 where padded.
+            targets: (b, t, i, k * d) keys.
+            surprise: (b, c, n, k) residuals, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
             event_gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
             target_gap: (b, t, i) log hours since the last event that it sees; below 0: sees none.
             stop: (b, t, i) it sees the slots of its chunk before this one.
 
         Returns:
-            The expected taste (b, t, i, d), whose product with the target's key is the expected
-            residual, and the variance of that product (b, t, i).
+            The expected taste (b, t, i, k * d), whose product with the target's key is the expected
+            residual of each copy, and the variance of that product (b, t, i, k).
         """
+        k = surprise.shape[-1]
+        events, targets = (rearrange(x, "b c n (k d) -> (k b) c n d", k=k)
+                           for x in (events, targets))
+        surprise = rearrange(surprise, "b c n k -> (k b) c n")
+        others = (repeat(x, "b c n -> (k b) c n", k=k)
+                  for x in (noise, event_gap, target_gap, stop))
+        taste, variance = self._one(events, targets, surprise, *others)
+        return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
+                rearrange(variance, "(k b) t i -> b t i k", k=k))
+
+    def _one(self, events: Tensor, targets: Tensor, surprise: Tensor, noise: Tensor,
+             event_gap: Tensor, target_gap: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """The taste (b, t, i, d) and its variance (b, t, i) of rows of one copy each."""
         t, n = stop.shape[1], events.shape[2]
         clock = self._step(event_gap).cumsum(dim=2)  # (b, c, n, h) since the chunk before
         end = clock[:, :, -1:]
@@ -91,8 +107,9 @@ class RegressionHeads(nn.Module):
         return taste, variance.clamp(min=0)
 
     def by_head(self, products: Tensor) -> Tensor:
-        """Sums (..., h) of what each head has of products (..., d)."""
-        return torch.stack([part.sum(-1) for part in products.split(self.widths, dim=-1)], dim=-1)
+        """Sums (..., k * h) of what each head of each copy has of products (..., k * d)."""
+        widths = self.widths * (products.shape[-1] // sum(self.widths))
+        return torch.stack([part.sum(-1) for part in products.split(widths, dim=-1)], dim=-1)
 
     def _step(self, gap: Tensor) -> Tensor:
         """How far each head's clock goes in a gap, (..., h)."""

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import asdict, dataclass
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,8 +48,8 @@ class Reading:
 
     key: Tensor  # (m, d) of the target's item
     user: Tensor  # (m, columns) embedded features of the target's user
-    mean: Tensor  # (m,) expected standardised stars: bias, and what the regression heads add
-    variance: Tensor | None  # (m,) of the stars around it; None: no regression heads
+    means: Tensor  # (m, k) expected standardised stars: bias, and what each copy of the heads adds
+    variances: Tensor | None  # (m, k) of the stars around them; None: no regression heads
     taste: Tensor | None  # (m, d) expected taste
     events: Tensor | None  # (b, c, n, width) tokens of the softmax heads; None: no such heads
     read: Tensor | None  # (m, columns) what the target reads of them
@@ -118,6 +118,11 @@ def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return found[..., :-2], found[..., -2], found[..., -1]
 
 
+def _by_copy(products: Tensor, copies: int) -> Tensor:
+    """Sums (..., copies) of what each copy of the regression heads has of products (..., d)."""
+    return reduce(products, "... (k d) -> ... k", "sum", k=copies)
+
+
 class BST(nn.Module):
     """Predicts the stars of each target from the rated history before it.
 
@@ -129,7 +134,7 @@ class BST(nn.Module):
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
-        d = sum(config.widths)
+        d = config.ensemble * sum(config.widths)
         self.register_buffer("levels", torch.linspace(1.0, 5.0, sizes.levels))  # of the scale
         self.register_buffer("center", torch.tensor(3.0))  # see `build.rating_scale`
         self.register_buffer("spread", torch.tensor(1.0))
@@ -141,6 +146,7 @@ class BST(nn.Module):
         self.register_buffer("text_axes", torch.zeros(sizes.overview, sizes.text))
         key_var = torch.cat([torch.full((w,), v) for w, v in
                              zip(config.widths, config.key_var, strict=True)])
+        key_var = key_var.repeat(config.ensemble)
         self.items = ItemEmbedding(sizes, key_var)
         features = range(1, len(sizes.users)) if config.user_features else ()
         self.user_columns = [0] * config.user_id + [*features]
@@ -179,17 +185,18 @@ class BST(nn.Module):
             self.interest = InterestHead(
                 sizes.items, sizes.known_items, d,
                 config.width + num_user + CLOCK + (d if self.regression else 0), config.width)
-        first = [sum(config.widths[:h]) for h in range(len(config.widths))]
+        first = torch.tensor(config.widths).cumsum(0) - torch.tensor(config.widths)
         with torch.no_grad():  # each head starts as "this person gives more or less"
-            self.items.linear.weight[first, 0] = torch.tensor([0.35] + [0.18] * (len(first) - 1))
+            for copy in self.items.linear.weight[:-2].chunk(config.ensemble):
+                copy[first, 0] = torch.tensor([0.35] + [0.18] * (len(first) - 1))
             self.items.log_noise.bias.fill_(-0.6)
 
     def _width(self, num_user: int) -> int:
         """Columns that the dense layers read."""
-        config, d = self.config, sum(self.config.widths)
+        config, d = self.config, self.config.ensemble * sum(self.config.widths)
         per_fact = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
         return (d + 1 + num_user + self.sizes.text + per_fact * len(FACTS)
-                + (2 * d + len(config.widths) + 1 if self.regression else 0)
+                + (2 * d + config.ensemble * (len(config.widths) + 1) if self.regression else 0)
                 + (self.softmax.width_out() if self.softmax else 0))
 
     def forward(self, batch: Batch) -> Tensor:
@@ -214,10 +221,11 @@ class BST(nn.Module):
             loss = F.huber_loss(score, label, reduction="none")
         else:
             loss = (score - label).square()
-        if reading.variance is not None:
-            loss = (loss + (label - reading.mean).square() / reading.variance
-                    + reading.variance.log())
-        loss = loss + 2 * self.items.penalty(self._real(batch.target_item, batch))
+        if reading.variances is not None:
+            misses = (label[:, None] - reading.means).square()
+            loss = loss + (misses / reading.variances + reading.variances.log()).mean(-1)
+        prior = self.items.penalty(self._real(batch.target_item, batch))
+        loss = loss + 2 * prior / self.config.ensemble
         total = loss.mean()
         if self.interest is not None:
             total = total + self.config.interest * self._interest_loss(batch, reading)
@@ -238,26 +246,29 @@ class BST(nn.Module):
 
     def _read(self, batch: Batch) -> Reading:
         table, at_event, at_target, is_cold = self._items(batch)
-        user, is_event = self._user(batch), batch.is_event
+        user, is_event, k = self._user(batch), batch.is_event, self.config.ensemble
         event_key, event_mean, event_noise = _columns(F.embedding(at_event, table))
         target_key, target_mean, target_noise = _columns(F.embedding(at_target, table))
+        event_mean, target_mean = event_mean[..., None], target_mean[..., None]  # (..., 1 or k)
         if self.prior is not None:
             taste, shift = self.prior(user).split([event_key.shape[-1], 1], dim=-1)
-            event_mean = event_mean + einsum(event_key, taste, "b c n d, b d -> b c n")
-            target_mean = target_mean + einsum(target_key, taste, "b t i d, b d -> b t i")
-            event_mean, target_mean = event_mean + shift[..., None], target_mean + shift[..., None]
+            shift = shift[:, None, None]
+            event_mean = event_mean + shift + _by_copy(event_key * taste[:, None, None], k)
+            target_mean = target_mean + shift + _by_copy(target_key * taste[:, None, None], k)
         rating = self._rating(batch)
-        surprise = torch.where(is_event, rating - event_mean, 0.0)
-        mean, key = self._real(target_mean, batch), self._real(target_key, batch)
-        taste = variance = tokens = read = None
+        surprises = (rating[..., None] - event_mean) * is_event[..., None]
+        surprise = surprises.mean(-1)
+        means, key = self._real(target_mean, batch), self._real(target_key, batch)
+        taste = variances = tokens = read = None
         if self.regression is not None:
             event_gap, target_gap = gaps(batch)
-            taste, variance = self.regression(
-                event_key * is_event[..., None], target_key, surprise,
+            taste, variances = self.regression(
+                event_key * is_event[..., None], target_key,
+                surprises.expand(*surprises.shape[:-1], k),
                 torch.where(is_event, event_noise, 1.0), event_gap, target_gap, batch.stop)
             taste = self._real(taste, batch)
-            mean = mean + (taste * key).sum(-1)
-            variance = self._real(variance + target_noise, batch)
+            means = means + _by_copy(taste * key, k)
+            variances = self._real(variances + target_noise[..., None], batch)
         if self.softmax is not None:
             token = self.token(table[:, :-2])
             tokens = self.norm_token(F.embedding(at_event, token) + self.rating(
@@ -266,16 +277,17 @@ class BST(nn.Module):
             read = self._real(self.softmax(tokens, target, batch), batch)
         users = repeat(user, "b k -> b t i k", t=target_key.shape[1], i=target_key.shape[2])
         dense = self.facts(batch, surprise.detach(), is_cold)
-        return Reading(key, self._real(users, batch), mean, variance, taste, tokens, read,
+        return Reading(key, self._real(users, batch), means, variances, taste, tokens, read,
                        self._real(dense, batch))
 
     def _score(self, batch: Batch, reading: Reading) -> tuple[Tensor, Tensor | None]:
         """Standardised score, and an ordinal model's spread around it: each (m,)."""
-        parts = [reading.key, reading.user, reading.mean[:, None]]
+        mean = reading.means.mean(-1)
+        parts = [reading.key, reading.user, mean[:, None]]
         if reading.taste is not None:
             product = reading.taste * reading.key
             parts += [reading.taste, product, self.regression.by_head(product),
-                      reading.variance.log()[:, None]]
+                      reading.variances.log()]
         if reading.read is not None:
             parts.append(reading.read)
         if self.sizes.text:
@@ -284,7 +296,7 @@ class BST(nn.Module):
         parts.append(self._dense(reading.dense))
         correction, *spread = self.head(torch.cat(parts, dim=-1)).unbind(dim=-1)
         spread = 0.45 * spread[0].clamp(-3, 3).exp() if spread else None
-        return reading.mean + correction, spread
+        return mean + correction, spread
 
     def _items(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Each item of the batch embedded once.

@@ -42,7 +42,7 @@ def question(*, empty: int = 4, asked_chunks: int = CHUNKS, gap: float = 3.0) ->
     return {
         "events": (random(CHUNKS, SLOTS, 5) - 0.5) * 3 * is_real[..., None],
         "targets": (random(asked_chunks, ASKED, 5) - 0.5) * 3,
-        "surprise": (random(CHUNKS, SLOTS) - 0.5) * 4 * is_real,
+        "surprise": ((random(CHUNKS, SLOTS) - 0.5) * 4 * is_real)[..., None],  # one copy
         "noise": torch.where(is_real, random(CHUNKS, SLOTS) + 0.1, 1.0),
         "event_gap": event_gap,
         "target_gap": torch.where(seen > 0, random(asked_chunks, ASKED), -1.0), "stop": stop,
@@ -84,7 +84,7 @@ def test_the_heads_are_the_gaussian_with_its_covariance_written_out(asked_chunks
         for chunk in range(asked_chunks):
             for target in range(ASKED):
                 expected = written_out(layer, q, row, chunk, target)
-                found = mean[row, chunk, target].item(), variance[row, chunk, target].item()
+                found = mean[row, chunk, target].item(), variance[row, chunk, target, 0].item()
                 assert found == pytest.approx(expected, abs=1e-10)
 
 
@@ -94,6 +94,19 @@ def test_the_taste_by_head_adds_up_to_the_mean():
     split = layer.by_head(products)
     torch.testing.assert_close(split[..., 0], products[..., :3].sum(-1))
     torch.testing.assert_close(split.sum(-1), products.sum(-1))
+
+
+def test_copies_of_the_heads_read_apart():
+    layer, q = heads(), question()
+    other = {name: q[name].flip(1) if name in ("events", "targets") else q[name] * 2
+             for name in ("events", "targets", "surprise")}
+    both = {**q, **{name: torch.cat([q[name], other[name]], dim=-1) for name in other}}
+    found = layer(**both)
+    alone = [layer(**q), layer(**{**q, **other})]
+    for k, together in enumerate(found):
+        expected = torch.cat([one[k] for one in alone], dim=-1)
+        torch.testing.assert_close(together, expected, atol=1e-12, rtol=0)
+    assert layer.by_head(found[0]).shape[-1] == 4
 
 
 def test_gaps_of_years_and_fast_heads_stay_exact_in_float32():
@@ -113,7 +126,7 @@ def test_a_long_history_stays_positive_definite_in_float32():
     chunks, n = 64, 32
     key = torch.randn(1, 1, 1, 5) * 2 + torch.randn(1, chunks, n, 5) * 0.01
     layer = RegressionHeads(WIDTHS, (1e-4, 1e-3), (1e-4, 1e-3))
-    inputs = (key, key[:, -1:], torch.ones(1, chunks, n), torch.full((1, chunks, n), 0.05),
+    inputs = (key, key[:, -1:], torch.ones(1, chunks, n, 1), torch.full((1, chunks, n), 0.05),
               torch.zeros(1, chunks, n), torch.zeros(1, 1, n))
     stop = torch.full((1, 1, n), n)
     single = layer(*inputs, stop)

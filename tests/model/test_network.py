@@ -136,7 +136,7 @@ def test_empty_history_new_user_and_new_item_are_scored(small, form):
 
 
 @pytest.mark.parametrize("changes", [
-    dict(attention="regression"), dict(widths=(4, 4)), dict(drift=(0.02, 0.3)),
+    dict(attention="regression"), dict(widths=(4, 4)), dict(ensemble=1), dict(drift=(0.02, 0.3)),
     dict(forgets=(0.5, 0.1)), dict(width=6), dict(heads=1), dict(history_len=2),
     dict(readout="flatten"), dict(genres=False), dict(year=False), dict(text=False),
     dict(audience=0),
@@ -160,7 +160,7 @@ def test_the_other_fields_have_an_effect_too(small):
         model.train()
         rows = all_rows(batches)
         assert predict(model, batches, rows) != predict(model, batches, rows)
-    tested = {"attention", "widths", "drift", "forgets", "key_var", "width", "heads",
+    tested = {"attention", "widths", "ensemble", "drift", "forgets", "key_var", "width", "heads",
               "history_len", "readout", "genres", "year", "text", "audience", "user_id",
               "user_features",
               "feature_dim", "dense", "buckets", "hidden", "loss", "dropout", "item_dropout",
@@ -214,12 +214,13 @@ def test_the_losses_are_those_of_plain_formulas(small):
         assert not real.all()
         z = (batch.label[real] - model.center) / model.spread
         reading = model._read(batch)
-        heads = (z - reading.mean).square() / reading.variance + reading.variance.log()
+        misses = (z[:, None] - reading.means).square() / reading.variances
+        heads = (misses + reading.variances.log()).mean(dim=1)
         items = model.items
         count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
         target = batch.target_item[real]
         squares = (items.id(items.row[target]).square() / items.var).sum(-1)
-        prior = squares / torch.from_numpy(count)[target]
+        prior = squares / torch.from_numpy(count)[target] / 2  # two copies of the heads
         error = (model(batch)[real] - model.center) / model.spread - z
         if kind == "mse":
             fit = error.square()
