@@ -1,4 +1,4 @@
-"""The README says what the committed results say. Run: pytest tests/test_readme.py."""
+"""The pages say what the committed results say. Run: pytest tests/test_readme.py."""
 
 import json
 import os
@@ -7,55 +7,81 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from scripts import write_results
 from scripts.benchmarks.common import Row, format_rows
 from scripts.mutate import GOAL, ROW
-from scripts.report import format_report
 from scripts.reproduce_clean import differences
-from scripts.studies.runs import format_study
-from scripts.support.ranking import format_ranking
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-STUDIES = sorted(path.name for path in (ROOT / "pics").glob("ablate_*.json"))
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("*/README.md"),
+                                             *ROOT.glob("*/*/README.md")]}
+README = PAGES[ROOT / "README.md"]
+RESULTS = sorted(path.stem for path in (ROOT / "pics").glob("*.json"))
 
 
 def rows(name: str) -> list[dict]:
-    return json.loads((ROOT / "pics" / name).read_text())
+    return json.loads((ROOT / "pics" / f"{name}.json").read_text())
 
 
 def table_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize("name", ["results.json", "lightgbm.json"])
-def test_the_table_of_bst_beside_its_rivals_is_the_one_of_its_file(name):
-    for line in table_lines(format_report(rows(name))):
-        assert line in README
-    assert len({row["seed"] for row in rows(name) if row["scorer"] == "bst"}) >= 5
+def test_the_page_of_results_is_what_the_script_makes_of_the_files():
+    assert PAGES[ROOT / "pics" / "README.md"] == write_results.page(ROOT / "pics")
+    shown = {name for _, _, name in write_results.SECTIONS}
+    assert {name for name in RESULTS if not name.startswith(("benchmark", "load", "mutation"))
+            } <= shown
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_each_study_is_the_one_of_its_file(name):
-    found = rows(name)
-    for line in table_lines(format_study(found, found[0]["variant"])):
-        assert line in README
-    assert all(row["seeds"] >= 5 and row["config_hash"] for row in found)
+def test_results_are_of_five_seeds_or_say_so():
+    assert len({row["seed"] for row in rows("results") if row["scorer"] == "bst"}) >= 5
+    for name in RESULTS:
+        if name.startswith("ablate_"):
+            assert all(row["seeds"] >= 3 and row["config_hash"] for row in rows(name)), name
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    found = rows("results")
+    ours = [row for row in found if row["scorer"] == "bst"]
+    named = {"**bst**": [np.mean([row[key] for row in ours]) for key in ("mae", "rmse", "mae_star")]}
+    named |= {row["scorer"]: [row[key] for key in ("mae", "rmse", "mae_star")] for row in found}
+    lines = [line for line in table_lines(README) if line.count("|") == 5 and "0." in line]
+    assert len(lines) >= 5
+    for line in lines:
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if name in named:
+            assert [float(cell.strip("*")) for cell in cells] == pytest.approx(
+                named[name], abs=5.1e-5), name
+    assert sum(name in line for line in lines for name in ("**bst**", "item kNN")) == 2
 
 
 @pytest.mark.parametrize("work", ["prep", "train", "score", "text", "scale"])
 def test_each_benchmark_with_a_goal_is_the_one_of_its_file(work):
-    with_goal = [Row(**row) for row in rows(f"benchmark_{work}.json") if row["goal"] is not None]
+    with_goal = [Row(**row) for row in rows(f"benchmark_{work}") if row["goal"] is not None]
     assert with_goal
+    page = PAGES[ROOT / "scripts" / "benchmarks" / "README.md"]
     for line in table_lines(format_rows(with_goal)):
-        assert line in README
+        assert line in page
 
 
 def test_every_figure_and_script_that_is_named_is_there():
-    named = re.findall(r"(?:pics|scripts|data|tests|bst)/[a-z_0-9/]+\.(?:py|png|json|md)", README)
-    missing = {name for name in named if not (ROOT / name).exists()}
-    assert not missing
+    for path, page in PAGES.items():
+        named = re.findall(r"(?:pics|scripts|data|tests|bst)/[a-z_0-9/]+\.(?:py|png|json|md)", page)
+        named += [str((path.parent / link).relative_to(ROOT))
+                  for link in re.findall(r"\]\(([\w./-]+)\)", page)]
+        missing = {name for name in named if not (ROOT / name).exists()}
+        assert not missing, path
+
+
+def test_each_room_has_a_readme_that_names_its_modules():
+    for folder in (path.parent for path in ROOT.glob("bst/*/__init__.py")):
+        page = PAGES[folder / "README.md"]
+        assert {path.name for path in folder.glob("[!_]*.py")} <= set(
+            re.findall(r"`(\w+\.py)`", page)), folder
 
 
 def test_no_result_names_a_place_on_a_machine():
@@ -85,21 +111,15 @@ def test_the_example_prints_what_the_readme_says(tmp_path):
     assert len(said.splitlines()) == len(expected.splitlines())
 
 
-def test_the_ranking_table_is_the_one_of_its_file():
-    rated = [row for row in rows("ranking.json") if row["relevant"] == "rated"]
-    assert len(rated) >= 5 and {row["runs"] for row in rated} == {5}
-    for line in table_lines(format_ranking(rated))[2:]:
-        assert line.split(" | ", 3)[3] in README  # HR and NDCG with their intervals
-
-
 def test_the_mutation_table_is_the_one_of_its_file():
-    for row in rows("mutation.json"):
-        assert ROW.format(**row) in README
+    page = PAGES[ROOT / "tests" / "README.md"]
+    for row in rows("mutation"):
+        assert ROW.format(**row) in page
         assert row["score"] >= GOAL
 
 
 def test_the_load_table_is_the_one_of_its_file():
-    found = rows("load.json")
+    found, page = rows("load"), PAGES[ROOT / "bst" / "serving" / "README.md"]
 
     def wait(ms: float) -> str:
         return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
@@ -109,12 +129,9 @@ def test_the_load_table_is_the_one_of_its_file():
         cells = (f"{part['per_second']:.0f}", wait(part["p50_ms"]), wait(part["p99_ms"]),
                  f"{part['rss_mb']:.0f} MB")
         assert any(line.startswith(f"| {part['clients']}") and line.endswith(
-            f"| {' | '.join(cells)} |") for line in table_lines(README)), name
-    assert f"takes {found['one']['cpu_ms_each']:.0f} ms\nof one core" in README
+            f"| {' | '.join(cells)} |") for line in table_lines(page)), name
 
 
-def test_the_core_is_as_short_as_it_says():
-    ((most, named),) = re.findall(r"under ([\d,]+) lines, best read in this order: ([^.]*)", README)
-    names = re.findall(r"`([\w/]+)`", named)
-    lines = sum(len((ROOT / f"bst/{name}.py").read_text().splitlines()) for name in names)
-    assert len(names) == 7 and lines < int(most.replace(",", ""))
+def test_the_package_and_its_front_page_keep_to_their_budgets():
+    lines = sum(len(path.read_text().splitlines()) for path in ROOT.glob("bst/**/*.py"))
+    assert lines <= 7000 and len(README.split()) <= 1500
