@@ -177,7 +177,7 @@ class TrainConfig(_Options):
 
     epochs: int = option(5, "passes over the train targets, at most; see steps")
     steps: int = option(
-        300, "optimizer steps, at least: a small data set gets as many more epochs as these take"
+        600, "optimizer steps, at least: a small data set gets as many more epochs as these take"
     )
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most"
