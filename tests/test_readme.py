@@ -33,7 +33,7 @@ def table_lines(text: str) -> list[str]:
 def test_the_page_of_results_is_what_the_script_makes_of_the_files():
     assert PAGES[ROOT / "pics" / "README.md"] == write_results.page(ROOT / "pics")
     shown = {name for _, _, name in write_results.SECTIONS}
-    assert {name for name in RESULTS if not name.startswith(("benchmark", "load", "mutation"))
+    assert {name for name in RESULTS if not name.startswith(("benchmark", "mutation"))
             } <= shown
 
 
@@ -116,20 +116,6 @@ def test_the_mutation_table_is_the_one_of_its_file():
     for row in rows("mutation"):
         assert ROW.format(**row) in page
         assert row["score"] >= GOAL
-
-
-def test_the_load_table_is_the_one_of_its_file():
-    found, page = rows("load"), PAGES[ROOT / "bst" / "serving" / "README.md"]
-
-    def wait(ms: float) -> str:
-        return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
-
-    for name in ("one", "many", "too many", "many again"):
-        part = found[name]
-        cells = (f"{part['per_second']:.0f}", wait(part["p50_ms"]), wait(part["p99_ms"]),
-                 f"{part['rss_mb']:.0f} MB")
-        assert any(line.startswith(f"| {part['clients']}") and line.endswith(
-            f"| {' | '.join(cells)} |") for line in table_lines(page)), name
 
 
 def test_the_package_and_its_front_page_keep_to_their_budgets():
