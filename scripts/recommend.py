@@ -21,7 +21,7 @@ class Args:
 
     model: Path
     """run folder"""
-    user: int | None = None
+    user: str | None = None
     """id of a user of the data that the run was trained on"""
     history: Path | None = None
     """CSV file with the columns title or movie_id, stars and, if known, time"""

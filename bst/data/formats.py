@@ -127,7 +127,7 @@ def _columns(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tupl
 def _people(files: RawFiles, bad: BadRows, lines: RatingLines
             ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The users of the ratings, by id, and the movies of movies.csv, or of the ratings."""
-    users, items = pl.Series([], dtype=pl.Int32), pl.Series([], dtype=pl.Int32)
+    users, items = pl.Series([], dtype=pl.Int64), pl.Series([], dtype=pl.Int64)
     for content, first in lines.blocks(files):
         ratings = lines.fast(content)
         if ratings is None:
@@ -155,7 +155,7 @@ def _links(files: RawFiles, bad: BadRows) -> dict[int, str]:
     if files.is_alone or "links.csv" not in files.names():
         return {}
     links = table(files, Lines(**_columns(files, "links.csv", ("item", "TMDB id"))), _link,
-                  {"item_id": pl.Int32, "tmdb": pl.String}, bad)
+                  {"item_id": pl.Int64, "tmdb": pl.String}, bad)
     return dict(links.drop_nulls().iter_rows())
 
 

@@ -22,7 +22,7 @@ from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
-LAST_ID = 2**31 - 1
+LAST_ID = 2**63 - 1
 SHOWN = 10  # bad rows that an error lists
 CHUNK = 2**24  # bytes of a file that are looked at together
 
@@ -204,8 +204,8 @@ class Reading:
         self.metadata, self.report_dir, self.chunk_bytes = metadata, report_dir, chunk_bytes
         self.users, self.movies = layout.read_people(files, self.bad)
         self.links = {} if metadata is None else layout.read_links(files, self.bad)
-        self.user_index = RowIndex(self.users["user_id"].to_numpy())
-        self.movie_index = RowIndex(self.movies["item_id"].to_numpy())
+        self.user_index = RowIndex(self.users["user_id"])
+        self.movie_index = RowIndex(self.movies["item_id"])
 
     def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block, columns of `schema.RATINGS`; repeats are not looked for."""
@@ -226,16 +226,16 @@ class Reading:
     def _known(self, *fields: str) -> tuple:
         """What `RatingLines.parse` gives, of a user and a movie that the data set has."""
         user, item, *_ = row = self.lines.parse(*fields)
-        if user not in self.user_index:
+        if self.user_index.rows(pl.Series([user]))[0] < 0:
             raise ValueError(f"user {user} is not in {self.lines.known_from[0]}")
-        if item not in self.movie_index:
+        if self.movie_index.rows(pl.Series([item]))[0] < 0:
             raise ValueError(f"movie {item} is not in {self.lines.known_from[1]}")
         return row
 
     def rows(self, ratings: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Row of the user and of the movie of each rating, (n,) int32; -1 where unknown."""
-        return (self.user_index.rows(ratings["user_id"].to_numpy()),
-                self.movie_index.rows(ratings["item_id"].to_numpy()))
+        return (self.user_index.rows(ratings["user_id"]),
+                self.movie_index.rows(ratings["item_id"]))
 
     def note_repeats(self, user_row: np.ndarray, item_row: np.ndarray) -> None:
         """Add to the bad rows every line but the first of each of these pairs, (m,) and (m,)."""
@@ -275,9 +275,9 @@ def whole(value: str, name: str, low: int = 0, high: int = LAST_ID) -> int:
     Raises:
         ValueError: it is none, or not in `low` .. `high`.
     """
-    if not (value.isascii() and value.isdigit()) or len(value.lstrip("0")) > 12:
+    if not (value.isascii() and value.isdigit()) or len(value.lstrip("0")) > 19:
         raise ValueError(f"{name} {value[:40]!r} is not a whole number")
-    number = int(value[-12:])
+    number = int(value[-19:])
     if not low <= number <= high:
         raise ValueError(f"{name} {value[:40]!r} is not in {low}..{high}")
     return number

@@ -1,7 +1,10 @@
 """Column names and dtypes, the two reserved indices, and the checks every table passes.
 
-A raw MovieLens number is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1 is an `*_idx`.
-Row r of a table of users or movies has index r + `FIRST_IDX`.
+What the data call a user or an item is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1
+is an `*_idx`. Row r of a table of users or movies has index r + `FIRST_IDX`.
+
+An id is what is written: `7`, `007`, `7.0` and `-0` are four ids, `"10"` and 10 are one. A column
+of ids is Int64 if each of them is a whole number as Python writes it, else String.
 """
 
 from dataclasses import dataclass, field
@@ -14,20 +17,20 @@ from bst.utils.errors import DataError
 PAD, OOV, FIRST_IDX = 0, 1, 2
 
 RATINGS = {
-    "user_id": pl.Int32,
-    "item_id": pl.Int32,
+    "user_id": pl.Int64,  # or String
+    "item_id": pl.Int64,  # or String
     "rating": pl.Float32,  # stars
     "timestamp": pl.Int64,  # seconds since 1970 UTC
 }
 USERS = {
-    "user_id": pl.Int32,
+    "user_id": pl.Int64,  # or String
     "sex": pl.String,
     "age": pl.String,  # MovieLens-1M's code of the age group, not years
     "occupation": pl.String,
     "zip_region": pl.String,  # first character of the zip code
 }
 MOVIES = {
-    "item_id": pl.Int32,
+    "item_id": pl.Int64,  # or String
     "title": pl.String,  # as in movies.dat, year included
     "year": pl.Int32,  # null where the title has none
     "genres": pl.List(pl.String),
@@ -57,25 +60,34 @@ class RowIndex:
 
     DENSE = 10**7  # ids up to here are looked up in an array, others by bisection
 
-    def __init__(self, ids: np.ndarray) -> None:
-        """`ids`: (k,) whole numbers, at least 0, all different."""
+    def __init__(self, ids: pl.Series) -> None:
+        """`ids`: Int64 or String, all different."""
+        self.names = pl.Enum(ids) if ids.dtype == pl.String else None
+        if self.names is not None:
+            return
+        ids = ids.to_numpy()
         self.order = np.argsort(ids, kind="stable").astype(np.int32)
         self.ids = ids[self.order]
         self.table = None
-        if not len(ids) or ids.max() <= self.DENSE:
+        if not len(ids) or (ids.min() >= 0 and ids.max() <= self.DENSE):
             self.table = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
             self.table[ids] = np.arange(len(ids), dtype=np.int32)
 
-    def __contains__(self, row_id: int) -> bool:
-        return bool(self.rows(np.array([row_id]))[0] >= 0)
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
+    def rows(self, ids: pl.Series) -> np.ndarray:
         """Row of each id, same shape, int32; -1 where the table lacks it.
 
         Example:
-            >>> RowIndex(np.array([7, 3])).rows(np.array([3, 4, 7]))
-            array([ 1, -1,  0], dtype=int32)
+            >>> RowIndex(pl.Series(["b", "7"])).rows(pl.Series([3, 7]))
+            array([-1,  1], dtype=int32)
         """
+        if self.names is not None:
+            found = ids.cast(pl.String).cast(self.names, strict=False).to_physical()
+            return found.cast(pl.Int32).fill_null(-1).to_numpy()
+        if ids.dtype == pl.String:
+            whole = ids.cast(pl.Int64, strict=False)
+            is_same = (whole.cast(pl.String) == ids).fill_null(False).to_numpy()
+            return np.where(is_same, self.rows(whole.fill_null(0)), np.int32(-1))
+        ids = ids.to_numpy()
         if self.table is not None:
             if len(ids) and ids.min() >= 0 and ids.max() < len(self.table):
                 return self.table.take(ids)
@@ -83,6 +95,23 @@ class RowIndex:
             return np.where(inside, self.table[np.where(inside, ids, 0)], np.int32(-1))
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[at] == ids, self.order[at], np.int32(-1))
+
+
+def id_text(value: int | str) -> str:
+    """How an id is written: by this, ids from anywhere are compared.
+
+    Raises:
+        DataError: it is neither a whole number nor text.
+
+    Example:
+        >>> id_text(10) == id_text("10") != id_text("010")
+        True
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(value)
+    raise DataError(f"id {value!r} is neither a whole number nor text")
 
 
 def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
@@ -97,9 +126,11 @@ def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> 
     """
     for column, dtype in schema.items():
         found = df.schema.get(column)
-        if found != dtype:
+        either = column.endswith("_id") and found == pl.String
+        if found != dtype and not either:
+            wanted = f"{dtype} or String" if column.endswith("_id") else dtype
             raise DataError(
-                f"table '{name}': column '{column}' should be {dtype}, "
+                f"table '{name}': column '{column}' should be {wanted}, "
                 f"found {found or 'no such column'} (columns: {', '.join(df.columns)}); "
                 "run scripts/make_sequences.py again if this file is from an older version"
             )

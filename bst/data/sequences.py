@@ -20,7 +20,7 @@ from bst.data.schema import FIRST_IDX, MOVIES, USERS, RowIndex, Tables, check_ta
 from bst.utils.errors import DataError
 from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
 TABLES = ("users.parquet", "movies.parquet")
 FILES = (*(f"{name}.npy" for name in COLUMNS), *TABLES)
@@ -80,21 +80,21 @@ def build_sequences(tables: Tables) -> SequenceStore:
     Raises:
         DataError: a rating names a user or movie that the tables lack.
     """
-    ids = {name: column.to_numpy() for name, column in tables.ratings.to_dict().items()}
-    user = RowIndex(tables.users["user_id"].to_numpy()).rows(ids["user_id"])
-    item = RowIndex(tables.movies["item_id"].to_numpy()).rows(ids["item_id"])
+    user = RowIndex(tables.users["user_id"]).rows(tables.ratings["user_id"])
+    item = RowIndex(tables.movies["item_id"]).rows(tables.ratings["item_id"])
+    rating, timestamp = (tables.ratings[name].to_numpy() for name in ("rating", "timestamp"))
     strays = np.count_nonzero((user < 0) | (item < 0))
     if strays:
         raise DataError(
             f"{strays} ratings name a user or movie that the tables lack, "
             "expected none; check that the three files belong together"
         )
-    order = time_order(user, ids["timestamp"])
+    order = time_order(user, timestamp)
     counts = np.bincount(user, minlength=len(tables.users))
     return SequenceStore(
         item_idx=item[order] + np.int32(FIRST_IDX),
-        rating=ids["rating"][order],
-        timestamp=ids["timestamp"][order],
+        rating=rating[order],
+        timestamp=timestamp[order],
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         users=tables.users,
         movies=tables.movies,

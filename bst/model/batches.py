@@ -159,7 +159,7 @@ def num_chunks(size: np.ndarray) -> np.ndarray:
 class UserVocabulary:
     """Known values of the user table; index 0 is PAD, 1 is OOV."""
 
-    user_id: list[int]
+    user_id: list[int | str]
     features: dict[str, list[str]]  # values in index order, from FIRST_IDX on
 
     @classmethod

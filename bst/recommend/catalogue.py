@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bst.data.overviews import title_keys
-from bst.data.schema import FIRST_IDX, OOV
+from bst.data.schema import FIRST_IDX, OOV, id_text
 from bst.data.text import TextVectors
 from bst.model.build import ContentScale, log_share
 from bst.model.network import BST
@@ -24,7 +24,7 @@ from bst.utils.errors import DataError
 class Interaction:
     """One rating of a history."""
 
-    movie: int  # item_id
+    movie: int | str  # item_id
     rating: float  # stars
     time: int  # seconds since 1970 UTC
 
@@ -33,7 +33,7 @@ class Interaction:
 class NewMovie:
     """A film that the catalogue lacks; see `Recommender.with_movies`."""
 
-    movie_id: int
+    movie_id: int | str
     title: str
     genres: tuple[str, ...] = ()
     year: int | None = None
@@ -52,17 +52,18 @@ class Catalogue:
         self.ids, self.titles, self.years = movies["item_id"], movies["title"], movies["year"]
         self.genres, self.genres_of = list(genres), [g or [] for g in movies["genres"]]
         self.ratings = np.array(movies["ratings"], dtype=np.int64)  # in train
-        self._index = {movie: k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
+        self._index = {id_text(movie): k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
 
-    def items(self, movies: Sequence[int]) -> np.ndarray:
-        """Indices of the films with these ids, (n,) int64."""
-        unknown = [movie for movie in movies if movie not in self._index]
+    def items(self, movies: Sequence[int | str]) -> np.ndarray:
+        """Indices of the films with these ids, (n,) int64; "10" and 10 are one id."""
+        unknown = [movie for movie in movies if id_text(movie) not in self._index]
         if unknown:
-            raise DataError(f"no movie {unknown[0]} in the catalogue of {len(self.ids)}; "
+            name = repr(unknown[0])[:60] if isinstance(unknown[0], str) else unknown[0]
+            raise DataError(f"no movie {name} in the catalogue of {len(self.ids)}; "
                             "add it with with_movies")
-        return np.array([self._index[movie] for movie in movies], dtype=np.int64)
+        return np.array([self._index[id_text(movie)] for movie in movies], dtype=np.int64)
 
-    def name(self, item: int) -> tuple[int, str]:
+    def name(self, item: int) -> tuple[int | str, str]:
         """Id and title of the film with this index."""
         return self.ids[item - FIRST_IDX], self.titles[item - FIRST_IDX]
 
@@ -77,7 +78,7 @@ class Catalogue:
             allowed &= [y is not None and low <= y <= high for y in self.years]
         return allowed
 
-    def find(self, title: str) -> int:
+    def find(self, title: str) -> int | str:
         """Id of the film with this title: exact, without year, article or accents, or an a.k.a.
 
         Raises:
@@ -120,10 +121,10 @@ class Catalogue:
         """Refuse new films whose id is taken or whose genre is unknown."""
         taken = set(self._index)
         for film in new:
-            if film.movie_id in taken:
+            if id_text(film.movie_id) in taken:
                 raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
                                 "already; choose another id")
-            taken.add(film.movie_id)
+            taken.add(id_text(film.movie_id))
             self._refuse_genres(film.genres, f"'{film.title}': ")
 
     def _refuse_genres(self, genres: Sequence[str], where: str = "") -> None:

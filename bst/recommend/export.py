@@ -26,13 +26,14 @@ from bst.utils.files import write_atomic
 
 ABOUT = "about.json"  # name, inside the file, of what `describe` says
 INPUTS = {  # of a program, in order
-    "movie": "(j,) int64, ids of the rated films, each once, in any order; j may be 0",
+    "movie": "(j,) int64, ids of the rated films, or, where ids are text, their places in `movies` "
+             "from 0; each once, in any order; j may be 0",
     "rating": "(j,) float32, stars, each of `levels`",
     "time": "(j,) int64, seconds since 1970 UTC; equal times count in the order given",
     "user": "(4,) int64, a code of each feature of `users`: place of the value in its list plus 2; "
             "1 where it is not known",
     "at": "() int64, seconds since 1970 UTC of the question, after all times",
-    "target": "(i,) int64, ids of the films asked about; i is 1 or more",
+    "target": "(i,) int64, the films asked about, as in `movie`; i is 1 or more",
 }
 OUTPUT = (
     "(i,) float32, expected stars, by which films are ranked; clamp them to `levels` to show them. "
@@ -50,7 +51,7 @@ class Program(nn.Module):
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
-        ids = torch.tensor(recommender.catalogue.ids)
+        ids = numbers(recommender)
         self.model = copy.deepcopy(recommender.model)
         self.model.interest = None
         self.is_strict = recommender.fitted.protocol["ties"] == "strict"
@@ -95,6 +96,12 @@ class Program(nn.Module):
         return torch.where(self.ids[row] == movie, self.index[row], OOV)
 
 
+def numbers(recommender: Recommender) -> Tensor:
+    """What the program calls each film of the catalogue, (items,) int64; see `INPUTS`."""
+    ids = recommender.catalogue.ids
+    return torch.tensor(range(len(ids)) if isinstance(ids[0], str) else ids)
+
+
 def describe(recommender: Recommender) -> dict:
     """What a person who has nothing but the program must know, JSON-ready."""
     fitted = recommender.fitted
@@ -113,7 +120,7 @@ def export_program(recommender: Recommender, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    ids = torch.tensor(recommender.catalogue.ids)
+    ids = numbers(recommender)
     history, films = torch.arange(5), torch.arange(3)  # any sizes: both are free in the program
     example = (ids[history % len(ids)], history.float(), history, torch.full((4,), OOV),
                torch.tensor(len(history)), ids[films % len(ids)])

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from bst.data.schema import FIRST_IDX, USER_FEATURES, USERS
+from bst.data.schema import FIRST_IDX, USER_FEATURES, USERS, id_text
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
 from bst.data.text import TextVectors, cached_folder, embed_texts
@@ -34,7 +34,7 @@ EVENTS = 2**14  # of a batch of the network, when each row is a variant of a per
 class Reason:
     """How one event of the history moved a prediction."""
 
-    movie_id: int
+    movie_id: int | str
     title: str
     rating: float  # stars that the person gave
     time: int  # seconds since 1970 UTC
@@ -45,7 +45,7 @@ class Reason:
 class Recommendation:
     """One film of a list."""
 
-    movie_id: int
+    movie_id: int | str
     title: str
     stars: float
     reasons: tuple[Reason, ...] = ()
@@ -56,13 +56,13 @@ class Recommendation:
 class Explanation:
     """One prediction and what each event of the history did to it."""
 
-    movie_id: int
+    movie_id: int | str
     title: str
     stars: float
     reasons: tuple[Reason, ...]  # the largest absolute difference first
 
 
-History = Person | Sequence[Interaction | tuple[int, float, int]]
+History = Person | Sequence[Interaction | tuple[int | str, float, int]]
 
 
 class Recommender:
@@ -129,7 +129,7 @@ class Recommender:
             user=self._encode(self._known_user(user or {})),
         )
 
-    def history_of(self, store: SequenceStore, user_id: int) -> Person:
+    def history_of(self, store: SequenceStore, user_id: int | str) -> Person:
         """A user of the store that the run was trained on, with all ratings that may be history.
 
         Raises:
@@ -138,7 +138,7 @@ class Recommender:
         if store.digest != self.fitted.identity["data"]:
             raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
                             f"{self.fitted.identity['data'][:8]}; give the data it was trained on")
-        found = np.flatnonzero(store.users["user_id"].to_numpy() == user_id)
+        found = np.flatnonzero(store.users["user_id"].cast(pl.String) == id_text(user_id))
         if not len(found):
             raise DataError(f"no user {user_id} among the {store.num_users} users of the store")
         (row,) = found
@@ -146,7 +146,7 @@ class Recommender:
         return Person(store.item_idx[rows].astype(np.int64), np.array(store.rating[rows]),
                       np.array(store.timestamp[rows]), self._encode(tuple(store.users.row(row))))
 
-    def predict(self, history: History, movies: Sequence[int], *, at: int | None = None,
+    def predict(self, history: History, movies: Sequence[int | str], *, at: int | None = None,
                 user: dict[str, str] | None = None) -> np.ndarray:
         """Expected stars of each film, (len(movies),) float32, on the scale of the data.
 
@@ -220,7 +220,7 @@ class Recommender:
                 None if chance is None else float(chance[row])))
         return found
 
-    def explain(self, history: History, movie: int, *, at: int | None = None,
+    def explain(self, history: History, movie: int | str, *, at: int | None = None,
                 user: dict[str, str] | None = None) -> Explanation:
         """What each event of the history did to the prediction for a film.
 
@@ -237,7 +237,7 @@ class Recommender:
         reasons = self._reasons(person, self._differences(person, items, at)[0])
         return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
 
-    def similar(self, movie: int, k: int = 10) -> list[tuple[int, str, float]]:
+    def similar(self, movie: int | str, k: int = 10) -> list[tuple[int | str, str, float]]:
         """The k films that people like and dislike together with `movie`: (id, title, cosine).
 
         The cosine is between the keys of the regression heads, less their mean over the catalogue.
@@ -300,10 +300,10 @@ class Recommender:
             if event.rating not in levels:
                 raise DataError(f"history event {k}: {event.rating:g} stars, expected one of "
                                 f"{', '.join(f'{level:g}' for level in levels)}")
-            if event.movie in seen:
+            if id_text(event.movie) in seen:
                 raise DataError(f"history event {k}: movie {event.movie} is rated twice, expected "
                                 "one rating a film; keep the last one")
-            seen.add(event.movie)
+            seen.add(id_text(event.movie))
 
     def _known_user(self, user: dict[str, str]) -> tuple:
         """The row of a user table: no id, then each feature, None where it is not given."""
@@ -321,7 +321,7 @@ class Recommender:
 
     def _encode_user(self, row: tuple) -> np.ndarray:
         """Vocabulary indices (1 + features,) of a row of a user table."""
-        return self.vocabulary.encode(pl.DataFrame([row], schema=USERS, orient="row"))[0]
+        return self.vocabulary.encode(pl.DataFrame([row], schema=[*USERS], orient="row"))[0]
 
     def _rows_of(self, store: SequenceStore, row: int) -> np.ndarray:
         """Positions of a user's history in the store."""
@@ -387,12 +387,13 @@ def softmax(score: np.ndarray) -> np.ndarray:
     return share / share.sum()
 
 
-def _interaction(event: Interaction | tuple[int, float, int], rank: int) -> Interaction:
+def _interaction(event: Interaction | tuple[int | str, float, int], rank: int) -> Interaction:
     """The event of a history, typed."""
     try:
         movie, rating, time = (
             (event.movie, event.rating, event.time) if isinstance(event, Interaction) else event)
-        return Interaction(int(movie), float(rating), int(time))
+        id_text(movie)
+        return Interaction(movie, float(rating), int(time))
     except (TypeError, ValueError) as error:
         raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
                         "since 1970 UTC)") from error

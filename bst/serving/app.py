@@ -204,7 +204,7 @@ def _add_errors(app: FastAPI) -> None:
         return error_reply(500, "internal error; the log of the service says more")
 
 
-def _example(model: Recommender) -> tuple[dict, list[int]]:
+def _example(model: Recommender) -> tuple[dict, list[int | str]]:
     """A person and films of the catalogue, so that the examples of the OpenAPI page work here."""
     known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
     low, high = model.model.levels[[0, -1]].tolist()

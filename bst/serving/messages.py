@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from bst.data.schema import id_text
 from bst.recommend.catalogue import Interaction
 from bst.recommend.recommender import Explanation, Recommendation
 from bst.utils.errors import DataError
@@ -17,7 +18,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-MovieId = Annotated[int, Field(ge=0, lt=2**31, examples=[1])]
+def _movie_id(value: Any) -> int | str:
+    id_text(value)
+    return value
+
+
+MovieId = Annotated[
+    Any, PlainValidator(_movie_id), WithJsonSchema({
+        "anyOf": [{"type": "integer"}, {"type": "string"}], "examples": [1],
+        "description": "as the data write it; \"1\" and 1 are one"})]
 Seconds = Annotated[int, Field(ge=0, lt=2**40, description="seconds since 1970 UTC")]
 
 
@@ -98,7 +107,7 @@ class Top(BaseModel):
 class Stars(BaseModel):
     """Expected stars of one film."""
 
-    movie_id: int
+    movie_id: int | str
     stars: float
 
 
@@ -119,7 +128,7 @@ class Explained(Explanation):
 class Movie(BaseModel):
     """A film of the catalogue."""
 
-    movie_id: int
+    movie_id: int | str
     title: str
     year: int | None
     genres: list[str]

@@ -68,7 +68,8 @@ def build_on_ray(tables: Tables) -> SequenceStore:
         count = PARTS_PER_CPU * int(ray.cluster_resources()["CPU"])
         task = ray.remote(num_cpus=1)(build_part)
         users, movies = ray.put(tables.users), ray.put(tables.movies)
-        parts = [task.remote(users, movies, tables.ratings.filter(pl.col("user_id") % count == k))
+        part = tables.ratings["user_id"].hash() % count
+        parts = [task.remote(users, movies, tables.ratings.filter(part == k))
                  for k in range(count)]
         return join_parts(tables, (ray.get(part) for part in parts))
 

@@ -46,10 +46,7 @@ def _interaction(row: dict[str, str], rank: int, catalogue: Catalogue) -> Intera
     except (TypeError, ValueError):
         raise DataError(f"stars '{row['stars']}' is not a number") from None
     if row.get("movie_id"):
-        if not row["movie_id"].isdecimal():
-            raise DataError(f"movie_id '{row['movie_id']}' is not a whole number")
-        movie = int(row["movie_id"])
-        catalogue.items([movie])
+        movie = catalogue.name(catalogue.items([row["movie_id"]])[0])[0]
     else:
         movie = catalogue.find(row.get("title") or "")
     when = row.get("time")

@@ -144,7 +144,8 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
 
 
 LONG_ID = "9" * 30
-ID_RANGE = "is not in 1..2147483647"
+TOO_BIG = str(2**63)
+ID_RANGE = f"is not in 1..{2**63 - 1}"
 TIMES = "is not in 631152000..2524608000"
 BAD = {
     "ml-1m": [
@@ -163,20 +164,20 @@ BAD = {
         ("ratings.dat", "1::5::\x003::978300761", "a NUL byte"),
         ("ratings.dat", "::5::3::978300761", "user '' is not a whole number"),
         ("ratings.dat", "0::5::3::978300761", f"user '0' {ID_RANGE}"),
-        ("ratings.dat", "2147483648::5::3::978300761", f"user '2147483648' {ID_RANGE}"),
+        ("ratings.dat", f"{TOO_BIG}::5::3::978300761", f"user '{TOO_BIG}' {ID_RANGE}"),
         ("ratings.dat", "1::0::3::978300761", f"movie '0' {ID_RANGE}"),
-        ("ratings.dat", "1::2147483648::3::978300761", f"movie '2147483648' {ID_RANGE}"),
+        ("ratings.dat", f"1::{TOO_BIG}::3::978300761", f"movie '{TOO_BIG}' {ID_RANGE}"),
         ("users.dat", "2::f::1::10::48067", "sex 'f' is not F or M"),
         ("users.dat", "1::F::1::10::48067", "id 1 stands on an earlier line too"),
         ("users.dat", "2::F::2::10::48067", "age '2' is not one of the codes ['1', '18', "),
         ("users.dat", "0::F::1::10::4", f"user '0' {ID_RANGE}"),
-        ("users.dat", "2147483648::F::1::1::4", f"user '2147483648' {ID_RANGE}"),
+        ("users.dat", f"{TOO_BIG}::F::1::1::4", f"user '{TOO_BIG}' {ID_RANGE}"),
         ("users.dat", "2::F::1::21::4", "occupation '21' is not in 0..20"),
         ("users.dat", "2::F::1::-1::4", "occupation '-1' is not a whole number"),
         ("users.dat", "2::F::1::10", "4 fields, expected 5 separated by '::'"),
         ("movies.dat", "6::Toy Story (1995)", "2 fields, expected 3 separated by '::'"),
         ("movies.dat", "0::A::B", f"movie '0' {ID_RANGE}"),
-        ("movies.dat", "2147483648::A::B", f"movie '2147483648' {ID_RANGE}"),
+        ("movies.dat", f"{TOO_BIG}::A::B", f"movie '{TOO_BIG}' {ID_RANGE}"),
     ],
     "ml-100k": [
         ("u.data", "1\t5\t6\t978300760", "rating '6' is not in 1..5"),
@@ -357,7 +358,7 @@ def plain_rows(text: str, separator: str, low: float, high: float, first_id: int
             if abs(float(rating)) > LARGEST:  # would overflow float32
                 raise ValueError
             row = (int(user), int(item), float(np.float32(float(rating))), int(when))
-            if not (first_id <= row[0] < 2**31 and row[1] in (5, 7)
+            if not (first_id <= row[0] < 2**63 and row[1] in (5, 7)
                     and low <= float(rating) <= high and EARLIEST <= row[3] <= LATEST):
                 raise ValueError
             if separator == "\t" and row[0] not in (1, 5):

@@ -37,13 +37,13 @@ def write(folder: Path, *, users=USERS, movies=MOVIES, ratings=RATINGS) -> Path:
     return folder
 
 
-USER_EDGES = ("1::F::1::0::48067\n2147483647::M::18::20::\n3::M::25::07::V0\n4::M::35::1::x\n"
+USER_EDGES = (f"1::F::1::0::48067\n{2**63 - 1}::M::18::20::\n3::M::25::07::V0\n4::M::35::1::x\n"
               "5::M::45::1::-\n6::F::50::1::0\n7::F::56::1::9-9\n")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])  # a typed read of the whole, or line by line
 def test_users_and_ratings_on_the_edge_of_what_is_allowed_are_read(tmp_path, end):
-    top = 2**31 - 1
+    top = 2**63 - 1
     write(tmp_path, users=USER_EDGES.replace("\n", end), movies=f"1::A::X|Y\n{top}::B (2001)::\n",
           ratings=f"1::1::5::631152000\n{top}::{top}::1::2524608000\n".replace("\n", end))
     tables = read_tables(tmp_path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import resource
@@ -267,12 +268,16 @@ def test_repeated_marks_every_later_one_of_a_pair(pairs):
     assert repeated(user, item).tolist() == expected
 
 
-@pytest.mark.parametrize("step", [1, 10**6])
+@pytest.mark.parametrize("step", [1, 10**6, -1])
 def test_a_row_index_finds_ids_far_and_near(step):
-    ids = np.array([7, 3, 900], dtype=np.int64) * step
-    wanted = np.array([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
-    assert RowIndex(ids).rows(wanted).tolist() == [1, -1, 2, -1, -1, -1, 0]
-    assert [k in RowIndex(ids) for k in wanted] == [True, False, True, False, False, False, True]
+    """Ids are compared as they are written, whatever the type of the one or the other column."""
+    ids = pl.Series([7, 3, 900]) * step
+    wanted = pl.Series([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
+    for one, other in itertools.product((ids, ids.cast(pl.String)),
+                                        (wanted, wanted.cast(pl.String))):
+        assert RowIndex(one).rows(other).tolist() == [1, -1, 2, -1, -1, -1, 0]
+    odd = pl.Series([f"0{7 * step}", f"{7 * step}.0", f"+{7 * step}", f" {7 * step}", "", "x"])
+    assert (RowIndex(ids).rows(odd) == -1).all()
 
 
 def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):

@@ -61,7 +61,7 @@ def test_a_store_keeps_types_source_and_users_who_have_rated_nothing(tables):
 
 @pytest.mark.parametrize("column", ["user_id", "item_id"])
 def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
-    ids = pl.when(pl.int_range(pl.len()) < 3).then(9999).otherwise(column).cast(pl.Int32)
+    ids = pl.when(pl.int_range(pl.len()) < 3).then(9999).otherwise(column).cast(pl.Int64)
     strays = replace(tables, ratings=tables.ratings.with_columns(ids.alias(column)))
     with pytest.raises(DataError, match="^3 ratings name a user or movie that the tables lack"):
         build_sequences(strays)
@@ -110,7 +110,7 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
     loaded = load_store(tmp_path / "made" / "here")
     files = {f.name: f.read_bytes() for f in (tmp_path / "made" / "here").iterdir()}
     assert json.loads(files["manifest.json"]) == loaded.manifest == {
-        "version": 3, "source": {"ratings.dat": "0f"},
+        "version": 4, "source": {"ratings.dat": "0f"},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()
                    if name.endswith(("npy", "parquet"))},
         "sort_key": ["user", "timestamp", "source line"],
@@ -161,9 +161,9 @@ def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-8]), "rating.npy"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
      "sha256 is not the manifest's"),
-    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 3"),
-    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 3"),
-    (lambda f: write_sealed(f / "manifest.json", b'{"version": 3}'), "KeyError 'sha256'"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 4"),
+    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 4"),
+    (lambda f: write_sealed(f / "manifest.json", b'{"version": 4}'), "KeyError 'sha256'"),
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes().replace(
         b"<f4", b">f4")), "rating.npy: its sha256 is not the manifest's"),
     (lambda f: (f / "rating.npy").unlink(), "rating.npy: .*No such file"),

@@ -49,6 +49,35 @@ def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
     assert ((expected[targets] > 1) & (expected[targets] < 5)).mean() > 0.7
 
 
+def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default, history, store):
+    films = default.catalogue.ids
+    written = [(str(film), stars, time) for film, stars, time in history]
+    expected = default.predict(history, films)
+    np.testing.assert_array_equal(default.predict(written, [str(film) for film in films]), expected)
+    assert type(default.recommend(written, k=1)[0].movie_id) is int
+    names = {"movies": store.movies, "users": store.users}
+    names = {name: table.with_columns(pl.concat_str(pl.lit("tt0"), table.columns[0]).alias(
+        table.columns[0])) for name, table in names.items()}
+    other = replace(store, **names)
+    fitted = replace(default.fitted, identity={"data": other.digest}, movies={
+        **default.fitted.movies, "item_id": names["movies"]["item_id"].to_list()})
+    named = Recommender(default.model, default.vocabulary, fitted)
+    person = named.history_of(other, "tt01")
+    np.testing.assert_array_equal(person.item, default.history_of(store, "1").item)
+    written = [(f"tt0{film}", stars, time) for film, stars, time in history]
+    np.testing.assert_array_equal(named.predict(written, named.catalogue.ids), expected)
+    assert named.recommend(written, k=1)[0].movie_id.startswith("tt0")
+    assert named.explain(written, "tt05").reasons[0].movie_id.startswith("tt0")
+    for stranger in (5, "5", "tt5", "tt005"):
+        with pytest.raises(DataError, match=f"no movie {stranger!r} in the catalogue"):
+            named.predict(written, [stranger])
+    for odd in (121.7, True, None, 5.0):
+        with pytest.raises(DataError, match=f"id {odd} is neither a whole number nor text"):
+            default.predict([], [odd])
+        with pytest.raises(DataError, match="history event 0: .*expected .movie id, stars"):
+            default.predict([(odd, 5, 978_000_000)], [5])
+
+
 def test_a_film_has_the_stars_alone_that_it_has_among_others(default, history):
     films = default.catalogue.ids
     together = default.predict(history, films[::-1])[::-1]
@@ -331,8 +360,8 @@ def test_a_history_file_has_ids_or_titles_and_may_have_times(default, tmp_path):
     ("", "mine.csv:1: columns none"),
     ("title,stars\nFilm 12,4\nFlim 3,2\n", "mine.csv:3: no single film 'Flim 3'; did you mean"),
     ("title,stars\nFilm 12,much\n", "mine.csv:2: stars 'much' is not a number"),
-    ("movie_id,stars\n12x,4\n", "mine.csv:2: movie_id '12x' is not a whole number"),
-    ("movie_id,stars\n12,4\n", "mine.csv:2: no movie 12 in the catalogue"),
+    ("movie_id,stars\n12x,4\n", "mine.csv:2: no movie '12x' in the catalogue"),
+    ("movie_id,stars\n12,4\n", "mine.csv:2: no movie '12' in the catalogue"),
     ("movie_id,stars,time\n29,4,noon\n", "mine.csv:2: time 'noon' is neither"),
     ("movie_id,stars,time\n29,4,5\n11,4,\n", "mine.csv:3: only some rows have a time"),
 ])
