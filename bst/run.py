@@ -34,6 +34,7 @@ from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_sealed
 from bst.utils.guard import FolderInUseError, folder_lock
 
+SHOWN = 300  # characters of an overview that a run folder keeps, to be shown
 
 @dataclass(frozen=True)
 class Prepared:
@@ -194,7 +195,8 @@ def train_run(
 def keep_fitted(prepared: Prepared, out: Path) -> None:
     """Write what `bst.recommend` needs beside the model."""
     config, store, split = prepared.config.data, prepared.store, prepared.split
-    movies = store.movies.select("item_id", "title", "year", "genres").to_dict(as_series=False)
+    movies = store.movies.select("item_id", "title", "year", "genres", "overview")
+    movies = movies.with_columns(movies["overview"].str.slice(0, SHOWN)).to_dict(as_series=False)
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),

@@ -44,13 +44,14 @@ class Catalogue:
     """The films of a run; row r has index r + FIRST_IDX.
 
     Args:
-        movies: item_id, title, year, genres, ratings: a list each.
+        movies: item_id, title, year, genres, ratings and, if known, overview: a list each.
         genres: all of them.
     """
 
     def __init__(self, movies: dict[str, list], genres: Sequence[str]) -> None:
         self.ids, self.titles, self.years = movies["item_id"], movies["title"], movies["year"]
         self.genres, self.genres_of = list(genres), [g or [] for g in movies["genres"]]
+        self.overviews = movies.get("overview") or [None] * len(self.ids)
         self.ratings = np.array(movies["ratings"], dtype=np.int64)  # in train
         self._index = {id_text(movie): k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
 
@@ -111,11 +112,12 @@ class Catalogue:
         return [row + FIRST_IDX for row in rows[:k]]
 
     def about(self, item: int) -> dict:
-        """What is known of the film with this index: id, title, year, genres, train ratings."""
+        """The film with this index: id, title, year, genres, overview, train ratings."""
         movie, title = self.name(item)
         row = item - FIRST_IDX
         return {"movie_id": movie, "title": title, "year": self.years[row],
-                "genres": list(self.genres_of[row]), "ratings": int(self.ratings[row])}
+                "genres": list(self.genres_of[row]), "overview": self.overviews[row],
+                "ratings": int(self.ratings[row])}
 
     def check_new(self, new: Sequence[NewMovie]) -> None:
         """Refuse new films whose id is taken or whose genre is unknown."""
@@ -181,6 +183,6 @@ def fitted_with(fitted: Fitted, new: Sequence[NewMovie]) -> Fitted:
     """What a run needs, with further items."""
     added = {"item_id": [film.movie_id for film in new], "title": [film.title for film in new],
              "year": [film.year for film in new], "genres": [list(film.genres) for film in new],
-             "ratings": [0] * len(new)}
+             "overview": [film.overview for film in new], "ratings": [0] * len(new)}
     return replace(fitted, movies={name: [*fitted.movies[name], *values]
-                                   for name, values in added.items()})
+                                   for name, values in added.items() if name in fitted.movies})

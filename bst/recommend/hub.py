@@ -63,7 +63,8 @@ def publish(run: Path, out: Path) -> list[str]:
     model, vocabulary, info = load_model(run)
     fitted = load_fitted(run, info["identity"])
     encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
-    fitted = replace(fitted, encoder=encoder)
+    movies = {name: values for name, values in fitted.movies.items() if name != "overview"}
+    fitted = replace(fitted, encoder=encoder, movies=movies)
     if not (run / "results.json").exists():
         raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
                         "good it is; give its scripts/train.py command again, which goes on")

@@ -103,6 +103,11 @@ class Recommender:
         model, vocabulary, info = load_model(place)
         return cls(model, vocabulary, load_fitted(place, info.get("identity")))
 
+    @property
+    def ways(self) -> list[str]:
+        """What `recommend` can rank by, the best for a list first."""
+        return ["stars"] if self._films is None else ["both", "interest", "stars"]
+
     def person(self, history: History = (), *, user: dict[str, str] | None = None) -> Person:
         """Somebody whom training need not know.
 

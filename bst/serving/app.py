@@ -37,7 +37,8 @@ from bst.serving.messages import (
 from bst.serving.worker import Models, Refused, Worker
 from bst.utils.errors import DataError
 
-PAGE = Path(__file__).with_name("page.html")
+PAGES = {path: Path(__file__).with_name(name) for path, name in
+         (("/", "page.html"), ("/docs", "docs.html"))}
 
 
 def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
@@ -56,7 +57,7 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
                   description=__doc__.splitlines()[0])
     _add_answers(app, models, worker)
     _add_state(app, models, worker, metrics)
-    _add_page(app)
+    _add_pages(app)
     _add_errors(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     app.add_middleware(Gate, metrics=metrics, paths=paths)
@@ -94,13 +95,21 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
     async def recommend(
         asked: Annotated[AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
-        """The k films with the most expected stars, and what in the history raised them."""
+        """The k best films, and what in the history raised their stars."""
         given = asked.person()
         if asked.reasons:
             asked.check_short()
-        return await answer(lambda model: {"items": [asdict(item) for item in model.recommend(
-            k=asked.k, exclude_seen=asked.exclude_seen, genres=asked.genres,
-            years=asked.years and tuple(asked.years), reasons=asked.reasons, **given)]})
+
+        def job(model: Recommender) -> dict:
+            by = asked.by or model.ways[0]
+            best = model.recommend(
+                k=asked.k, exclude_seen=asked.exclude_seen, genres=asked.genres, by=by,
+                years=asked.years and tuple(asked.years), reasons=asked.reasons, **given)
+            rows = model.catalogue.items([item.movie_id for item in best])
+            return {"by": by, "items": [asdict(item) | model.catalogue.about(row)
+                                        for item, row in zip(best, rows, strict=True)]}
+
+        return await answer(job)
 
     @app.post("/predict", response_model=Predictions, responses=RESPONSES)
     async def predict(
@@ -152,7 +161,7 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
         model = loaded.recommender
         return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
-                      "genres": model.catalogue.genres})
+                      "genres": model.catalogue.genres, "by": model.ways})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
@@ -161,22 +170,19 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
                                  media_type="text/plain; version=0.0.4")
 
 
-def _add_page(app: FastAPI) -> None:
-    """The page at /, with the policy under which nothing but its own script and style runs."""
-    text = PAGE.read_text(encoding="utf-8")
-
-    def digest(tag: str) -> str:
-        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
-
-    policy = (f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
-              f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
-              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
-        return Response(text, headers=headers, media_type="text/html")
+def _add_pages(app: FastAPI) -> None:
+    """The pages, with the policy under which nothing but their own script and style runs."""
+    for path, file in PAGES.items():
+        text = file.read_text(encoding="utf-8")
+        parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
+        style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+                         for part in parts)
+        policy = (f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+                  "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+                  "frame-ancestors 'none'")
+        page = Response(text, media_type="text/html", headers={
+            "content-security-policy": policy, "referrer-policy": "no-referrer"})
+        app.add_route(path, lambda _, page=page: page, include_in_schema=False)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -186,7 +192,10 @@ def _add_errors(app: FastAPI) -> None:
         return error_reply(422, str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_request(_: Request, error: RequestValidationError) -> Response:
+    async def wrong_request(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "none")
+        if request.method == "POST" and "json" not in kind:
+            return error_reply(415, f"content-type: {kind}, expected application/json")
         return error_reply(422, _first_line(error.errors()))
 
     @app.exception_handler(Refused)

@@ -1,13 +1,12 @@
 """What clients of the service send and get: JSON bodies, each with its limits."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
-from bst.data.schema import id_text
 from bst.recommend.catalogue import Interaction
-from bst.recommend.recommender import Explanation, Recommendation
+from bst.recommend.recommender import Explanation, Reason
 from bst.utils.errors import DataError
 
 HISTORY, EXPLAINED = 1000, 300  # events; reasons cost the square of their number
@@ -18,15 +17,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-def _movie_id(value: Any) -> int | str:
-    id_text(value)
-    return value
-
-
-MovieId = Annotated[
-    Any, PlainValidator(_movie_id), WithJsonSchema({
-        "anyOf": [{"type": "integer"}, {"type": "string"}], "examples": [1],
-        "description": "as the data write it; \"1\" and 1 are one"})]
+MovieId = Annotated[int | str, Field(examples=[1], description='"1" and 1 are one')]
 Seconds = Annotated[int, Field(ge=0, lt=2**40, description="seconds since 1970 UTC")]
 
 
@@ -76,8 +67,10 @@ class Asked(_Strict):
 
 
 class AskRecommend(Asked):
-    """The films with the most expected stars."""
+    """The best films."""
 
+    by: Literal["stars", "interest", "both"] | None = Field(
+        None, description="what ranks; none: the first that /readyz names")
     k: int = Field(10, ge=1, le=TOP)
     exclude_seen: bool = True
     genres: list[Annotated[str, Field(max_length=50)]] = Field([], max_length=50)
@@ -97,10 +90,30 @@ class AskExplain(Asked):
     movie_id: MovieId
 
 
+class Movie(BaseModel):
+    """A film of the catalogue."""
+
+    movie_id: int | str
+    title: str
+    year: int | None
+    genres: list[str]
+    overview: str | None = Field(description="how it begins")
+    ratings: int = Field(description="in the train part of the data")
+
+
+class Recommended(Movie):
+    """A film of a list."""
+
+    stars: float = Field(description="expected")
+    reasons: list[Reason]
+    chance: float | None = Field(description="by interest or both: share in what is rated next")
+
+
 class Top(BaseModel):
     """Films, best first."""
 
-    items: list[Recommendation]
+    by: str = Field(examples=["stars"], description="what ranked them: stars, interest or both")
+    items: list[Recommended]
     model: str = Field(examples=["9f86d081"], description="which weights answered")
 
 
@@ -125,16 +138,6 @@ class Explained(Explanation):
     model: str
 
 
-class Movie(BaseModel):
-    """A film of the catalogue."""
-
-    movie_id: int | str
-    title: str
-    year: int | None
-    genres: list[str]
-    ratings: int = Field(description="in the train part of the data")
-
-
 class Movies(BaseModel):
     """Films that were searched for."""
 
@@ -148,7 +151,7 @@ class Error(BaseModel):
 
 
 ERRORS = {400: "JSON cannot be read from the body", 408: "the body took too long",
-          413: "the body is too large",
+          413: "the body is too large", 415: "the content type is not JSON",
           422: "the request is wrong; the line says where", 429: "too many requests wait",
           503: "not served in time"}
 RESPONSES = {code: {"model": Error, "description": text} for code, text in ERRORS.items()}

@@ -33,7 +33,7 @@ class Fitted:
     protocol: dict  # name, ties and seed of the split
     encoder: dict  # bert, pooling, precision, text_source of `DataConfig`
     genres: list[str]  # of all movies, in the order of the content features
-    movies: dict  # item_id, title, year, genres, ratings (in train): a list each
+    movies: dict  # item_id, title, year, genres, ratings (in train), overview: a list each
 
 
 def config_of(folder: Path) -> dict:

@@ -7,7 +7,7 @@ import pytest
 
 from bst.recommend.recommender import Recommender
 from bst.serving.worker import Models
-from tests.browser import CHROMIUM, Browser
+from scripts.support.browser import CHROMIUM, Browser
 from tests.conftest import keep
 from tests.serving.test_app import serving
 
