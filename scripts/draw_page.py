@@ -6,6 +6,7 @@ stars to a few of them in a headless Chromium, and takes both pictures. Needs a 
 """
 
 import base64
+import json
 import re
 import shutil
 import sys
@@ -19,12 +20,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.errors import DataError
 from bst.utils.guard import command
+from scripts.support.browser import CHROMIUM, Browser
 
-NAMES = ("{0} and {1}, The", "Last {0}, The", "Beyond the {0}", "{0}'s {1}, The", "{0} at Dawn",
-         "A {0} Without a {1}", "Return of the {0}", "Midnight {0}", "My Friend the {0}",
-         "{0} of Ghent, The", "Two {0}s", "Once a {0}", "Letters to a {0}", "Summer of the {0}",
-         "Nobody's {0}", "Red {0}, The", "Quiet {0}, A", "{0}, {1}", "Where the {0} Ends",
-         "{0} Street", "Goodbye, {0}", "Hundred {0}s, A")
+NAMES = ("Last {}, The", "{} at Dawn", "Beyond the {}", "Return of the {}", "Midnight {}",
+         "My Friend the {}", "{} of Ghent, The", "Letters to a {}", "Summer of the {}",
+         "Nobody's {}", "Red {}, The", "Quiet {}, A", "Goodbye, {}", "{} Next Door, The",
+         "Song of the {}", "One More {}", "Longest {}, The", "{} Street")
+ENDINGS = ("one summer changes all of them.", "a promise made in childhood comes due.",
+           "somebody has lied, and the last train leaves at nine.", "it began as a joke.",
+           "nobody in town will ever speak of it again.", "and a letter that nobody dares to open.",
+           "what is lost in the first reel is found, twice, in the last.")
+FILMS = (  # stars that are given to the films to begin with, by place
+    (1, 5), (2, 4), (3, 2), (5, 5))
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,15 @@ def invented(movies: dict[str, list]) -> dict[str, list]:
     known = {word for words in THEMES.values() for word in words.split()}
     titles, overviews, taken = [], [], set()
     for k, (overview, year) in enumerate(zip(movies["overview"], movies["year"], strict=True)):
-        words = [w for w in re.findall(r"\w+", overview or "") if w in known]
-        words = (list(dict.fromkeys(words)) + THEMES["stage"].split())[:5]
-        names = (NAMES[(k + turn) % len(NAMES)].format(*(w.title() for w in words[turn % 3:]))
-                 for turn in range(len(NAMES)))
-        name = next(name for name in names if name not in taken)
-        taken.add(name)
-        first, second, third, fourth, fifth = (f"{'an' if w[0] in 'aeiou' else 'a'} {w}"
-                                               for w in words)
+        words = [word for word in re.findall(r"\w+", overview or "") if word in known]
+        words = list(dict.fromkeys([*words, *THEMES["sea"].split()]))
+        names = (NAMES[(k + turn) % len(NAMES)].format(word.title())
+                 for word in words for turn in range(len(NAMES)))
+        names = (name for name in names if name not in taken)
+        taken.add(name := next(names))
         titles.append(f"{name} ({year})")
-        overviews.append(f"{first.capitalize()}, {second} and {third}: what begins as {fourth} ends "
-                         f"as {fifth}, and nobody in town will ever speak of it again.")
+        overviews.append(f"The {words[1]}, the {words[2]} and the {words[3]}: "
+                         + ENDINGS[k % len(ENDINGS)])
     return movies | {"title": titles, "overview": overviews}
 
 
@@ -82,16 +87,43 @@ def serving(model: Path):
             thread.join()
 
 
+def picture(browser: Browser, address: str, *, phone: bool, dark: bool) -> str:
+    """The page with some ratings, as the address of an image."""
+    settled = ("document.querySelectorAll('#list li').length === 10 && "
+               "document.querySelector('#top').ariaBusy === 'false'")
+    browser.look(390 if phone else 1280, 880, phone=phone, dark=dark)
+    browser.open(address)
+    browser.until(settled)
+    if not phone:  # the phone then shows the same person: it is the same browser
+        for row, stars in FILMS:
+            browser.click(f"#found li:nth-child({row}) input[value='{stars}']")
+        browser.until(f"ratings.length === {len(FILMS)} && {settled}")
+        browser.run("explain(top10[1]); document.activeElement.blur(); scrollTo(0, 0)")
+        browser.until("document.querySelectorAll('#list .why li').length")
+    return "data:image/png;base64," + browser.send("Page.captureScreenshot", format="png")["data"]
+
+
+def side_by_side(browser: Browser, images: list[str]) -> bytes:
+    """The PNG of pictures of one height beside each other."""
+    browser.look(1612, 864)
+    browser.open("about:blank")
+    browser.run(f"""document.body.append(...{json.dumps(images)}.map(src => Object.assign(
+        new Image(), {{src, height: 880, style: 'border-radius: 16px; margin: 20px'}})));
+        Object.assign(document.body.style, {{margin: '20px', background: '#d8d3c8', zoom: .9}});
+        Promise.all([...document.images].map(image => image.decode()))""")
+    return base64.b64decode(browser.send("Page.captureScreenshot", format="png")["data"])
+
+
 def main(args: Args) -> None:
     """Serve, look, write."""
-    from scripts.support.browser import CHROMIUM, Browser
-
     if CHROMIUM is None:
         raise DataError("no Chromium on the PATH; on Debian: apt-get install chromium")
     with tempfile.TemporaryDirectory() as profile, serving(args.model) as address:
         browser = Browser(Path(profile))
         try:
-            args.out.write_bytes(pictures(browser, address))
+            images = [picture(browser, address, phone=phone, dark=phone)
+                      for phone in (False, True)]
+            args.out.write_bytes(side_by_side(browser, images))
         finally:
             browser.close()
 

@@ -22,18 +22,8 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from bst.recommend.recommender import Recommender
+from bst.serving import messages as body
 from bst.serving.gate import Gate, Metrics, error_reply, reply
-from bst.serving.messages import (
-    RESPONSES,
-    TOP,
-    AskExplain,
-    AskPredict,
-    AskRecommend,
-    Explained,
-    Movies,
-    Predictions,
-    Top,
-)
 from bst.serving.worker import Models, Refused, Worker
 from bst.utils.errors import DataError
 
@@ -91,9 +81,9 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
         found = await worker.run(lambda: job(loaded.recommender))
         return reply(found | {"model": loaded.digest})
 
-    @app.post("/recommend", response_model=Top, responses=RESPONSES)
+    @app.post("/recommend", response_model=body.Top, responses=body.RESPONSES)
     async def recommend(
-        asked: Annotated[AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
+        asked: Annotated[body.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
         """The k best films, and what in the history raised their stars."""
         given = asked.person()
@@ -102,18 +92,17 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
 
         def job(model: Recommender) -> dict:
             by = asked.by or model.ways[0]
-            best = model.recommend(
-                k=asked.k, exclude_seen=asked.exclude_seen, genres=asked.genres, by=by,
-                years=asked.years and tuple(asked.years), reasons=asked.reasons, **given)
+            options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
+            best = model.recommend(by=by, **options, **given)
             rows = model.catalogue.items([item.movie_id for item in best])
             return {"by": by, "items": [asdict(item) | model.catalogue.about(row)
                                         for item, row in zip(best, rows, strict=True)]}
 
         return await answer(job)
 
-    @app.post("/predict", response_model=Predictions, responses=RESPONSES)
+    @app.post("/predict", response_model=body.Predictions, responses=body.RESPONSES)
     async def predict(
-        asked: Annotated[AskPredict, Body(examples=[person | {"movies": known}])],
+        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known}])],
     ) -> Response:
         """Expected stars of the films, in their order."""
         given = asked.person()
@@ -125,19 +114,19 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
 
         return await answer(job)
 
-    @app.post("/explain", response_model=Explained, responses=RESPONSES)
+    @app.post("/explain", response_model=body.Explained, responses=body.RESPONSES)
     async def explain(
-        asked: Annotated[AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
+        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
         given = asked.person()
         asked.check_short()
         return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
 
-    @app.get("/movies", response_model=Movies, responses=RESPONSES)
+    @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)
     async def movies(
         q: Annotated[str, Query(max_length=100, examples=["toy story"])] = "",
-        k: Annotated[int, Query(ge=1, le=TOP)] = 10,
+        k: Annotated[int, Query(ge=1, le=body.TOP)] = 10,
     ) -> Response:
         """Films with a word of the title beginning like each word of q, the most rated first."""
         catalogue = models.current.recommender.catalogue
@@ -152,7 +141,7 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
         """200 as long as the process answers."""
         return reply({"status": "ok"})
 
-    @app.get("/readyz", responses={503: RESPONSES[503]})
+    @app.get("/readyz", responses={503: body.RESPONSES[503]})
     async def readyz() -> Response:
         """200 when a request would be taken; what is served, and the last failed reload."""
         if worker.waiting >= worker.size:

@@ -152,17 +152,11 @@ class JsonProtocol(H11Protocol):
 
 def reply(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """JSON in ASCII: any string of a request can be quoted in it."""
-    text = json.dumps(_exact(content), allow_nan=False)
+    text = json.dumps(content, allow_nan=False)
+    # an id that JavaScript would round goes as text: "1" and 1 are one id
+    exact = json.loads(text, parse_int=lambda digits: digits if len(digits) > 15 else int(digits))
+    text = json.dumps(exact)
     return Response(text, status, headers, media_type="application/json")
-
-
-def _exact(value: object) -> object:
-    """The value with ids that JavaScript would round as text: "1" and 1 are one id."""
-    if isinstance(value, dict):
-        return {name: _exact(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_exact(inner) for inner in value]
-    return str(value) if isinstance(value, int) and abs(value) >= 2**53 else value
 
 
 def error_reply(status: int, line: str, *, wait: int = 0, close: bool = False) -> Response:

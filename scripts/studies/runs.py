@@ -178,30 +178,49 @@ def format_study(rows: list[dict], first: str) -> str:
     return "\n".join(lines)
 
 
+def finding(rows: list[dict], first: str) -> str:
+    """What a study found, in a line: its largest difference that is none of chance."""
+    others = [row for row in rows if row["variant"] != first]
+    sure = [row for row in others if row["low"] > 0 or row["high"] < 0]
+    if not sure:
+        return f"No variant differs from '{first}'"
+    row = max(sure, key=lambda row: abs(row["difference"]))
+    change = "worse" if row["low"] > 0 else "better"
+    return f"'{row['variant']}' is {abs(row['difference']):.4f} stars {change} than '{first}'"
+
+
 def draw_study(rows: list[dict], first: str, path: Path) -> None:
-    """Differences of MAE to the first variant with their intervals, as a PNG."""
+    """Differences of MAE to the first variant with their intervals, as a PNG.
+
+    All studies share one range, unless a difference lies outside: what is small looks small.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    others = [row for row in rows if row["variant"] != first]
-    figure, axes = plt.subplots(figsize=(7, 1.1 + 0.45 * len(others)))
-    for y, row in enumerate(reversed(others)):
-        color = "#c0392b" if row["low"] > 0 else "#1e8449" if row["high"] < 0 else "#7f8c8d"
+    others = [row for row in reversed(rows) if row["variant"] != first]
+    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.45 * len(others)))
+    for y, row in enumerate(others):
+        color = "#d55e00" if row["low"] > 0 else "#0072b2" if row["high"] < 0 else "#7f8c8d"
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2.5)
         axes.plot(row["difference"], y, "o", color=color)
+        axes.annotate(f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]",
+                      (max(row["high"], 0), y), (9, 0), textcoords="offset points", va="center",
+                      fontsize=9)
     axes.axvline(0, color="#22303c", linewidth=1)
-    axes.set(yticks=range(len(others)), yticklabels=[r["variant"] for r in reversed(others)],
-             ylim=(-0.6, len(others) - 0.4),
-             xlabel=f"test MAE minus '{first}', stars (right is worse)",
-             title=f"{rows[0]['protocol']}, {rows[0]['seeds']} seeds, 95 % user bootstrap")
-    axes.locator_params(axis="x", nbins=6)
+    low, high = min(row["low"] for row in others), max(row["high"] for row in others)
+    axes.set(yticks=range(len(others)), yticklabels=[row["variant"] for row in others],
+             ylim=(-0.6, len(others) - 0.4), xlim=(min(low, -0.01), max(1.5 * high, 0.07)),
+             xlabel=f"test MAE minus '{first}', stars (right is worse)\n{rows[0]['protocol']}, "
+                    f"{rows[0]['seeds']} seeds, 95 % user bootstrap")
+    axes.set_title(finding(rows, first), loc="left", fontweight="bold", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
 
 
 def _embed_overviews(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"]
-KEYS = {"Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, "Space": 32}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 class Browser:
@@ -39,6 +39,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def close(self) -> None:
+        """End the browser."""
         self.process.kill()
         self.process.wait()
         os.close(self.ours_in)
@@ -68,6 +69,7 @@ class Browser:
         return said
 
     def open(self, url: str) -> None:
+        """Go to a page, without waiting for it."""
         self.send("Page.navigate", url=url)
 
     def run(self, code: str):
@@ -88,10 +90,11 @@ class Browser:
     def key(self, name: str) -> None:
         """Press a key, as a person does."""
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=" " if name == "Space" else name,
-                      code=name, windowsVirtualKeyCode=KEYS[name])
+            self.send("Input.dispatchKeyEvent", type=kind, key=name.removeprefix("Digit"),
+                      code=name, windowsVirtualKeyCode=KEYS.get(name) or ord(name[-1]))
 
     def type(self, text: str) -> None:
+        """Put text where the cursor is."""
         self.send("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +56,13 @@ class Answer:
         return said["error"]
 
 
-def ask(port: int, path: str, body=None) -> Answer:
+def ask(port: int, path: str, body=None, kind: str | None = "application/json") -> Answer:
     """One request on a connection of its own; a dict is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request("GET" if body is None else "POST", path, sent,
-                           {"content-type": "application/json"})
+                           {"content-type": kind} if kind else {})
         return Answer(connection.getresponse())
     finally:
         connection.close()
@@ -135,7 +135,9 @@ def test_the_answers_are_those_of_the_recommender(port, models, default):
                                             "years": [1955, 1985]}).json()
     best = default.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
                                  reasons=2)
-    assert said["items"] == json.loads(json.dumps([asdict(item) for item in best]))
+    about = [default.catalogue.about(default.catalogue.items([item.movie_id])[0]) for item in best]
+    assert said["items"] == json.loads(json.dumps([asdict(item) | more for item, more in
+                                                   zip(best, about, strict=True)]))
     for k, options in ((38, {}), (41, {"exclude_seen": False})):
         found = ask(port, "/recommend", asked | {"k": 41} | options).json()["items"]
         best = default.recommend(PERSON, 41, at=at, user=user, **options)
@@ -166,6 +168,7 @@ def test_search_takes_the_beginnings_of_words_and_puts_known_films_first(port, s
         k = row[film["movie_id"]]
         assert film == {"movie_id": store.movies["item_id"][k], "title": store.movies["title"][k],
                         "year": store.movies["year"][k], "ratings": count[k + 2],
+                        "overview": store.movies["overview"][k],
                         "genres": sorted(store.movies["genres"][k])}
     assert [f["title"] for f in ask(port, "/movies?q=F%C3%8DLM%2012").json()["items"]] == [
         "Film 12 (1962)"]
@@ -181,7 +184,8 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/predict", {"movies": [7], "history": [EVENTS[0], {"movie_id": 9, "stars": 1}]}, 422,
      "only some events have a time"),
     ("/predict", {"movies": [7], "history": [{"movie_id": 9, "stars": 1}], "at": 5}, 422, "at: "),
-    ("/predict", {"movies": [7.0]}, 422, r"movies\[0\]: .*id 7.0 is neither a whole number nor"),
+    ("/predict", {"movies": [7.0]}, 422, r"movies\[0\].int: Input should be a valid integer"),
+    ("/predict", {"movies": [True]}, 422, r"movies\[0\].int: Input should be a valid integer"),
     ("/predict", {"movies": [2**80]}, 422, f"no movie {2**80} in the catalogue"),
     ("/predict", {"movies": ["7", "a\nb"]}, 422, r"no movie 'a\\nb' in the catalogue"),
     ("/predict", {"movies": [7], "histroy": []}, 422, "histroy: Extra inputs"),
@@ -193,6 +197,8 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/explain", {"history": MANY[:EXPLAINED + 1], "movie_id": 7}, 422, f"at most {EXPLAINED}"),
     ("/recommend", {"k": TOP + 1}, 422, f"k: .* less than or equal to {TOP}"),
     ("/recommend", {"genres": ["Noir\n"]}, 422, "no genre 'Noir '"),
+    ("/recommend", {"by": "interest"}, 422, "cannot rank by interest"),
+    ("/recommend", {"by": "luck"}, 422, "by: Input should be 'stars', 'interest' or 'both'"),
     ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
     ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
@@ -210,6 +216,42 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
 def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, message):
     found = ask(port, path, body)
     assert (found.status, bool(re.search(message, found.error()))) == (status, True), found.body
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_not_called_json_is_refused_in_one_line(port, kind):
+    found = ask(port, "/predict", b'{"movies": [7]}', kind=kind)
+    assert found.status == 415
+    assert found.error() == f"content-type: {kind or 'none'}, expected application/json"
+    assert ask(port, "/predict", b'{"movies": [7]}', kind="application/json").status == 200
+
+
+def test_a_run_with_an_interest_head_ranks_by_both_unless_asked(build, tmp_path):
+    recommender = build(interest=0.3)[0]
+    with serving(Models(keep(recommender, tmp_path))) as port:
+        assert ask(port, "/readyz").json()["by"] == ["both", "interest", "stars"]
+        for by in (None, "both", "interest", "stars"):
+            found = ask(port, "/recommend", {"history": EVENTS, "by": by}).json()
+            best = recommender.recommend(PERSON, 10, by=by or "both")
+            assert [item["movie_id"] for item in found["items"]] == [b.movie_id for b in best]
+            assert found["by"] == (by or "both")
+
+
+def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_path):
+    ids = [2**53 + 2 * k + 1 for k in range(41)]
+    fitted = replace(default.fitted, movies=default.fitted.movies | {"item_id": ids})
+    models = Models(keep(Recommender(default.model, default.vocabulary, fitted), tmp_path))
+    with serving(models) as port:
+        known = [film["movie_id"] for film in ask(port, "/movies?k=3").json()["items"]]
+        assert all(isinstance(film, str) and int(film) in ids for film in known)
+        body = {"history": [{"movie_id": known[0], "stars": 5}], "movies": known}
+        said = ask(port, "/predict", body).json()["items"]
+        assert [item["movie_id"] for item in said] == known
+        numbers = {"history": [{"movie_id": int(known[0]), "stars": 5}],
+                   "movies": list(map(int, known))}
+        assert ask(port, "/predict", numbers).json()["items"] == said
+        why = ask(port, "/explain", {"history": body["history"], "movie_id": known[1]}).json()
+        assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True,
@@ -456,18 +498,19 @@ def test_the_examples_of_the_openapi_page_work_and_every_error_is_described(port
         assert found.status == 200 and found.json().get("items", True), found.body
         errors = {code: answer for code, answer in api["paths"][path]["post"]["responses"].items()
                   if code != "200"}
-        assert set(errors) == {"400", "408", "413", "422", "429", "503"}
+        assert set(errors) == {"400", "408", "413", "415", "422", "429", "503"}
         for answer in errors.values():
             (schema,) = (content["schema"] for content in answer["content"].values())
             assert schema == {"$ref": "#/components/schemas/Error"}
 
 
-def test_the_page_runs_its_own_script_only_and_names_no_other_server(port):
-    found = ask(port, "/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_runs_its_own_script_only_and_names_no_other_server(port, path):
+    found = ask(port, path)
     policy = found.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy and "connect-src 'self'" in policy
-    text = found.body.decode()
+    text = found.body.decode().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert not re.search(r"//[a-z]|@import|innerHTML|outerHTML|insertAdjacent|\.write\(", text)
 
 
