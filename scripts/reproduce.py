@@ -1,6 +1,7 @@
 """The tables and figures of the README, one command after the other; finished runs are kept.
 
-Left out: what breaks things on purpose (pytest -m faults, scripts/fuzz.py), and pics/page.png.
+Left out: what breaks things on purpose (pytest -m faults, scripts/fuzz.py), and pics/page.png
+(scripts/draw_page.py).
 """
 
 import shlex
@@ -24,9 +25,8 @@ def commands(files: str, jobs: int) -> list[str]:
     study = f"{files} --jobs {jobs} --threads 1"
     return [
         f"scripts/report.py {study} --json pics/results.json",
+        *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json" for name in STUDIES),
         "scripts/draw_results.py",
-        *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json "
-          f"--figure pics/ablate_{name}.png" for name in STUDIES),
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),

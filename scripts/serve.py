@@ -54,6 +54,7 @@ def main(args: Args) -> None:
         from bst.serving.app import create_app
         from bst.serving.gate import JsonProtocol
         from bst.serving.worker import Models
+        from scripts.support.upload import add_history
     except ModuleNotFoundError as error:
         raise DataError(f"no module {error.name}; run: pip install '.[serve]'") from error
     import torch
@@ -62,7 +63,9 @@ def main(args: Args) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     models = Models(args.model)
     signal.signal(signal.SIGHUP, lambda *_: setattr(models, "asked", True))
-    config = uvicorn.Config(create_app(models), http=JsonProtocol, ws="none", log_config=None,
+    app = create_app(models)
+    add_history(app, models)
+    config = uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None,
                             access_log=False, server_header=False, timeout_graceful_shutdown=30)
     listening = listen(args.host, args.port)
     host, port = listening.getsockname()[:2]

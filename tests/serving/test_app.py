@@ -30,6 +30,7 @@ from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
+from scripts.support.upload import add_history
 from tests.conftest import keep
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -72,6 +73,7 @@ def ask(port: int, path: str, body=None, kind: str | None = "application/json") 
 def serving(models: Models, *, port: int = 0, **limits):
     """The port of a service in a thread of this process."""
     app = create_app(models, **limits)
+    add_history(app, models)
     server = uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None))
     with serve_script.listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -209,6 +211,8 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/predict", b'{"movies": [' + b"9" * 5000 + b"]}", 400, "parsing the body"),
     ("/predict", b" " * (BODY + 1), 413, f"larger than {BODY} bytes"),
     ("/movies?q=" + "x" * 101, None, 422, "q: .* at most 100 characters"),
+    ("/history", b"movie_id,stars\n7,5\n9,x\n", 422, "^line 3: stars 'x' is not a number"),
+    ("/history", b"", 422, "^line 1: columns none"),
     ("/nowhere", None, 404, "no page /nowhere"),
     ("/predict/", {"movies": [7]}, 404, "no page /predict/"),
     ("/predict", None, 405, "/predict does not take GET"),
