@@ -86,9 +86,7 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
         asked: Annotated[body.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
         """The k best films, and what in the history raised their stars."""
-        given = asked.person()
-        if asked.reasons:
-            asked.check_short()
+        given = asked.person(explained=asked.reasons > 0)
 
         def job(model: Recommender) -> dict:
             by = asked.by or model.ways[0]
@@ -119,8 +117,7 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
         asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        given = asked.person()
-        asked.check_short()
+        given = asked.person(explained=True)
         return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
 
     @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from bst.serving.worker import Models, Refused, Worker
 
 BODY, BODY_SECONDS = 256 * 1024, 10.0  # bytes of a request's body, and the time it may take
+STATM = Path("/proc/self/statm")  # of Linux; the second number is the resident pages
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 
@@ -56,21 +57,12 @@ class Metrics:
                  (f'bst_model_info{{digest="{models.current.digest}"}}', "gauge", 1),
                  ("process_cpu_seconds_total", "counter", f"{time.process_time():.3f}"),
                  ("process_start_time_seconds", "gauge", f"{self.started:.3f}")]
-        memory = resident_bytes()
-        if memory is not None:
+        if STATM.exists():
+            memory = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             plain.append(("process_resident_memory_bytes", "gauge", memory))
         for name, kind, value in plain:
             lines += [f"# TYPE {name.partition('{')[0]} {kind}", f"{name} {value}"]
         return "\n".join(lines) + "\n"
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process; None where there is no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Gate:

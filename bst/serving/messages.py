@@ -48,8 +48,11 @@ class Asked(_Strict):
     user: About = About()
     at: Seconds | None = Field(None, description="when; none: a second after the last rating")
 
-    def person(self) -> dict[str, Any]:
+    def person(self, *, explained: bool = False) -> dict[str, Any]:
         """Arguments of the recommender's calls."""
+        if explained and len(self.history) > EXPLAINED:
+            raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "
+                            "where reasons are asked for")
         timed = {event.time is not None for event in self.history}
         if len(timed) > 1:
             raise DataError("history: only some events have a time; give all of them one, or none")
@@ -58,12 +61,6 @@ class Asked(_Strict):
         events = [Interaction(e.movie_id, e.stars, 60 * k if e.time is None else e.time)
                   for k, e in enumerate(self.history)]
         return {"history": events, "user": self.user.model_dump(exclude_none=True), "at": self.at}
-
-    def check_short(self) -> None:
-        """Refuse a history that is too long for reasons."""
-        if len(self.history) > EXPLAINED:
-            raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "
-                            "where reasons are asked for")
 
 
 class AskRecommend(Asked):
