@@ -18,14 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from bst.config import DataConfig
 from bst.evaluation.report import best_baseline, read_results, write_results
 from bst.model.network import BST
-from bst.training.checkpoint import (
-    Fitted,
-    config_of,
-    load_fitted,
-    load_model,
-    save_fitted,
-    save_model,
-)
+from bst.training import checkpoint
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic, write_sealed
 
@@ -60,20 +53,20 @@ def publish(run: Path, out: Path) -> list[str]:
     if out.exists():
         raise DataError(f"{out} is there already, expected a new folder; delete it or choose "
                         "another")
-    model, vocabulary, info = load_model(run)
-    fitted = load_fitted(run, info["identity"])
+    model, vocabulary, info = checkpoint.load_model(run)
+    fitted = checkpoint.load_fitted(run, info["identity"])
     encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
     movies = {name: values for name, values in fitted.movies.items() if name != "overview"}
     fitted = replace(fitted, encoder=encoder, movies=movies)
     if not (run / "results.json").exists():
         raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
                         "good it is; give its scripts/train.py command again, which goes on")
-    rows, config = read_results(run / "results.json"), without_places(config_of(run))
+    rows, config = read_results(run / "results.json"), without_places(checkpoint.config_of(run))
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
-        save_model(temporary, model, replace(vocabulary, user_id=[]), about)
-        save_fitted(temporary, fitted)
+        checkpoint.save_model(temporary, model, replace(vocabulary, user_id=[]), about)
+        checkpoint.save_fitted(temporary, fitted)
         write_sealed(temporary / "config.json", json.dumps(config, indent=2).encode())
         write_results(rows, temporary / "results.json", write=write_sealed)
         held = holdings(model, fitted)
@@ -99,7 +92,7 @@ def _name(place: str | None) -> str | None:
     return Path(place).name
 
 
-def holdings(model: BST, fitted: Fitted) -> list[str]:
+def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
     """What a folder with these holds of the data that they were trained on, an item each."""
     lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
              "of each film, how many train ratings it has, and a vector learned from them"]
@@ -111,7 +104,7 @@ def holdings(model: BST, fitted: Fitted) -> list[str]:
 
 
 def model_card(
-    name: str, config: dict, fitted: Fitted, rows: list[dict], held: list[str]
+    name: str, config: dict, fitted: checkpoint.Fitted, rows: list[dict], held: list[str]
 ) -> ModelCard:
     """The card, checked by huggingface_hub as the Hub reads it, without a connection.
 

@@ -53,11 +53,11 @@ def hub(run):
     return folder
 
 
-def test_the_folder_scores_as_the_run_bit_by_bit(run, hub, store):
+def test_the_folder_scores_as_the_run_bit_by_bit(run, hub, store, default):
     ours, theirs = Recommender.from_pretrained(run), Recommender.from_pretrained(hub)
     user = {"sex": "F", "occupation": "7"}
     for history in ([], ratings(store, 3, 1), ratings(store, 3, 17)):
-        for r, same in ((ours, theirs), (theirs, ours)):
+        for r, same in ((ours, theirs), (theirs, ours), (default, ours)):
             found = r.predict(history, r.catalogue.ids, user=user)
             np.testing.assert_array_equal(found, same.predict(history, r.catalogue.ids, user=user))
     assert ours.recommend(history, 5, reasons=2) == theirs.recommend(history, 5, reasons=2)
