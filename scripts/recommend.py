@@ -24,7 +24,10 @@ class Args:
     user: str | None = None
     """id of a user of the data that the run was trained on"""
     history: Path | None = None
-    """CSV file with the columns title or movie_id, stars and, if known, time"""
+    """CSV file with the columns title (and year) or movie_id, stars and, if known, time; or an
+    export of Letterboxd or IMDb"""
+    skip_unknown: bool = False
+    """leave out films of --history that are not found, and list them"""
     about: tuple[str, ...] = ()
     """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
@@ -39,7 +42,7 @@ class Args:
     reasons: int = 2
     """events of the history to name for each film"""
     explain: str | None = None
-    """title of a film: say what each event of the history does to its prediction"""
+    """title or id of a film: say what each event of the history does to its prediction"""
     json: Path | None = None
     """also write {"items": [{movie_id, title, stars, reasons, chance}]} to this file; -: print
     only that"""
@@ -50,6 +53,7 @@ def main(args: Args) -> None:
     from bst.recommend.recommender import Recommender
     from bst.run import store_of
     from scripts.support.history import read_history
+    from scripts.support.titles import film_of
 
     if (args.user is None) == (args.history is None):
         raise DataError("expected --user or --history, and one of them only")
@@ -57,13 +61,16 @@ def main(args: Args) -> None:
         raise DataError("--about beside --user: the data say who that is; leave it out")
     recommender = Recommender.from_pretrained(args.model)
     if args.history is not None:
-        person = recommender.person(read_history(args.history, recommender.catalogue),
-                                    user=dict(word.partition("=")[::2] for word in args.about))
+        events, notes = read_history(args.history, recommender, skip_unknown=args.skip_unknown)
+        person = recommender.person(events, user=dict(word.partition("=")[::2]
+                                                      for word in args.about))
+        print(*notes, *person.notes, sep="\n", end="\n" * bool(notes or person.notes),
+              file=sys.stderr)
     else:
         person = recommender.history_of(store_of(args.model), args.user)
     if args.explain is not None:
-        items = [recommender.explain(person, recommender.catalogue.find(args.explain))]
-        lines = explanation_lines(items[0])
+        items = [recommender.explain(person, film_of(recommender.catalogue, args.explain))]
+        lines = explanation_lines(items[0], len(person))
     else:
         items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,
                                       reasons=args.reasons, by=args.by)
@@ -91,9 +98,12 @@ def table_lines(items: list) -> list[str]:
     return lines
 
 
-def explanation_lines(found) -> list[str]:
+def explanation_lines(found, num_ratings: int) -> list[str]:
     """A line an event, the largest effect first."""
-    lines = [f"{found.title}: {found.stars:.2f} stars. What each rating did to it:",
+    rated = "" if found.rated is None else f" (you rated it {found.rated:g})"
+    tried = len(found.reasons)
+    which = "each rating" if tried == num_ratings else f"each of the newest {tried} ratings"
+    lines = [f"{found.title}: {found.stars:.2f} stars{rated}. What {which} did to it:",
              f"{'effect':>7} {'stars':>5}  film"]
     lines += [f"{reason.difference:>+7.3f} {reason.rating:>5g}  {reason.title}"
               for reason in found.reasons]

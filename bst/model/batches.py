@@ -5,6 +5,7 @@ of a chunk. A training batch, a request, an explanation and an exported program 
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -172,19 +173,20 @@ class UserVocabulary:
 
     def encode(self, users) -> np.ndarray:
         """Indices (u, 1 + features) int64 of a user table; what train did not have is OOV."""
-        columns = [_indices(users["user_id"].to_list(), self.user_id)]
-        columns += [_indices(users[f].to_list(), values) for f, values in self.features.items()]
-        return np.stack(columns, axis=1)
+        columns = [[index.get(value, OOV) for value in users[name]]
+                   for name, index in self._index.items()]
+        return np.array(columns, dtype=np.int64).T
+
+    @cached_property
+    def _index(self) -> dict[str, dict]:
+        """Index of each value of each column of a user table."""
+        return {name: {value: k for k, value in enumerate(values, start=FIRST_IDX)}
+                for name, values in {"user_id": self.user_id, **self.features}.items()}
 
     @property
     def sizes(self) -> list[int]:
         """Rows of each embedding table, PAD and OOV included."""
         return [len(v) + FIRST_IDX for v in (self.user_id, *self.features.values())]
-
-
-def _indices(values: list, known: list) -> np.ndarray:
-    index = {value: i for i, value in enumerate(known, start=FIRST_IDX)}
-    return np.array([index.get(value, OOV) for value in values], dtype=np.int64)
 
 
 class Batches:

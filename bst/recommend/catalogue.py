@@ -11,22 +11,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from bst.data.overviews import title_keys
+from bst.data.overviews import plain_title, title_keys
 from bst.data.schema import FIRST_IDX, OOV, id_text
 from bst.data.text import TextVectors
 from bst.model.build import ContentScale, log_share
 from bst.model.network import BST
 from bst.training.checkpoint import Fitted
 from bst.utils.errors import DataError
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """One rating of a history."""
-
-    movie: int | str  # item_id
-    rating: float  # stars
-    time: int  # seconds since 1970 UTC
 
 
 @dataclass(frozen=True)
@@ -57,51 +48,31 @@ class Catalogue:
 
     def items(self, movies: Sequence[int | str]) -> np.ndarray:
         """Indices of the films with these ids, (n,) int64; "10" and 10 are one id."""
-        unknown = [movie for movie in movies if id_text(movie) not in self._index]
-        if unknown:
-            name = repr(unknown[0])[:60] if isinstance(unknown[0], str) else unknown[0]
-            raise DataError(f"no movie {name} in the catalogue of {len(self.ids)}; "
-                            "add it with with_movies")
-        return np.array([self._index[id_text(movie)] for movie in movies], dtype=np.int64)
+        movies = [movies] if isinstance(movies, str) else list(movies)
+        found = [self._index.get(id_text(movie)) for movie in movies]
+        if None in found:
+            raise DataError(f"no movie {movies[found.index(None)]!r:.60} in the catalogue of "
+                            f"{len(self.ids)}, whose ids are like {self.ids[0]!r}")
+        return np.array(found, dtype=np.int64)
 
     def name(self, item: int) -> tuple[int | str, str]:
         """Id and title of the film with this index."""
         return self.ids[item - FIRST_IDX], self.titles[item - FIRST_IDX]
 
     def allowed(self, genres: Sequence[str], years: tuple[int, int] | None) -> np.ndarray:
-        """Which rows of the catalogue pass the filters, bool."""
+        """Which rows of the catalogue pass the filters, bool; genres in any case."""
         allowed = np.ones(len(self.ids), dtype=bool)
-        self._refuse_genres(genres)
-        if len(genres):
-            allowed &= [not set(genres).isdisjoint(of) for of in self.genres_of]
+        if wanted := set(self.known(genres)):
+            allowed &= [not wanted.isdisjoint(of) for of in self.genres_of]
         if years is not None:
-            low, high = years
-            allowed &= [y is not None and low <= y <= high for y in self.years]
+            allowed &= [y is not None and years[0] <= y <= years[1] for y in self.years]
         return allowed
-
-    def find(self, title: str) -> int | str:
-        """Id of the film with this title: exact, without year, article or accents, or an a.k.a.
-
-        Raises:
-            DataError: none or several fit; names the nearest ones.
-        """
-        if title in self.titles:
-            return self.ids[self.titles.index(title)]
-        key = next(iter(title_keys(title)), "")
-        rows = self._by_key.get(key, [])
-        if len(rows) == 1:
-            return self.ids[rows[0]]
-        if not rows:
-            near = difflib.get_close_matches(key, self._by_key, n=3, cutoff=0.6)
-            rows = [row for key in near for row in self._by_key[key]]
-        listed = "; ".join(f"{self.titles[row]} [{self.ids[row]}]" for row in rows[:5])
-        raise DataError(f"no single film '{title}'"
-                        + (f"; did you mean: {listed}?" if listed else " or one like it"))
 
     def search(self, query: str, k: int) -> list[int]:
         """At most k items whose titles have, for each word of `query`, a word that begins so.
 
-        Titles that begin like the query come first, then those with more train ratings.
+        Titles that begin like the query come first, then those with more train ratings. If no
+        title fits, those with a name or a part of it that is spelt almost so, the nearest first.
         """
         words = _fold(query).split()
         rows = [row for row, title in enumerate(self._folded)
@@ -109,12 +80,14 @@ class Catalogue:
         start = " " + " ".join(words)
         rows.sort(key=lambda row: (not self._folded[row].startswith(start),
                                    -self.ratings[row], row))
+        if not rows:
+            near = difflib.get_close_matches("".join(title_keys(query)[:1]), self.names, n=k)
+            rows = list(dict.fromkeys(row for key in near for row in self.names[key]))
         return [row + FIRST_IDX for row in rows[:k]]
 
     def about(self, item: int) -> dict:
         """The film with this index: id, title, year, genres, overview, train ratings."""
-        movie, title = self.name(item)
-        row = item - FIRST_IDX
+        (movie, title), row = self.name(item), item - FIRST_IDX
         return {"movie_id": movie, "title": title, "year": self.years[row],
                 "genres": list(self.genres_of[row]), "overview": self.overviews[row],
                 "ratings": int(self.ratings[row])}
@@ -127,23 +100,30 @@ class Catalogue:
                 raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
                                 "already; choose another id")
             taken.add(id_text(film.movie_id))
-            self._refuse_genres(film.genres, f"'{film.title}': ")
+            self.known(film.genres, f"'{film.title}': ")
 
-    def _refuse_genres(self, genres: Sequence[str], where: str = "") -> None:
+    def known(self, genres: Sequence[str], where: str = "") -> list[str]:
+        """These genres as the catalogue writes them; `where` they stand, for messages."""
+        if isinstance(genres, str):
+            raise DataError(f"{where}genres is '{genres}', expected a list of names")
+        known = {genre.casefold(): genre for genre in self.genres}
         for genre in genres:
-            if genre not in self.genres:
+            if genre.casefold() not in known:
                 raise DataError(f"{where}no genre '{genre}', expected any of "
                                 f"{', '.join(self.genres)}")
+        return [known[genre.casefold()] for genre in genres]
 
     @cached_property
     def _folded(self) -> list[str]:
         return [f" {_fold(title)}" for title in self.titles]
 
     @cached_property
-    def _by_key(self) -> dict[str, list[int]]:
+    def names(self) -> dict[str, list[int]]:
+        """Rows by each name of a film, see `title_keys`, and by each part between colons."""
         found = defaultdict(list)
         for row, title in enumerate(self.titles):
-            for key in title_keys(title):
+            parts = (title_keys(part)[:1] for part in re.split(": | - ", plain_title(title)))
+            for key in dict.fromkeys(sum(parts, title_keys(title) or [title])):
                 found[key].append(row)
         return found
 

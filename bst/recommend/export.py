@@ -4,7 +4,7 @@
     stars = program(movie, rating, time, user, at, target)
 
 It is the network itself, called as `Recommender.score` calls it: all that is added here is the
-lookup of ids and the layout of one person's ratings in chunks.
+lookup of ids and of rated films, and the layout of one person's ratings in chunks.
 
 j ratings, i films asked about.
 """
@@ -37,17 +37,13 @@ INPUTS = {  # of a program, in order
 }
 OUTPUT = (
     "(i,) float32, expected stars, by which films are ranked; clamp them to `levels` to show them. "
-    "NaN: the film is unknown, or (all of them) a rated film is, a rating is none of `levels`, or "
-    "a time is not before `at`"
+    "A rated film has the stars it was given. NaN: the film is unknown, or (all of them) a rated "
+    "film is, a rating is none of `levels`, or a time is not before `at`"
 )
 
 
 class Program(nn.Module):
-    """Scores anybody on any film of the catalogue.
-
-    Args:
-        recommender: of a run; it is left as it is.
-    """
+    """Scores anybody on any film of the catalogue of a recommender, which is left as it is."""
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
@@ -87,8 +83,10 @@ class Program(nn.Module):
             user=F.pad(user, (1, 0), value=OOV)[None], label=targets(zero.float()),
             position=targets(zero)))
         is_early = (time < at) if self.is_strict else (time <= at)
+        given = torch.full((len(self.index) + FIRST_IDX,), torch.nan).scatter(0, rated, rating)
+        stars = torch.where(given[asked].isnan(), stars[0, 0], given[asked])
         fits = is_early & (rated != OOV) & (rating[:, None] == self.model.levels).any(dim=1)
-        return torch.where(fits.all() & (asked != OOV), stars[0, 0], torch.nan)
+        return torch.where(fits.all() & (asked != OOV), stars, torch.nan)
 
     def _items(self, movie: Tensor) -> Tensor:
         """Item index of each film, OOV of an unknown one."""
@@ -111,11 +109,7 @@ def describe(recommender: Recommender) -> dict:
 
 
 def export_program(recommender: Recommender, path: Path) -> None:
-    """Write the run as a program of `torch.export`, with `describe` as `ABOUT` inside.
-
-    Args:
-        recommender: of a run.
-        path: file to write, `.pt2`; its folder is there.
+    """Write a program of `torch.export` to a `.pt2` file, with `describe` as `ABOUT` inside.
 
     Raises:
         OSError: it cannot be written.

@@ -59,8 +59,8 @@ def publish(run: Path, out: Path) -> list[str]:
     movies = {name: values for name, values in fitted.movies.items() if name != "overview"}
     fitted = replace(fitted, encoder=encoder, movies=movies)
     if not (run / "results.json").exists():
-        raise DataError(f"{run}: no results.json, expected a finished run, whose card says how "
-                        "good it is; give its scripts/train.py command again, which goes on")
+        raise DataError(f"{run}: no results.json, expected a finished run, which says how good it "
+                        "is; give its scripts/train.py command again")
     rows, config = read_results(run / "results.json"), without_places(checkpoint.config_of(run))
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")

@@ -1,11 +1,27 @@
-"""Somebody's history, and what is asked about it, as a `Batch`."""
+"""Somebody's history: what it may hold, and what is asked about it, as a `Batch`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 from einops import repeat
 
+from bst.data.raw import EARLIEST, LATEST
+from bst.data.schema import id_text
 from bst.model.batches import Batch, Events, Targets, lay_out
+from bst.utils.errors import DataError
+
+
+class Interaction(NamedTuple):
+    """One rating of a history."""
+
+    movie: int | str  # item_id
+    rating: float  # stars
+    time: int | None = None  # seconds since 1970 UTC
+    where: str = ""  # it stands, for messages: "mine.csv:3"
 
 
 @dataclass(frozen=True)
@@ -16,33 +32,91 @@ class Person:
     rating: np.ndarray  # (j,) float32, stars
     time: np.ndarray  # (j,) int64, seconds since 1970 UTC
     user: np.ndarray  # (1 + features,) int64, see `UserVocabulary.encode`
+    notes: tuple[str, ...] = ()  # what was changed in the ratings as they were given, a line each
 
     def __len__(self) -> int:
         return len(self.item)
+
+    @cached_property
+    def given(self) -> dict[int, float]:
+        """Stars by item index."""
+        return dict(zip(self.item.tolist(), self.rating.tolist(), strict=True))
 
     def before(self, at: int) -> "Person":
         """The same person at an earlier time: the events before `at`, seconds since 1970 UTC."""
         return self._keep(np.arange(np.searchsorted(self.time, at)))
 
-    def without(self, event: int) -> "Person":
-        """The same person without one event, counted from 0."""
-        return self._keep(np.delete(np.arange(len(self)), event))
-
     def _keep(self, rows: np.ndarray) -> "Person":
         return replace(self, item=self.item[rows], rating=self.rating[rows], time=self.time[rows])
 
 
+def checked(history: Sequence[tuple], levels: np.ndarray
+            ) -> tuple[list, np.ndarray, np.ndarray, list[str]]:
+    """Ids, stars and times of a history, oldest first, and what was changed in it, a line each.
+
+    The one rule, wherever ratings come from: stars between two levels of the scale become the
+    nearest one, the higher of two; milliseconds become seconds; without times ratings count as a
+    minute apart, in the order given: only gaps of time matter.
+
+    Raises:
+        DataError: stars off the scale, no time of `seconds`, or only some have a time.
+    """
+    events = [_typed(event, rank) for rank, event in enumerate(history)]
+    odd = [event.where for event in events if (event.time is None) != (events[0].time is None)]
+    if odd:
+        raise DataError(f"{odd[0]}: only some events have a time; give all of them one, or none")
+    time = np.array([60 * rank if event.time is None else seconds(event.time, event.where)
+                     for rank, event in enumerate(events)], dtype=np.int64)
+    given = np.array([event.rating for event in events], dtype=np.float64)
+    stars = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, given, side="right")]
+    is_off = ~np.isclose(given, stars, rtol=1e-5, atol=0)  # 2.1 is 2.0999999 in float32
+    least, scale = levels[0] - np.diff(levels[:2]).sum() / 2, ", ".join(f"{x:g}" for x in levels)
+    notes = []
+    for k in np.flatnonzero(is_off):
+        if not least <= given[k] < levels[-1]:
+            raise DataError(f"{events[k].where}: {given[k]:g} stars, expected one of {scale}")
+        notes = [f"{is_off.sum()} of {len(events)} ratings are none of {scale}: the nearest one "
+                 f"counts, {stars[k]:g} for {given[k]:g}"]
+    late = [event.time for event in events if (event.time or 0) > LATEST]
+    if late:
+        notes.append(f"{len(late)} of {len(events)} times count as milliseconds, like {late[0]}")
+    order = np.argsort(time, kind="stable")
+    return [events[k].movie for k in order], stars[order].astype(np.float32), time[order], notes
+
+
+def seconds(time: float, where: str) -> int:
+    """Seconds since 1970 UTC of a time in seconds or milliseconds, of 1990 to 2050 as in training.
+
+    Raises DataError if it is none, which says `where` it stands.
+    """
+    for unit in (1, 1000):
+        if isinstance(time, Real) and EARLIEST * unit <= time <= LATEST * unit:
+            return int(time // unit)
+    raise DataError(f"{where}: time {time!r:.40}, expected seconds since 1970 UTC, {EARLIEST} to "
+                    f"{LATEST} (1990 to 2050)")
+
+
+def _typed(event: Sequence, rank: int) -> Interaction:
+    where = f"history event {rank}"
+    try:
+        known = Interaction(*event)
+        id_text(known.movie)
+        if not isinstance(known.rating, Real):
+            raise TypeError
+        return known._replace(rating=float(known.rating), where=known.where or where)
+    except (TypeError, OverflowError, DataError) as error:
+        raise DataError(f"{where}: {event!r}, expected (movie id, stars, seconds since 1970 UTC) "
+                        "or (movie id, stars)") from error
+
+
 def ask(person: Person, items: np.ndarray, at: int, kept: np.ndarray | None = None) -> Batch:
-    """One person, in p variants that lack some events, asked about i items at one time.
+    """A row for each of p variants of a person, asked about i items at a time, in its last chunk.
 
     Args:
         person: somebody with j events, none after `at`.
         items: (i,) item indices.
         at: seconds since 1970 UTC.
         kept: (p, j) bool, the events that each variant has; None: one variant with all of them.
-
-    Returns:
-        A row a variant, all items in its last chunk.
     """
     kept = np.ones((1, len(person)), dtype=bool) if kept is None else kept
     p, i = len(kept), len(items)

@@ -6,9 +6,9 @@
 The numbers are those of training and evaluation: the same functions make them.
 """
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +16,19 @@ import numpy as np
 import polars as pl
 import torch
 
-from bst.data.schema import FIRST_IDX, USER_FEATURES, USERS, id_text
+from bst.data.schema import FIRST_IDX, USER_FEATURES, id_text
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
 from bst.data.text import TextVectors, cached_folder, embed_texts
 from bst.model.batches import CHUNK, UserVocabulary, num_chunks
 from bst.model.network import BST
-from bst.recommend.catalogue import Catalogue, Interaction, NewMovie, fitted_with, model_with
-from bst.recommend.person import Person, ask
+from bst.recommend.catalogue import Catalogue, NewMovie, fitted_with, model_with
+from bst.recommend.person import Person, ask, checked, seconds
 from bst.training.checkpoint import Fitted, load_fitted, load_model
 from bst.utils.errors import DataError
 
 EVENTS = 2**14  # of a batch of the network, when each row is a variant of a person
+WORK, FEWEST = 2**19, 32  # events of all variants of a person; variants that are made anyway
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Recommendation:
     stars: float
     reasons: tuple[Reason, ...] = ()
     chance: float | None = None  # by interest or both: share in what the person rates next
+    rated: float | None = None  # stars that the person gave the film, if the history holds it
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,18 @@ class Explanation:
     title: str
     stars: float
     reasons: tuple[Reason, ...]  # the largest absolute difference first
+    rated: float | None = None  # stars that the person gave the film, if the history holds it
 
 
-History = Person | Sequence[Interaction | tuple[int | str, float, int]]
+History = Person | Sequence[tuple]
 
 
 class Recommender:
     """Scores any person on any film.
 
-    A history is a list of (movie id, stars, seconds since 1970 UTC) or of `Interaction`, in any
-    order (equal times count in the order given), or a `Person` that `person` or `history_of` made.
+    A history is a list of (movie id, stars, seconds since 1970 UTC) or of (movie id, stars), in any
+    order (equal times count in the order given), or a `Person` that `person`
+    or `history_of` made. What was changed in it is a warning, and stands in `Person.notes`.
 
     Args:
         model: the trained network.
@@ -85,8 +89,7 @@ class Recommender:
             with torch.inference_mode():
                 self._films = model.films(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)
         self._scale = tuple(self.model.levels[[0, -1]].tolist())
-        self._is_history: dict[str, np.ndarray] = {}  # by digest of the store
-        self._encode = lru_cache(maxsize=1024)(self._encode_user)
+        self._is_history: np.ndarray | None = None  # of the ratings of the store
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Recommender":
@@ -98,8 +101,7 @@ class Recommender:
             DataError: a file is missing, damaged, from another version or of another run.
         """
         place = Path(folder)
-        if not place.exists():
-            place = cached_folder(str(folder)) or place
+        place = place if place.exists() else cached_folder(str(folder)) or place
         model, vocabulary, info = load_model(place)
         return cls(model, vocabulary, load_fitted(place, info.get("identity")))
 
@@ -112,27 +114,23 @@ class Recommender:
         """Somebody whom training need not know.
 
         Args:
-            history: ratings.
+            history: ratings; of a film that is rated again the last one counts.
             user: any of sex, age, occupation and zip (or zip_region), as in users.dat.
 
         Raises:
-            DataError: an unknown film, a rating off the scale, a film rated twice, an unknown
-                value of a user feature.
+            DataError: see `person.checked`; an unknown film, or an unknown value of a user feature.
         """
         if isinstance(history, Person):
             if user:
-                raise DataError("user features beside a Person, who has them already; leave out "
-                                "user=")
+                raise DataError("user= beside a Person, who has features already; leave it out")
             return history
-        events = [_interaction(event, k) for k, event in enumerate(history)]
-        events.sort(key=lambda event: event.time)  # stable: ties stay in the order given
-        self._check(events)
-        return Person(
-            item=self.catalogue.items([event.movie for event in events]),
-            rating=np.array([e.rating for e in events], dtype=np.float32),
-            time=np.array([e.time for e in events], dtype=np.int64),
-            user=self._encode(self._known_user(user or {})),
-        )
+        movies, stars, time, notes = checked(history, self.model.levels.numpy())
+        item = self.catalogue.items(movies)
+        last = sorted({film: k for k, film in enumerate(item.tolist())}.values())
+        if len(last) < len(item):
+            notes.append(f"{len(item) - len(last)} of {len(item)} ratings do not count: the same "
+                         "film is rated again")
+        return Person(item[last], stars[last], time[last], self._encode(user or {}), tuple(notes))
 
     def history_of(self, store: SequenceStore, user_id: int | str) -> Person:
         """A user of the store that the run was trained on, with all ratings that may be history.
@@ -145,15 +143,19 @@ class Recommender:
                             f"{self.fitted.identity['data'][:8]}; give the data it was trained on")
         found = np.flatnonzero(store.users["user_id"].cast(pl.String) == id_text(user_id))
         if not len(found):
-            raise DataError(f"no user {user_id} among the {store.num_users} users of the store")
+            raise DataError(f"no user {user_id} among the {store.num_users} users of the store, "
+                            f"whose ids are like {store.users['user_id'][0]}")
         (row,) = found
-        rows = self._rows_of(store, row)
+        if self._is_history is None:
+            self._is_history = split_interactions(store, **self.fitted.protocol).is_history
+        rows = np.arange(store.offsets[row], store.offsets[row + 1])
+        rows, (user,) = rows[self._is_history[rows]], self.vocabulary.encode(store.users[[row]])
         return Person(store.item_idx[rows].astype(np.int64), np.array(store.rating[rows]),
-                      np.array(store.timestamp[rows]), self._encode(tuple(store.users.row(row))))
+                      np.array(store.timestamp[rows]), user)
 
     def predict(self, history: History, movies: Sequence[int | str], *, at: int | None = None,
                 user: dict[str, str] | None = None) -> np.ndarray:
-        """Expected stars of each film, (len(movies),) float32, on the scale of the data.
+        """Expected stars of each film, or what was given: (len(movies),) float32, on the scale.
 
         Args:
             history: ratings of one person.
@@ -167,7 +169,7 @@ class Recommender:
         if not len(movies):
             return np.zeros(0, dtype=np.float32)
         person, at = self._ask(history, user, at)
-        return self._clamp(self.score(person, self.catalogue.items(movies), at))
+        return np.clip(self.score(person, self.catalogue.items(movies), at), *self._scale)
 
     def recommend(
         self, history: History, k: int = 10, *, at: int | None = None,
@@ -175,15 +177,12 @@ class Recommender:
         genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
         by: Literal["stars", "interest", "both"] = "stars",
     ) -> list[Recommendation]:
-        """The k best films, best first.
+        """The k best films of the catalogue, best first.
 
         By stars: those that this person would rate highest, once seen. By interest: those that
         this person is most likely to rate next, whatever the stars; `chance` is then each film's
-        share among the candidates in what the person rates next. By both: by log share plus stars,
-        that is, the share times e for each expected star.
-
-        The candidates are the whole catalogue. Equal scores: the film with more train ratings
-        comes first, then the one that stands earlier in the catalogue.
+        share among the candidates in what the person rates next. By both: by log share plus stars.
+        Equal scores: the film with more train ratings comes first, then the earlier one.
 
         Args:
             history: ratings of one person.
@@ -191,7 +190,7 @@ class Recommender:
             at: seconds since 1970 UTC; None: a second after the last rating.
             user: see `person`.
             exclude_seen: leave out what the history holds.
-            genres: films with any of these genres; none: all.
+            genres: films with any of these genres, in any case; none: all.
             years: first and last release year.
             reasons: events to name for each film: those whose removal lowers its stars most.
             by: stars, interest or both.
@@ -211,19 +210,17 @@ class Recommender:
         if not len(items):
             return []
         score = (self.score if by == "stars" else self.interest)(person, items, at)
-        chance = None if by == "stars" else softmax(score)
+        chance = None if by == "stars" else torch.from_numpy(score).softmax(dim=0).numpy()
         if by == "both":
             score = score + self.score(person, items, at)
         best = np.lexsort((items, -self.catalogue.ratings[items - FIRST_IDX], -score))[:k]
         stars = score[best] if by == "stars" else self.score(person, items[best], at)
         why = self._differences(person, items[best], at) if reasons else None
-        found = []
-        for rank, row in enumerate(best):
-            named = () if why is None else self._reasons(person, why[rank], most=reasons)
-            found.append(Recommendation(
-                *self.catalogue.name(items[row]), float(self._clamp(stars[rank])), named,
-                None if chance is None else float(chance[row])))
-        return found
+        return [Recommendation(
+            *self.catalogue.name(items[row]), float(np.clip(stars[rank], *self._scale)),
+            () if why is None else self._reasons(person, why[rank], most=reasons),
+            None if chance is None else float(chance[row]), person.given.get(items[row]),
+        ) for rank, row in enumerate(best)]
 
     def explain(self, history: History, movie: int | str, *, at: int | None = None,
                 user: dict[str, str] | None = None) -> Explanation:
@@ -232,15 +229,17 @@ class Recommender:
         `difference` is exact: the person is scored again without the event, everything that
         depends on it recomputed, before the clamp to the scale. Differences do not add up: events
         stand in for each other. Attention weights are no explanation: they do not say which way
-        an event pushed.
+        an event pushed. Of more than 724 events the newest are tried, so many that it takes
+        seconds: 349 of 1,500, at least 32.
 
         Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
         """
         person, at = self._ask(history, user, at)
         items = self.catalogue.items([movie])
-        score = self.score(person, items, at)
         reasons = self._reasons(person, self._differences(person, items, at)[0])
-        return Explanation(*self.catalogue.name(items[0]), float(self._clamp(score)[0]), reasons)
+        (stars,) = np.clip(self.score(person, items, at), *self._scale).tolist()
+        return Explanation(*self.catalogue.name(items[0]), stars, reasons,
+                           person.given.get(items[0]))
 
     def similar(self, movie: int | str, k: int = 10) -> list[tuple[int | str, str, float]]:
         """The k films that people like and dislike together with `movie`: (id, title, cosine).
@@ -260,21 +259,21 @@ class Recommender:
     def score(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Expected stars before the clamp to the scale, by which films are ranked: (items,).
 
+        A film that the history holds has the stars that were given.
+
         Args:
             person: as `person` and `history_of` make one; every event before `at`.
             items: (i,) item indices.
             at: seconds since 1970 UTC.
         """
-        return self.model(ask(person, items, at))[0, 0].numpy()
+        stars = self.model(ask(person, items, at))[0, 0].tolist()
+        return np.array(list(map(person.given.get, items.tolist(), stars)), dtype=np.float32)
 
     @torch.inference_mode()
     def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Log of each film's share in what the person rates next, up to a constant: (items,).
 
-        Args:
-            person: as `person` and `history_of` make one; every event before `at`.
-            items: (i,) item indices.
-            at: seconds since 1970 UTC.
+        Arguments as of `score`.
 
         Raises:
             DataError: the run has no interest head.
@@ -294,74 +293,57 @@ class Recommender:
         Raises:
             DataError: an id is taken, a genre is unknown, or the run read no real overviews.
         """
+        if not new:
+            return self
         self.catalogue.check_new(new)
+        new = [replace(film, genres=tuple(self.catalogue.known(film.genres))) for film in new]
         text = self._embed([film.title for film in new], [film.overview for film in new], cache_dir)
         model = model_with(self.model, self.fitted, new, text)
         return Recommender(model, self.vocabulary, fitted_with(self.fitted, new))
 
-    def _check(self, events: list[Interaction]) -> None:
-        levels, seen = self.model.levels.tolist(), set()
-        for k, event in enumerate(events):
-            if event.rating not in levels:
-                raise DataError(f"history event {k}: {event.rating:g} stars, expected one of "
-                                f"{', '.join(f'{level:g}' for level in levels)}")
-            if id_text(event.movie) in seen:
-                raise DataError(f"history event {k}: movie {event.movie} is rated twice, expected "
-                                "one rating a film; keep the last one")
-            seen.add(id_text(event.movie))
-
-    def _known_user(self, user: dict[str, str]) -> tuple:
-        """The row of a user table: no id, then each feature, None where it is not given."""
+    def _encode(self, user: dict[str, str]) -> np.ndarray:
+        """Vocabulary indices (1 + features,) of somebody without an id."""
         user = {k: None if v is None else str(v) for k, v in user.items()}
         if "zip" in user:
             user["zip_region"] = (user.pop("zip") or "")[:1] or None
         for name, value in user.items():
             if name not in USER_FEATURES:
-                raise DataError(f"no user feature '{name}', expected any of sex, age, occupation, "
-                                "zip")
+                raise DataError(f"no user feature '{name}', expected sex, age, occupation or zip")
             known = self.vocabulary.features[name]
             if value is not None and value not in known:
                 raise DataError(f"{name} '{value}' is not one of {', '.join(known)}")
-        return (None, *(user.get(name) for name in USER_FEATURES))
-
-    def _encode_user(self, row: tuple) -> np.ndarray:
-        """Vocabulary indices (1 + features,) of a row of a user table."""
-        return self.vocabulary.encode(pl.DataFrame([row], schema=[*USERS], orient="row"))[0]
-
-    def _rows_of(self, store: SequenceStore, row: int) -> np.ndarray:
-        """Positions of a user's history in the store."""
-        if store.digest not in self._is_history:
-            split = split_interactions(store, **self.fitted.protocol)
-            self._is_history[store.digest] = split.is_history
-        mine = np.arange(store.offsets[row], store.offsets[row + 1])
-        return mine[self._is_history[store.digest][mine]]
+        row = {name: [user.get(name)] for name in ("user_id", *USER_FEATURES)}
+        return self.vocabulary.encode(row)[0]
 
     def _ask(self, history: History, user: dict | None, at: int | None) -> tuple[Person, int]:
         """The person and the time of a request, checked."""
         person = self.person(history, user=user)
+        for note in () if person is history else person.notes:
+            warnings.warn(note, stacklevel=3)
         last = int(person.time[-1]) if len(person) else 0
-        at = last + 1 if at is None else int(at)
+        at = last + 1 if at is None else seconds(at, "at")
         if len(person) and at < last + (self.fitted.protocol["ties"] == "strict"):
             raise DataError(f"history event {len(person) - 1} is at {last}, not before at={at}; "
                             "leave it out (`Person.before`) or ask at a later time")
         return person, at
 
-    def _clamp(self, score: np.ndarray) -> np.ndarray:
-        return np.clip(score, *self._scale)
-
     @torch.inference_mode()
     def _differences(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
-        """Stars with all events less stars without each, before the clamp: (items, events)."""
+        """Stars with all events less stars without each of the newest: (items, events tried)."""
         n = len(person)
-        kept = np.concatenate([np.ones((1, n), dtype=bool), ~np.eye(n, dtype=bool)])
+        tried = min(n, max(FEWEST, WORK // max(n, 1)))
+        kept = np.concatenate([np.ones((1, n), bool), ~np.eye(tried, n, n - tried, bool)])
         rows = max(1, EVENTS // (CHUNK * int(num_chunks(np.array([n]))[0])))
         parts = np.split(kept, range(rows, len(kept), rows))
         score = torch.cat([self.model(ask(person, items, at, part))[:, 0] for part in parts])
-        return (score[:1] - score[1:]).T.numpy()
+        is_known = kept @ (person.item[:, None] == items)  # the variant holds the film
+        score = np.where(is_known, [person.given.get(item, 0) for item in items], score.numpy())
+        return (score[:1] - score[1:]).T
 
     def _reasons(self, person: Person, difference: np.ndarray, *,
                  most: int | None = None) -> tuple[Reason, ...]:
         """The largest absolute difference first; `most`: only what raised the stars, so many."""
+        person = person._keep(np.arange(len(person) - len(difference), len(person)))
         order = np.argsort(-np.abs(difference) if most is None else -difference, kind="stable")
         if most is not None:
             order = order[difference[order] > 0][:most]
@@ -384,21 +366,3 @@ class Recommender:
             return found
         return TextVectors(np.zeros((len(texts), self.model.sizes.overview), np.float32),
                            found.has_text)
-
-
-def softmax(score: np.ndarray) -> np.ndarray:
-    """Shares that sum to 1."""
-    share = np.exp(score - score.max())
-    return share / share.sum()
-
-
-def _interaction(event: Interaction | tuple[int | str, float, int], rank: int) -> Interaction:
-    """The event of a history, typed."""
-    try:
-        movie, rating, time = (
-            (event.movie, event.rating, event.time) if isinstance(event, Interaction) else event)
-        id_text(movie)
-        return Interaction(movie, float(rating), int(time))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
-                        "since 1970 UTC)") from error

@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 from bst.serving import messages as body
 from bst.serving.gate import Gate, Metrics, error_reply, reply
@@ -76,49 +77,52 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
     """The routes that the worker answers: /recommend, /predict, /explain, /movies."""
     person, known = _example(models.current.recommender)
 
-    async def answer(job: Callable[[Recommender], dict]) -> Response:
+    async def answer(given: dict, job: Callable[[Recommender, Person, int | None], dict]
+                     ) -> Response:
         loaded = models.current  # one model for the whole request
-        found = await worker.run(lambda: job(loaded.recommender))
-        return reply(found | {"model": loaded.digest})
+
+        def work() -> dict:
+            who = loaded.recommender.person(given["history"], user=given["user"])
+            return job(loaded.recommender, who, given["at"]) | {"notes": who.notes}
+
+        return reply(await worker.run(work) | {"model": loaded.digest})
 
     @app.post("/recommend", response_model=body.Top, responses=body.RESPONSES)
     async def recommend(
         asked: Annotated[body.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
         """The k best films, and what in the history raised their stars."""
-        given = asked.person(explained=asked.reasons > 0)
-
-        def job(model: Recommender) -> dict:
+        def job(model: Recommender, who: Person, at: int | None) -> dict:
             by = asked.by or model.ways[0]
             options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
-            best = model.recommend(by=by, **options, **given)
+            best = model.recommend(who, at=at, by=by, **options)
             rows = model.catalogue.items([item.movie_id for item in best])
             return {"by": by, "items": [asdict(item) | model.catalogue.about(row)
                                         for item, row in zip(best, rows, strict=True)]}
 
-        return await answer(job)
+        return await answer(asked.person(explained=asked.reasons > 0), job)
 
     @app.post("/predict", response_model=body.Predictions, responses=body.RESPONSES)
     async def predict(
         asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known}])],
     ) -> Response:
         """Expected stars of the films, in their order."""
-        given = asked.person()
+        def job(model: Recommender, who: Person, at: int | None) -> dict:
+            stars = model.predict(who, asked.movies, at=at).tolist()
+            rated = map(who.given.get, model.catalogue.items(asked.movies).tolist())
+            found = zip(asked.movies, stars, rated, strict=True)
+            return {"items": [dict(zip(("movie_id", "stars", "rated"), row, strict=True))
+                              for row in found]}
 
-        def job(model: Recommender) -> dict:
-            stars = model.predict(movies=asked.movies, **given).tolist()
-            return {"items": [{"movie_id": movie, "stars": found}
-                              for movie, found in zip(asked.movies, stars, strict=True)]}
-
-        return await answer(job)
+        return await answer(asked.person(), job)
 
     @app.post("/explain", response_model=body.Explained, responses=body.RESPONSES)
     async def explain(
         asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        given = asked.person(explained=True)
-        return await answer(lambda model: asdict(model.explain(movie=asked.movie_id, **given)))
+        return await answer(asked.person(explained=True), lambda model, who, at: asdict(
+            model.explain(who, asked.movie_id, at=at)))
 
     @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)
     async def movies(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bst.recommend.catalogue import Interaction
+from bst.recommend.person import Interaction
 from bst.recommend.recommender import Explanation, Reason
 from bst.utils.errors import DataError
 
@@ -18,7 +18,7 @@ class _Strict(BaseModel):
 
 
 MovieId = Annotated[int | str, Field(examples=[1], description='"1" and 1 are one')]
-Seconds = Annotated[int, Field(ge=0, lt=2**40, description="seconds since 1970 UTC")]
+Seconds = Annotated[int, Field(description="seconds since 1970 UTC, of 1990 to 2050")]
 
 
 class Rated(_Strict):
@@ -43,8 +43,8 @@ class Asked(_Strict):
 
     history: list[Rated] = Field(
         default=[], max_length=HISTORY,
-        description="each film once; times for all events or for none: then they count as rated "
-                    "in this order, a minute apart")
+        description="of a film rated again the last rating counts; times for all events or for "
+                    "none: then they count as rated in this order, a minute apart")
     user: About = About()
     at: Seconds | None = Field(None, description="when; none: a second after the last rating")
 
@@ -53,13 +53,9 @@ class Asked(_Strict):
         if explained and len(self.history) > EXPLAINED:
             raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "
                             "where reasons are asked for")
-        timed = {event.time is not None for event in self.history}
-        if len(timed) > 1:
-            raise DataError("history: only some events have a time; give all of them one, or none")
-        if self.at is not None and timed == {False}:
+        if self.at is not None and any(event.time is None for event in self.history):
             raise DataError("at: the events of the history have no time; give them one, or no at")
-        events = [Interaction(e.movie_id, e.stars, 60 * k if e.time is None else e.time)
-                  for k, e in enumerate(self.history)]
+        events = [Interaction(event.movie_id, event.stars, event.time) for event in self.history]
         return {"history": events, "user": self.user.model_dump(exclude_none=True), "at": self.at}
 
 
@@ -87,6 +83,16 @@ class AskExplain(Asked):
     movie_id: MovieId
 
 
+RATED = Field(None, description="stars that the history gives the film, which are the answer then")
+
+
+class Answer(BaseModel):
+    """What comes with each answer."""
+
+    notes: list[str] = Field(description="what was changed in the history as it was sent")
+    model: str = Field(examples=["9f86d081"], description="which weights answered")
+
+
 class Movie(BaseModel):
     """A film of the catalogue."""
 
@@ -104,14 +110,14 @@ class Recommended(Movie):
     stars: float = Field(description="expected")
     reasons: list[Reason]
     chance: float | None = Field(description="by interest or both: share in what is rated next")
+    rated: float | None = RATED
 
 
-class Top(BaseModel):
+class Top(Answer):
     """Films, best first."""
 
     by: str = Field(examples=["stars"], description="what ranked them: stars, interest or both")
     items: list[Recommended]
-    model: str = Field(examples=["9f86d081"], description="which weights answered")
 
 
 class Stars(BaseModel):
@@ -119,19 +125,20 @@ class Stars(BaseModel):
 
     movie_id: int | str
     stars: float
+    rated: float | None = RATED
 
 
-class Predictions(BaseModel):
+class Predictions(Answer):
     """Expected stars in the order of the request."""
 
     items: list[Stars]
-    model: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explained(Explanation):
-    """An explanation and the model that it is of."""
+    """An explanation; the rest as in `Answer`."""
 
+    notes: list[str]
     model: str
 
 

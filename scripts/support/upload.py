@@ -32,10 +32,12 @@ def read_upload(content: bytes, recommender: Recommender) -> dict:
         path = Path(folder, "file")
         path.write_bytes(content)
         try:
-            person = recommender.person(read_history(path, recommender.catalogue))
+            events, notes = read_history(path, recommender, skip_unknown=True)
+            person = recommender.person(events)
         except DataError as error:
             said = str(error).replace(f"--history {path}", "the file").replace(f"{path}:", "line ")
             raise DataError(said) from error
-    return {"notes": [], "items": [
+    notes = [note.replace(f"{path}:", "line ") for note in (*notes, *person.notes)]
+    return {"notes": notes, "items": [
         recommender.catalogue.about(item) | {"stars": stars}
         for item, stars in zip(person.item.tolist(), person.rating.tolist(), strict=True)]}

@@ -14,6 +14,7 @@ from bst.utils.errors import DataError
 from scripts import export as export_script
 from tests.conftest import keep
 
+T = 978_000_000
 SIZES = 0, 1, 31, 32, 33, 100  # of a history: none, and all about the ends of its chunks of 32
 FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attention="softmax"),
          dict(attention="none"), dict(readout="flatten"), dict(user_id=True), dict(loss="ordinal"),
@@ -66,7 +67,7 @@ def questions(recommender):
 
 
 def close(stars, recommender, cases):
-    """Program and recommender agree before the clamp, to 1e-5 stars."""
+    """Program and recommender agree before the clamp, to 1e-5 stars, on rated films too."""
     spread = []
     for found, (history, movies, at, user) in zip(stars, cases, strict=True):
         expected = recommender.score(recommender.person(history, user=user),
@@ -94,11 +95,11 @@ def test_what_the_recommender_refuses_is_nan(default):
     """Film ids are odd here; at equal times nothing is before the question, with strict ties."""
     program = Program(default)
     for event, movie, at, spoilt in [
-        ((5, 4.0, 100), 9, 101, []), ((6, 4.0, 100), 9, 101, [0, 1]),
-        ((5, 3.5, 100), 9, 101, [0, 1]), ((5, 4.0, 100), 9, 100, [0, 1]),
-        ((5, 4.0, 100), 8, 101, [1]), ((5, 4.0, 100), 10**9, 101, [1]),
+        ((5, 4.0, T), 9, T + 1, []), ((6, 4.0, T), 9, T + 1, [0, 1]),
+        ((5, 6.0, T), 9, T + 1, [0, 1]), ((5, 4.0, T), 9, T, [0, 1]),
+        ((5, 4.0, T), 8, T + 1, [1]), ((5, 4.0, T), 10**9, T + 1, [1]),
     ]:
-        history = [(7, 2.0, 90), event]
+        history = [(7, 2.0, T - 9), event]
         found = program(*tensors(inputs(history, [11, movie], at))).isnan()
         assert found.nonzero()[:, 0].tolist() == spoilt, (event, movie, at)
         if spoilt:

@@ -91,7 +91,7 @@ def test_the_scripts_recommend_and_rank_by_interest(
     mine.write_text("title,stars\nfilm 12,4\nfilm 3,2\n")
     recommend_script.main(recommend_script.Args(tmp_path, history=mine, k=3, by="interest"))
     said = capsys.readouterr().out.splitlines()
-    person = read_history(mine, recommender.catalogue)
+    person, _ = read_history(mine, recommender)
     for line, item in zip(said[2:], recommender.recommend(person, 3, by="interest"), strict=True):
         assert f"{item.chance:.2%}" in line and item.title in line
     monkeypatch.setattr("bst.run.store_of", lambda _: store)

@@ -131,8 +131,10 @@ def test_the_answers_are_those_of_the_recommender(port, models, default):
     films = default.catalogue.ids
     said = ask(port, "/predict", asked | {"movies": films}).json()
     stars = default.predict(PERSON, films, at=at, user=user)
-    assert said["items"] == [{"movie_id": m, "stars": s}
+    given = {film: rated for film, rated, _ in PERSON}
+    assert said["items"] == [{"movie_id": m, "stars": s, "rated": given.get(m)}
                              for m, s in zip(films, stars.tolist(), strict=True)]
+    assert said["notes"] == []
     said = ask(port, "/recommend", asked | {"k": 4, "reasons": 2, "genres": ["War"],
                                             "years": [1955, 1985]}).json()
     best = default.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
@@ -146,7 +148,7 @@ def test_the_answers_are_those_of_the_recommender(port, models, default):
         assert [item["movie_id"] for item in found] == [item.movie_id for item in best]
         assert len(found) == k
     said = ask(port, "/explain", asked | {"movie_id": 9}).json()
-    assert said.pop("model") == models.current.digest
+    assert (said.pop("model"), said.pop("notes")) == (models.current.digest, [])
     expected = asdict(default.explain(PERSON, 9, at=at, user=user))
     assert said == json.loads(json.dumps(expected))
 
@@ -154,10 +156,19 @@ def test_the_answers_are_those_of_the_recommender(port, models, default):
 def test_events_without_times_are_a_minute_apart_in_their_order(port, default):
     plain = [{"movie_id": e["movie_id"], "stars": e["stars"]} for e in EVENTS]
     found = ask(port, "/predict", {"history": plain, "movies": [9, 13]}).json()["items"]
-    minutes = [(film, stars, 60 * k) for k, (film, stars, _) in enumerate(PERSON)]
-    assert [f["stars"] for f in found] == default.predict(minutes, [9, 13]).tolist()
+    pairs = [(film, stars) for film, stars, _ in PERSON]
+    assert [f["stars"] for f in found] == default.predict(pairs, [9, 13]).tolist()
     turned = ask(port, "/predict", {"history": plain[::-1], "movies": [9, 13]}).json()["items"]
     assert turned != found
+
+
+def test_what_was_changed_in_a_history_is_said(port):
+    asked = {"history": [{"movie_id": 7, "stars": 3.5, "time": 978_000_000_000}], "movies": [7]}
+    said = ask(port, "/predict", asked).json()
+    assert said["items"] == [{"movie_id": 7, "stars": 4, "rated": 4}]
+    assert ["nearest" in said["notes"][0], "milliseconds" in said["notes"][1]] == [True, True]
+    assert ask(port, "/history", b"title,stars\nFilm 12,4\nNothing,5\n").json()["notes"] == [
+        "1 of 2 films are not found and left out:", "line 3: no films are 'Nothing'"]
 
 
 def test_search_takes_the_beginnings_of_words_and_puts_known_films_first(port, store, split):
@@ -174,7 +185,7 @@ def test_search_takes_the_beginnings_of_words_and_puts_known_films_first(port, s
                         "genres": sorted(store.movies["genres"][k])}
     assert [f["title"] for f in ask(port, "/movies?q=F%C3%8DLM%2012").json()["items"]] == [
         "Film 12 (1962)"]
-    assert ask(port, "/movies?q=ilm").json()["items"] == []
+    assert ask(port, "/movies?q=xyz").json()["items"] == []
     assert ask(port, "/movies?k=3").json()["items"] == found[:3]
 
 

@@ -238,7 +238,7 @@ def test_the_file_that_the_page_exports_is_a_history_and_comes_back(browser, mod
     browser.click("#export")
     path = tmp_path / "my-ratings.csv"
     until(lambda: path.exists() and path.stat().st_size)
-    events = read_history(path, models.current.recommender.catalogue)
+    events, _ = read_history(path, models.current.recommender)
     assert [[e.movie, e.rating] for e in events] == browser.run(
         "ratings.map(r => [r.movie_id, r.stars])")
     before = browser.run("JSON.stringify(history())")
