@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,17 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from bst.config import DataConfig, RunConfig, from_dict, keras_example
+from bst.config import (
+    PLACES,
+    DataConfig,
+    Part,
+    RunConfig,
+    TrainConfig,
+    from_dict,
+    keras_example,
+)
 from bst.data.preparation import open_store
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import Split, audit_split, split_interactions
+from bst.data.splits import Split, audit_split, shuffle_ties, split_interactions
 from bst.data.text import TextVectors, embed_texts, noise_like
-from bst.evaluation.baselines import BASELINES
+from bst.evaluation.baselines import BASELINES, MANY, SLOW
 from bst.evaluation.report import (
     best_baseline,
     evaluate,
+    on_scale,
     paired_difference,
     read_results,
     write_results,
@@ -31,7 +42,7 @@ from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_mode
 from bst.training.distributed import first_goes_first, most, rank
 from bst.training.loop import fit, predict_part
 from bst.utils.errors import DataError
-from bst.utils.files import read_sealed, write_sealed
+from bst.utils.files import write_sealed
 from bst.utils.guard import FolderInUseError, folder_lock
 
 SHOWN = 300  # characters of an overview that a run folder keeps, to be shown
@@ -47,16 +58,29 @@ class Prepared:
     batches: Batches
 
 
+def config_in(folder: Path) -> RunConfig:
+    """The config of the run in `folder`.
+
+    Raises:
+        DataError: the folder holds no run, or one of another version.
+    """
+    values = config_of(folder)
+    return from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
+
+
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on, read where they were then.
 
     Raises:
         DataError: the folder holds no run, or the data is not there any more.
     """
-    values = config_of(folder)["data"]
-    places = {name: values[name] and Path(values[name]) for name in ("data", "metadata", "cache")}
     with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
-        return open_store(from_dict(DataConfig, {**values, **places}))
+        return _open(config_in(folder).data)
+
+
+def _open(config: DataConfig, report_dir: Path | None = None) -> SequenceStore:
+    store = open_store(config, report_dir=report_dir)
+    return shuffle_ties(store, config.split_seed) if config.tie_order == "shuffled" else store
 
 
 def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
@@ -64,7 +88,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     if config.data.protocol == "keras-windows":
         config = keras_example(config)
         print("protocol keras-windows: the Keras example's window and features (LEAKY)")
-    store = open_store(config.data, report_dir=report_dir)
+    store = _open(config.data, report_dir)
     print(f"{len(store):,} ratings, {store.num_users:,} users, {store.num_items:,} movies")
     split = split_interactions(store, protocol=config.data.protocol, ties=config.data.ties,
                                seed=config.data.split_seed)
@@ -94,20 +118,21 @@ def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
     return overviews
 
 
-def use_device(config: RunConfig) -> None:
-    """Threads and determinism of torch, for this process.
+def use_device(config: TrainConfig) -> None:
+    """Threads and determinism of torch, for this process; to be called before it uses the device.
 
     Raises:
         DataError: the device is not there.
     """
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    torch.use_deterministic_algorithms(config.train.deterministic)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # determinism on a GPU needs it
+    torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, filling costs
     try:
-        torch.zeros(1, device=config.train.device)
+        torch.zeros(1, device=config.device)
     except (RuntimeError, AssertionError) as error:
-        raise DataError(f"--device {config.train.device}: {str(error).splitlines()[0]}; "
+        raise DataError(f"--device {config.device}: {str(error).splitlines()[0]}; "
                         "expected a device that this torch sees, cpu always works") from error
 
 
@@ -124,15 +149,13 @@ def run_training(
     Raises:
         DataError: something is wrong with the data, the device or the folder `out`.
     """
-    use_device(config)
+    use_device(config.train)
     with only_run_in(out):
         with first_goes_first(), tempfile.TemporaryDirectory() as scratch:
             prepared = prepare(config, report_dir=out if rank() == 0 else Path(scratch))
         print(f"run folder: {out}")
         if not train_run(prepared, out, stop_requested=stop_requested):
             return None
-        if rank() == 0:
-            keep_fitted(prepared, out)
         if (out / "results.json").exists():
             load_model(out)  # damaged, it is not what the results are of
             print("this run is finished; its results:")
@@ -174,22 +197,22 @@ def train_run(
     Raises:
         DataError: `out` holds a run of another config or of other data.
     """
-    config = prepared.config
-    identity, path = _identity(prepared), out / "config.json"
-    if path.exists():
-        try:
-            found = json.loads(read_sealed(path))["identity"]
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: {error}; delete the folder, or choose another --out"
-                            ) from error
-        _check_identity(out, found, prepared)
+    config, identity = prepared.config, _identity(prepared)
+    if (out / "config.json").exists():
+        _check_identity(out, config_of(out)["identity"], prepared)
     if rank() == 0:
         out.mkdir(parents=True, exist_ok=True)
         described = {"identity": identity, **config.to_dict()}
-        write_sealed(path, json.dumps(described, indent=2).encode())
+        places = {name: place and str(Path(place).absolute())
+                  for name, place in described["data"].items() if name in PLACES}
+        described["data"] |= places  # so that the run can be used from any folder
+        write_sealed(out / "config.json", json.dumps(described, indent=2).encode())
     model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
-    return fit(model, prepared.batches, config, out, info={"identity": identity},
-               stop_requested=stop_requested)
+    is_done = fit(model, prepared.batches, config, out, info={"identity": identity},
+                  stop_requested=stop_requested)
+    if is_done and rank() == 0:
+        keep_fitted(prepared, out)
+    return is_done
 
 
 def keep_fitted(prepared: Prepared, out: Path) -> None:
@@ -206,7 +229,9 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
         list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()}))
 
 
-def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+def predict_run(
+    prepared: Prepared, out: Path, part: Part, *, device: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Expected and whole stars of the best model in `out`, NaN outside `part`: each (n,).
 
     Raises:
@@ -214,12 +239,14 @@ def predict_run(prepared: Prepared, out: Path, part: str) -> tuple[np.ndarray, n
     """
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)
-    device = prepared.config.train.device
+    device = device or prepared.config.train.device
     return predict_part(model.to(device), prepared.batches, part, device=device)
 
 
-def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
-    """Rows of the best model in `out` and of every baseline that works on `part`.
+def compare(
+    prepared: Prepared, out: Path, *, part: Part = "test", device: str | None = None
+) -> list[dict]:
+    """Rows of the best model in `out` and of every baseline on `part`, failed ones last.
 
     Processes but the first help to predict and get no rows.
 
@@ -227,39 +254,42 @@ def compare(prepared: Prepared, out: Path, *, part: str = "test") -> list[dict]:
         DataError: the model in `out` is of another config or of other data.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
-    ours, stars = predict_run(prepared, out, part)
+    ours, stars = predict_run(prepared, out, part, device=device)
     if rank() > 0:
         return []
-    predictions = {"bst": ours, **predict_baselines(prepared)}
+    found, failed = predict_baselines(prepared)
+    predictions = {"bst": ours, **found}
     rows = [
         evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash, stars=stars if name == "bst" else None)
         for name, values in predictions.items()
     ]
-    if len(rows) > 1:
-        rival = best_baseline(rows)["scorer"]
-        rows[0]["paired"] = {
-            "against": rival,
-            **paired_difference(predictions["bst"], predictions[rival], store, split, part,
-                                seed=config.train.seed),
-        }
-    return rows
+    if found:
+        target, rival = split.part(part), best_baseline(rows)["scorer"]
+        stars = (on_scale(predictions[name], store, split, part) for name in ("bst", rival))
+        rows[0]["paired"] = {"against": rival, **paired_difference(
+            *([values] for values in stars), [store.rating[target]], [store.user_row[target]])}
+    return [*rows, *({"scorer": name, "failed": why} for name, why in failed.items())]
 
 
-def predict_baselines(prepared: Prepared) -> dict[str, np.ndarray]:
-    """Stars of each baseline by its name, each (n,); one that fails is told in a line, no more."""
-    store, split, found = prepared.store, prepared.split, {}
-    asked = np.concatenate([split.valid, split.test])
-    for name, scorer in BASELINES.items():
+def predict_baselines(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Stars of each baseline that is asked for by its name, each (n,), and why others have none."""
+    store, split, asked = prepared.store, prepared.split, prepared.config.baselines
+    held_out, size = np.concatenate([split.valid, split.test]), len(split.train)
+    found, failed = {}, {}
+    names = [name for name in BASELINES if not asked or name in asked]
+    for name in tqdm(names, desc="baselines", unit="", leave=False, disable=None):
+        if name in SLOW and not asked and size > MANY:
+            failed[name] = f"skipped: slow on {size:,} train ratings, unless --baselines names it"
+            continue
         try:
-            found[name] = scorer(store, split)
-            if not np.isfinite(found[name][asked]).all():
+            stars = BASELINES[name](store, split)
+            if not np.isfinite(stars[held_out]).all():
                 raise FloatingPointError("some predictions are not finite")
+            found[name] = stars
         except Exception as error:  # a rival that cannot be had costs no run
-            found.pop(name, None)
-            print(f"baseline {name} failed: {' '.join(str(error).split()) or repr(error)}",
-                  flush=True)
-    return found
+            failed[name] = f"failed: {' '.join(str(error).split()) or repr(error)}"
+    return found, failed
 
 
 def _identity(prepared: Prepared) -> dict[str, str]:
@@ -268,7 +298,10 @@ def _identity(prepared: Prepared) -> dict[str, str]:
 
 def _check_identity(folder: Path, found: dict[str, str], prepared: Prepared) -> None:
     wanted = _identity(prepared)
+    if found["hash"] != wanted["hash"]:
+        differ = prepared.config.differences(config_of(folder)) or ["made by another version"]
+        raise DataError(f"{folder} holds a run of another config: {', '.join(differ)}; give the "
+                        "flags of that run, or another --run")
     if found != wanted:
-        raise DataError(f"{folder} holds a run of config {found['hash']} on data "
-                        f"{found['data'][:8]}, this is config {wanted['hash']} on data "
-                        f"{wanted['data'][:8]}; choose another --out or delete the folder")
+        raise DataError(f"{folder} holds a run on other data, {found['data'][:8]}, this is "
+                        f"{wanted['data'][:8]}; give the data of that run, or another --run")

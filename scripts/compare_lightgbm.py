@@ -103,10 +103,10 @@ def main(args: Args) -> None:
     from scripts.studies.runs import train_all
 
     config = RunConfig(data=args.data, model=args.model, train=args.train)
-    use_device(config)
+    use_device(config.train)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     prepared = prepare(config)
-    rows = table(prepared, done, {"LightGBM": predict_trees(prepared)})
+    rows = table(prepared, done, {"LightGBM": predict_trees(prepared)}, {})
     print(format_report(rows))
     if args.json is not None:
         write_results(rows, args.json)

@@ -30,9 +30,11 @@ def calibration(axes, rows: list[dict]) -> None:
 
 def history(axes, rows: list[dict]) -> None:
     """MAE by length of the history; bst with seed 0."""
+    from bst.evaluation.report import scored
+
     lines = {"streaming bias": (GREY, "s--"), "item kNN": (ORANGE, "^-."), "bst": (BLUE, "o-")}
     for name, (color, style) in lines.items():
-        slices = next(row["slices"] for row in rows if row["scorer"] == name)
+        slices = next((row["slices"] for row in scored(rows) if row["scorer"] == name), {})
         found = {length: slices[f"history {length}"]["mae"] for length in LENGTHS
                  if f"history {length}" in slices}
         axes.plot(list(found), list(found.values()), style, color=color, label=name)

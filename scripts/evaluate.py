@@ -1,41 +1,57 @@
-"""Score a finished run again: every number, slice and interval, beside the baselines."""
+"""Score a finished run again: every number, slice and interval, beside the baselines.
+
+The run folder says what it was trained on and where that was; nothing is written into it.
+"""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.config import Baseline, Options, option
 from bst.utils.guard import command
+from scripts.support.flags import BASELINES, RunFolder
 
 
 @dataclass(frozen=True)
-class Args:
-    """Evaluate a run; give the flags that it was trained with."""
+class Args(Options):
+    """Evaluate a run."""
 
-    out: Path
+    run: RunFolder
     """run folder"""
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
     part: Literal["valid", "test"] = "test"
     """which targets"""
     slices: bool = False
     """also print the slices"""
     json: Path | None = None
     """also write the rows to this file"""
+    baselines: tuple[Baseline, ...] = option((), f"{BASELINES}, as in training")
+    data: Path | None = None
+    """where the data is now; none: where it was in training"""
+    metadata: Path | None = None
+    """the same of movies_metadata.csv"""
+    device: str | None = None
+    """cpu, cuda or mps; none: that of the training"""
+    threads: int | None = None
+    """torch threads; none: those of the training"""
 
 
 def main(args: Args) -> None:
     """Prepare, score, print."""
     from bst.evaluation.report import format_slices, format_table, write_results
-    from bst.run import compare, prepare, use_device
+    from bst.run import compare, config_in, prepare, use_device
 
-    config = RunConfig(data=args.data, model=args.model, train=args.train)
-    use_device(config)
-    rows = compare(prepare(config), args.out, part=args.part)
+    config = config_in(args.run)
+    moved = {name: place for name in ("data", "metadata") if (place := getattr(args, name))}
+    config = replace(config, data=replace(config.data, **moved),
+                     baselines=args.baselines or config.baselines)
+    here = {name: value for name in ("device", "threads")
+            if (value := getattr(args, name)) is not None}
+    train = replace(config.train, **here)
+    use_device(train)
+    rows = compare(prepare(config), args.run, part=args.part, device=train.device)
     print(format_table(rows))
     if args.slices:
         print(format_slices(rows))

@@ -10,13 +10,14 @@ import tyro
 
 from bst.utils.errors import DataError
 from bst.utils.guard import guarded
+from scripts.support.flags import RunFolder
 
 
 @dataclass(frozen=True)
 class Args:
     """Export a run that train.py left; nothing is sent anywhere."""
 
-    model: Path
+    model: RunFolder
     """run folder"""
     program: Path | None = None
     """file to write, for torch.export.load: ratings in, stars out, without bst"""

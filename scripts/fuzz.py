@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from bst.utils.guard import guarded
 from scripts.fuzzing.targets import Target, reader
 
 
@@ -90,4 +91,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args, description=__doc__)))
+    guarded(lambda: main(tyro.cli(Args, description=__doc__)))

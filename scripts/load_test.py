@@ -14,13 +14,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.guard import command
+from scripts.support.flags import RunFolder
 
 
 @dataclass(frozen=True)
 class Args:
     """Load a service."""
 
-    model: Path
+    model: RunFolder
     """run folder"""
     clients: int = 64
     """connections that each ask again as soon as they have an answer"""

@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
 import tyro
 
-ROOT = Path(__file__).resolve().parent.parent
+from bst.utils.guard import guarded
+
 GOAL = 0.9  # share of the mutants of each module that the tests must notice
 ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |"
 TESTS = {  # module -> arguments of pytest: its fast tests, without child processes
@@ -126,4 +130,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args, description=__doc__)))
+    guarded(lambda: main(tyro.cli(Args, description=__doc__)))

@@ -8,20 +8,21 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bst.config import Options, option
 from bst.utils.errors import DataError
 from bst.utils.guard import command
+from scripts.support.flags import RunFolders
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Ask everybody's top k at their first rating of the part; count what they then rate."""
 
-    model: tuple[Path, ...]
+    runs: RunFolders
     """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""
     part: Literal["valid", "test"] = "test"
     """which ratings count"""
-    k: int = 10
-    """films of a list"""
+    k: int = option(10, "films of a list", "[1, 1000000]")
     json: Path | None = None
     """also write the rows to this file"""
 
@@ -36,11 +37,11 @@ def main(args: Args) -> None:
     from bst.utils.files import write_atomic
     from scripts.support.ranking import format_ranking, ranking_rows, top_lists
 
-    runs = [Recommender.from_pretrained(folder) for folder in args.model]
-    store, protocol = store_of(args.model[0]), runs[0].fitted.protocol
-    for folder, run in zip(args.model, runs, strict=True):
+    runs = [Recommender.from_pretrained(folder) for folder in args.runs]
+    store, protocol = store_of(args.runs[0]), runs[0].fitted.protocol
+    for folder, run in zip(args.runs, runs, strict=True):
         if (run.fitted.identity["data"], run.fitted.protocol) != (store.digest, protocol):
-            raise DataError(f"{folder}: its data or protocol is not that of {args.model[0]}; give "
+            raise DataError(f"{folder}: its data or protocol is not that of {args.runs[0]}; give "
                             "runs that differ in their seeds alone")
     split = split_interactions(store, **protocol)
     found = [top_lists(run, store, split, args.part, args.k) for run in runs]

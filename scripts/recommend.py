@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.errors import DataError
 from bst.utils.guard import command
+from scripts.support.flags import RunFolder
 
 
 @dataclass(frozen=True)
 class Args:
     """Print the top films for one person."""
 
-    model: Path
+    model: RunFolder
     """run folder"""
     user: str | None = None
     """id of a user of the data that the run was trained on"""

@@ -9,36 +9,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.config import (
+    Baseline,
+    DataConfig,
+    ModelConfig,
+    Options,
+    RunConfig,
+    TrainConfig,
+    option,
+)
 from bst.utils.guard import command
+from scripts.support.flags import BASELINES, JOBS, SEEDS
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Train what is missing, then print and save."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    seeds: int = 5
-    """runs, seeds 0, 1, ..."""
-    jobs: int = 1
-    """runs at a time"""
+    baselines: tuple[Baseline, ...] = option((), BASELINES)
+    seeds: int = SEEDS
+    jobs: int = JOBS
     runs: Path = Path("runs")
     """folder of the runs"""
     json: Path | None = None
     """also write the rows to this file, which draw_results.py draws"""
 
 
-def table(prepared, done: list[dict], rivals: dict[str, np.ndarray]) -> list[dict]:
+def table(
+    prepared, done: list[dict], rivals: dict[str, np.ndarray], failed: dict[str, str]
+) -> list[dict]:
     """Rows of each seed, of the seeds' mean prediction, and of the rivals; paired with bst.
 
     Args:
         prepared: the data of the runs.
-        done: what `ablation.run_one` gives of each seed.
+        done: what `runs.run_one` gives of each seed.
         rivals: stars at every position of the store by name, each (n,).
+        failed: by name, why another rival has none.
     """
-    from bst.evaluation.report import evaluate, paired_difference
+    from bst.evaluation.report import evaluate, on_scale, paired_difference
 
     store, split, config = prepared.store, prepared.split, prepared.config
 
@@ -46,41 +57,46 @@ def table(prepared, done: list[dict], rivals: dict[str, np.ndarray]) -> list[dic
         return evaluate(score, store, split, "test", scorer=name, seed=seed,
                         config_hash=config.hash, stars=stars)
 
-    def spread(values):
+    def spread_out(values):
         full = np.full(len(store), np.nan, dtype=np.float32)
         full[split.test] = values
         return full
 
-    rows = [row(spread(d["score"]), "bst", k, spread(d["star"])) for k, d in enumerate(done)]
-    ensemble = spread(np.mean([d["score"] for d in done], axis=0))
-    rows.append(row(ensemble, f"bst, {len(done)} seeds averaged"))
+    ours = [spread_out(d["score"]) for d in done]
+    rows = [row(score, "bst", k, spread_out(d["star"]))
+            for k, (score, d) in enumerate(zip(ours, done, strict=True))]
+    if len(done) > 1:
+        rows.append(row(np.mean(ours, axis=0), f"bst, {len(done)} seeds averaged"))
+    same = [store.rating[split.test]] * len(done), [store.user_row[split.test]] * len(done)
+    clipped = [on_scale(score, store, split, "test") for score in ours]
     for name, score in rivals.items():
-        differences = [paired_difference(spread(d["score"]), score, store, split, "test", seed=0)
-                       for d in done]
-        mean = {key: float(np.mean([d[key] for d in differences])) for key in differences[0]}
-        rows.append(row(score, name) | {"bst_minus_this": mean})
-    return rows
+        theirs = [on_scale(score, store, split, "test")] * len(done)
+        rows.append(row(score, name) | {"bst_minus_this": paired_difference(
+            clipped, theirs, *same)})
+    return [*rows, *({"scorer": name, "failed": why} for name, why in failed.items())]
 
 
 def format_report(rows: list[dict]) -> str:
     """The rows in Markdown; the seeds of bst as mean and standard deviation."""
+    from bst.evaluation.report import interval, scored, with_spread
+
     ours = [r for r in rows if r["scorer"] == "bst"]
     keys, head = ("mae", "rmse", "user_macro_mae", "mae_star"), rows[0]
-    cells = [np.array([r[key] for r in ours]) for key in keys]
+    cells = (with_spread([r[key] for r in ours], "**") for key in keys)
     lines = [
         f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
-        f"{len(ours)} seeds",
+        f"{len(ours)} seed{'s' * (len(ours) > 1)}",
         "",
         "| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] | MSE [95 %] |",
         "|---|---|---|---|---|---|---|",
-        f"| **bst** | {' | '.join(f'**{c.mean():.4f}** +- {c.std():.4f}' for c in cells)} | | |",
+        f"| **bst** | {' | '.join(cells)} | | |",
     ]
-    for r in rows[len(ours):]:
+    for r in scored(rows)[len(ours):]:
         p = r.get("bst_minus_this")
-        paired = " | ".join(f"{p[k]:+.4f} [{p[f'{k}_low']:+.4f}, {p[f'{k}_high']:+.4f}]"
-                            if p else "" for k in ("mae", "mse"))
+        paired = " | ".join(interval(p, k) if p else "" for k in ("mae", "mse"))
         values = " | ".join(f"{r[key]:.4f}" for key in keys)
         lines.append(f"| {r['scorer']} | {values} | {paired} |")
+    lines += [f"| {r['scorer']} | {r['failed']} | | | | | |" for r in rows if "failed" in r]
     return "\n".join(lines)
 
 
@@ -96,11 +112,12 @@ def main(args: Args) -> None:
     from bst.run import predict_baselines, prepare, use_device
     from scripts.studies.runs import train_all
 
-    config = RunConfig(data=args.data, model=args.model, train=args.train)
-    use_device(config)
+    config = RunConfig(data=args.data, model=args.model, train=args.train,
+                       baselines=args.baselines)
+    use_device(config.train)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     prepared = prepare(config)
-    rows = table(prepared, done, predict_baselines(prepared))
+    rows = table(prepared, done, *predict_baselines(prepared))
     for seed in range(args.seeds):
         run = config.with_seed(seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)

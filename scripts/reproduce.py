@@ -30,20 +30,19 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
-        *(f"scripts/{script}.py {files} --threads 1 --protocol keras-windows "
-          f"--out runs/keras-windows{flags}" for script, flags in
-          (("train", ""), ("evaluate", " --json pics/keras-windows.json"))),
-        f"scripts/train.py {files} --threads 1 --out runs/ml-1m",
-        *(f"scripts/train.py {files} --threads 1 --interest 0.1 --seed {seed} --out {folder}"
+        f"scripts/train.py {files} --threads 1 --protocol keras-windows --run runs/keras-windows",
+        "scripts/evaluate.py --run runs/keras-windows --json pics/keras-windows.json",
+        f"scripts/train.py {files} --threads 1 --run runs/ml-1m",
+        *(f"scripts/train.py {files} --threads 1 --interest 0.1 --seed {seed} --run {folder}"
           for seed, folder in enumerate(ranked)),
-        f"scripts/rank.py --model {' '.join(ranked)} --json pics/ranking.json",
+        f"scripts/rank.py --run {' '.join(ranked)} --json pics/ranking.json",
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py train {data} --alternatives --profile "
         "--json pics/benchmark_train.json",
-        "scripts/benchmark.py score --model runs/ml-1m --profile --json pics/benchmark_score.json",
+        "scripts/benchmark.py score --run runs/ml-1m --profile --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
-        "scripts/load_test.py --model runs/ml-1m --json pics/load.json",
+        "scripts/load_test.py --run runs/ml-1m --json pics/load.json",
         "scripts/mutate.py --json pics/mutation.json",
         "scripts/draw_architecture.py",
     ]

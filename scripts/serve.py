@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.errors import DataError
 from bst.utils.guard import command
+from scripts.support.flags import RunFolder
 
 
 @dataclass(frozen=True)
 class Args:
     """Serve a run."""
 
-    model: Path
+    model: RunFolder
     """run folder"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0: all, only behind a proxy that you trust"""

@@ -31,43 +31,42 @@ SHAPES = {
 }
 
 
-def miss(shape: RatingsShape, folder: Path) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Absolute errors (m,) of each scorer, user (m,), and whether user and item are new (2, m)."""
-    from bst.evaluation.baselines import BASELINES
-    from bst.run import predict_run, prepare, train_run, use_device
+def scores(shape: RatingsShape, folder: Path) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
+    """Stars (m,) of each scorer, those given (m,), user (m,), and whether user and item are new."""
+    from bst.evaluation.report import on_scale
+    from bst.run import predict_baselines, predict_run, prepare, train_run, use_device
 
     config = RunConfig(
         data=DataConfig(data=write_ratings(folder / "data", shape), cache=folder / "cache"),
         train=TrainConfig(seed=shape.seed, threads=1))
     with contextlib.redirect_stdout(io.StringIO()):
-        use_device(config)
+        use_device(config.train)
         prepared = prepare(config, report_dir=folder)
         train_run(prepared, folder / "run")
-        scores = {"bst": predict_run(prepared, folder / "run", "test")[0]}
-    store, train, test = prepared.store, prepared.split.train, prepared.split.test
-    scores |= {name: scorer(store, prepared.split) for name, scorer in BASELINES.items()}
-    stars, ends = store.rating, (store.rating[train].min(), store.rating[train].max())
-    errors = {k: np.abs(np.clip(score[test], *ends) - stars[test]) for k, score in scores.items()}
-    is_new = [~np.isin(key[test], key[train]) for key in (store.user_row, store.item_idx)]
-    return errors, store.user_row[test], np.array(is_new)
+        found = {"bst": predict_run(prepared, folder / "run", "test")[0]}
+    store, split, test = prepared.store, prepared.split, prepared.split.test
+    found |= predict_baselines(prepared)[0]
+    is_new = [~np.isin(key[test], key[split.train]) for key in (store.user_row, store.item_idx)]
+    return ({name: on_scale(stars, store, split, "test") for name, stars in found.items()},
+            store.rating[test], store.user_row[test], np.array(is_new))
 
 
 def row_of(name: str, shape: RatingsShape, seeds: int) -> dict:
-    """MAE of each scorer over `seeds` generated sets, and bst minus the best baseline."""
-    from bst.evaluation.metrics import user_bootstrap
+    """MAE of each scorer, mean over `seeds` generated sets, and bst minus the best baseline."""
+    from bst.evaluation.metrics import mae
+    from bst.evaluation.report import paired_difference
 
     with tempfile.TemporaryDirectory() as folder:
-        found = [miss(replace(shape, seed=k), Path(folder) / str(k)) for k in range(seeds)]
-    misses, users, is_new = zip(*found, strict=True)
-    user = np.concatenate([rows + k * shape.users for k, rows in enumerate(users)])
-    errors = {k: np.concatenate([m[k] for m in misses]) for k in misses[0]}
-    mae = {k: float(values.mean()) for k, values in errors.items()}
-    best = min(list(mae)[1:], key=mae.get)
-    low, high = user_bootstrap(errors["bst"] - errors[best], user, seed=0)
+        found = [scores(replace(shape, seed=k), Path(folder) / str(k)) for k in range(seeds)]
+    stars, label, user, is_new = zip(*found, strict=True)
+    miss = {name: float(np.mean([mae(of[name], y) for of, y in zip(stars, label, strict=True)]))
+            for name in stars[0] if all(name in of for of in stars)}
+    best = min((name for name in miss if name != "bst"), key=miss.get)
+    paired = paired_difference(*([of[name] for of in stars] for name in ("bst", best)), label, user)
     new_users, new_items = np.concatenate(is_new, axis=1).mean(axis=1).tolist()
-    return {"data": name, "seeds": seeds, "n": len(user), "new_users": new_users,
-            "new_items": new_items, "mae": mae, "best": best,
-            "difference": mae["bst"] - mae[best], "low": low, "high": high}
+    return {"data": name, "seeds": seeds, "n": sum(map(len, label)), "new_users": new_users,
+            "new_items": new_items, "mae": miss, "best": best,
+            "difference": paired["mae"], "low": paired["mae_low"], "high": paired["mae_high"]}
 
 
 def format_shapes(rows: list[dict]) -> str:

@@ -11,23 +11,32 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.config import (
+    Baseline,
+    DataConfig,
+    ModelConfig,
+    Options,
+    RunConfig,
+    TrainConfig,
+    option,
+)
 from bst.utils.guard import StopRequest, command
+from scripts.support.flags import BASELINES, NewRunFolder
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Train BST; the flags are the fields of bst/config.py."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    out: Path | None = None
+    out: NewRunFolder = None
     """run folder; none: runs/PROTOCOL-HASH"""
+    baselines: tuple[Baseline, ...] = option((), BASELINES)
     engine: Literal["local", "ray"] = "local"
     """ray: train in --workers processes of a Ray cluster; needs pip install -e ".[ray]" """
-    workers: int = 2
-    """processes of --engine ray"""
+    workers: int = option(2, "processes of --engine ray", "[1, 4096]")
 
 
 def main(args: Args) -> int:
@@ -36,7 +45,8 @@ def main(args: Args) -> int:
     from bst.run import run_training
     from bst.training.distributed import most, process_group
 
-    config = RunConfig(data=args.data, model=args.model, train=args.train)
+    config = RunConfig(data=args.data, model=args.model, train=args.train,
+                       baselines=args.baselines)
     out = args.out or Path("runs") / config.name
     if args.engine == "ray":
         from scripts.support.cluster import train_on_ray

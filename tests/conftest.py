@@ -1,6 +1,5 @@
 """A tiny data set in memory and on disk in the raw MovieLens format, and a ban on the network."""
 
-import os
 import socket
 from dataclasses import replace
 
@@ -22,7 +21,6 @@ from bst.run import Prepared, keep_fitted
 from bst.training.checkpoint import load_fitted, save_fitted, save_model
 from tests.command import call
 
-os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 torch.set_num_threads(1)
 NUM_USERS, NUM_MOVIES = 23, 41
 

@@ -6,6 +6,7 @@ import pytest
 from bst.data.schema import FIRST_IDX
 from bst.evaluation.baselines import ITEM_SHRINK
 from scripts.support.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
+from tests.conftest import asked
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +30,22 @@ def test_the_popularity_list_is_the_most_rated_unseen_films(ranked, store):
         assert found.tolist() == order[:4]
 
 
-def test_the_list_by_stars_is_the_one_that_recommend_gives(ranked, store):
-    recommender, split, lists, _ = ranked
-    users = sorted(set(store.user_row[split.test]))
-    for user, found in zip(users, lists["bst stars"], strict=True):
-        first = next(p for p in split.test if store.user_row[p] == user)
-        at = int(store.timestamp[first])
-        person = recommender.history_of(store, store.users["user_id"][int(user)]).before(at)
+@pytest.mark.parametrize(("ties", "protocol"), [
+    ("strict", "temporal"), ("strict", "leave-last-one"), ("stable", "leave-last-one")])
+def test_the_list_by_stars_is_what_recommend_says_at_the_history_of_the_split(
+    build, store, ties, protocol
+):
+    recommender, batches = build(ties=ties, protocol=protocol)
+    split = batches.split
+    lists, _ = top_lists(recommender, store, split, "test", 4)
+    firsts = [next(p for p in split.test if store.user_row[p] == user)
+              for user in sorted(set(store.user_row[split.test]))]
+    for first, found in zip(firsts, lists["bst stars"], strict=True):
+        person, at = asked(recommender, batches, store, first), int(store.timestamp[first])
         top = recommender.recommend(person, 4, at=at)
         assert recommender.catalogue.items([f.movie_id for f in top]).tolist() == found.tolist()
+    tied = store.timestamp[split.history_stop[firsts] - 1] == store.timestamp[firsts]
+    assert tied.any() == (ties == "stable")
 
 
 def test_the_list_by_item_mean_knows_train_alone(ranked, store):
@@ -98,5 +106,5 @@ def test_two_runs_count_half_each():
     lists = {"bst": np.array([[[1], [2]], [[2], [2]]])}
     row = ranking_rows(lists, [{1: 5.0}, {3: 5.0}], k=1)[0]
     assert (row["runs"], row["hr"], row["ndcg"]) == (2, 0.25, 0.25)
-    assert (row["hr_low"], row["hr_high"]) == (0.0, 0.5)  # a user is worth half a hit
-    assert row["hr_spread"] == row["ndcg_spread"] == 0.25
+    assert (row["hr_low"], row["hr_high"]) == (0.0, 1.0)  # of one run
+    assert row["hr_spread"] == row["ndcg_spread"] == pytest.approx(0.25 * 2**0.5)

@@ -1,6 +1,7 @@
 """The commands a user types, from raw files to the table. Run: pytest tests/test_run.py."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -9,11 +10,11 @@ import polars as pl
 import pytest
 
 import bst.run
-from bst.config import DataConfig, RunConfig
+from bst.config import DataConfig, RunConfig, TrainConfig
 from bst.data.text import noise_like
-from bst.evaluation.baselines import BASELINES, global_mean, item_mean
-from bst.evaluation.report import format_table
-from bst.run import Prepared, compare, texts_of
+from bst.evaluation.baselines import BASELINES, SLOW, global_mean, item_mean
+from bst.evaluation.report import format_slices, format_table
+from bst.run import Prepared, compare, texts_of, use_device
 from tests.command import call
 
 
@@ -36,20 +37,25 @@ def test_the_same_command_says_that_the_run_is_finished(trained):
     assert (out / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_config_in_the_same_folder_is_refused_in_one_line(trained):
-    _, flags, _ = trained
-    done = call("train.py", *flags, "--seed", "1", code=1)
-    assert "holds a run of config" in done.stderr and done.stderr.count("\n") == 1
+def test_another_config_in_the_same_folder_is_refused_and_the_flag_named(trained):
+    out, flags, _ = trained
+    done = call("train.py", *flags, "--seed", "1", "--lr", "0.01", code=1)
+    assert done.stderr == (f"error: {out} holds a run of another config: --lr was 0.006, is 0.01, "
+                           "--seed was 0, is 1; give the flags of that run, or another --run\n")
 
 
-def test_evaluate_gives_the_table_that_train_printed_and_leaves_the_run_alone(trained, tmp_path):
-    out, flags, said = trained
+def test_evaluate_needs_the_run_alone_and_leaves_it_as_it_is(trained, tmp_path):
+    out, _, said = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    done = call("evaluate.py", *flags, "--json", tmp_path / "rows.json")
+    done = call("evaluate.py", "--run", out, "--json", tmp_path / "rows.json", "--threads", "1")
     table = done.stdout.splitlines()[-12:]
     assert table == said.splitlines()[-12:] and table[0].startswith("protocol temporal")
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert (tmp_path / "rows.json").read_bytes() == (out / "results.json").read_bytes()
+    for former in ("--model", "--out"):
+        said = call("evaluate.py", former, out, "--baselines", "item mean", "--slices").stdout
+        assert table[2] in said and said.count("item mean") == 3 and "item kNN" not in said
+    assert "bst minus" not in call("evaluate.py", "--run", out, "--baselines", "none").stdout
 
 
 def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tmp_path):
@@ -82,31 +88,46 @@ def too_large(store, split):
 
 @pytest.mark.parametrize(("rivals", "told"), [
     ({"a": global_mean, "b": broken, "c": too_large, "d": item_mean},
-     ["baseline b failed: 7", "baseline c failed: Unable to allocate 900 GiB for an array"]),
+     {"b": "failed: 7", "c": "failed: Unable to allocate 900 GiB for an array"}),
     ({"a": lambda store, _: np.where(np.arange(len(store)) < len(store) - 1, 3.0, np.nan)},
-     ["baseline a failed: some predictions are not finite"]),
-    ({"a": broken}, ["baseline a failed: 7"])])
-def test_a_baseline_that_fails_is_a_line_and_costs_no_run(
-    store, split, monkeypatch, capsys, tmp_path, rivals, told
+     {"a": "failed: some predictions are not finite"}),
+    ({"a": broken}, {"a": "failed: 7"})])
+def test_a_baseline_that_fails_is_a_row_and_costs_no_run(
+    store, split, monkeypatch, tmp_path, rivals, told
 ):
     last = np.array([len(store) - 1])
     prepared = Prepared(RunConfig(), store, replace(split, test=last), None, None)
-    monkeypatch.setattr(bst.run, "predict_run", lambda *_: (store.rating + 0.25, store.rating))
+    monkeypatch.setattr(bst.run, "predict_run", lambda *_, **__: (store.rating + 0.25,) * 2)
     monkeypatch.setattr(bst.run, "BASELINES", rivals)
     rows = compare(prepared, tmp_path)
-    assert capsys.readouterr().out.splitlines() == told
-    good = [name for name in rivals if not any(f"baseline {name} " in line for line in told)]
-    assert [row["scorer"] for row in rows] == ["bst", *good]
-    assert ("paired" in rows[0]) == bool(good) and format_table(rows).count("\nbst ") == (
-        2 if good else 1)
+    good = [name for name in rivals if name not in told]
+    assert [row["scorer"] for row in rows] == ["bst", *good, *told]
+    assert {row["scorer"]: row["failed"] for row in rows if "failed" in row} == told
+    assert ("paired" in rows[0]) == bool(good)
+    for name, why in told.items():
+        assert f"\n{name:<24}{why}\n" in format_table(rows)
+    assert "history" in format_slices(rows)
 
 
-def test_without_train_ratings_no_baseline_answers_and_none_raises(
-    store, split, monkeypatch, capsys
-):
-    empty = replace(split, train=split.train[:0])
-    assert bst.run.predict_baselines(Prepared(RunConfig(), store, empty, None, None)) == {}
-    assert capsys.readouterr().out.count("failed: ") == len(BASELINES)
+def test_baselines_are_those_that_are_asked_for_and_scale(store, split, monkeypatch):
+    empty = Prepared(RunConfig(), store, replace(split, train=split.train[:0]), None, None)
+    assert set(bst.run.predict_baselines(empty)[1]) == {*BASELINES}  # none of them raises
+    monkeypatch.setattr(bst.run, "MANY", len(split.train) - 1)
+    prepared = Prepared(RunConfig(), store, split, None, None)
+    found, failed = bst.run.predict_baselines(prepared)
+    assert {*found} == {*BASELINES} - {*SLOW} and {*failed} == {*SLOW}
+    assert all(why.startswith("skipped: slow on ") for why in failed.values())
+    asked = replace(prepared, config=RunConfig(baselines=("item kNN",)))
+    assert [*bst.run.predict_baselines(asked)[0]] == ["item kNN"]
+
+
+def test_the_program_sets_what_a_gpu_needs_to_be_deterministic(monkeypatch):
+    for before, after in ((None, ":4096:8"), (":16:8", ":16:8")):
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        if before:
+            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+        use_device(TrainConfig(threads=1))
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
 
 
 def test_what_bert_reads_is_the_overview_the_title_or_another_films_overview(store):
@@ -135,9 +156,11 @@ def test_a_random_text_vector_knows_nothing_but_the_spread(text):
     (["--metadata", "x.csv"], "without --data"),
     (["--device", "cuda:7"], "--device cuda:7"),
     (["--heads", "7"], "width must be a multiple of heads, got width 32 and heads 7"),
+    (["--threads", "-3"], "threads must be a number in [0, 4096], whole, got -3"),
+    (["--workers", "0"], "workers must be a number in [1, 4096], whole, got 0"),
 ])
 def test_a_wrong_flag_is_answered_in_one_line(flags, message):
-    done = call("train.py", *flags, code=2 if "--heads" in flags else 1)
+    done = call("train.py", *flags, code=2 if "must be" in message else 1)
     said = " ".join(re.sub("[│╭╰╮╯─]", " ", done.stderr).split())  # tyro draws a box
     assert message in said and "Traceback" not in said
 

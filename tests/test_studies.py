@@ -10,6 +10,9 @@ import pytest
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.synthetic import write_synthetic
+from bst.recommend.recommender import Recommender
+from bst.run import store_of
+from bst.utils.errors import OptionError
 from scripts.ablate import STUDIES, variants
 from scripts.studies.runs import (
     AblationArgs,
@@ -49,6 +52,9 @@ def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
     assert rows[1]["config"]["model"]["dense"] == "none" and rows[1]["seeds"] == 2
     assert f"| no dense features | {rows[1]['valid_mae']:.4f}" in said
     assert args.figure.read_bytes().startswith(b"\x89PNG")
+    run = next(args.runs.glob("temporal-*"))  # can be used like one of train.py
+    assert Recommender.from_pretrained(run).recommend([], k=3)
+    assert store_of(run).digest == json.loads((run / "model.json").read_text())["identity"]["data"]
     before = {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
     run_ablation(chosen, arms)  # all is there already
     assert before == {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
@@ -90,6 +96,7 @@ def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
     for log in tmp_path.glob("*/metrics.jsonl"):
         assert log.read_text().count("\n") == 2  # quick: one epoch, and before it
     assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
+    assert "1 seed\n" in said and "+-" not in said and rows[0]["mae_spread"] is None
     assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
 
 
@@ -114,7 +121,7 @@ def test_overviews_are_embedded_once_for_all_runs_of_the_same_data(args, monkeyp
 
 
 def test_an_arm_that_is_not_there_is_named(args):
-    with pytest.raises(ValueError, match=r"--only names \['nine'\], expected some of"):
+    with pytest.raises(OptionError, match=r"--only names \['nine'\], expected some of"):
         run_ablation(replace(args, only=("nine",)), arms)
 
 
@@ -128,8 +135,8 @@ def test_a_row_is_means_over_seeds_and_the_paired_difference():
     ours, reference = [run(0.5, 0.6), run(-0.7, 0.8)], [run(0.2, 0.5), run(0.2, 0.5)]
     row = compare_variant("arm", RunConfig(), ours, reference)
     assert row["mae"] == pytest.approx((0.5 + 0.7) / 2)
-    assert row["mae_spread"] == pytest.approx(0.1) and row["mae_star"] == 0.0
+    assert row["mae_spread"] == pytest.approx(0.1 * 2**0.5) and row["mae_star"] == 0.0
     assert row["valid_mae"] == pytest.approx(0.7)
     assert row["difference"] == pytest.approx(0.6 - 0.2)
-    assert row["low"] == pytest.approx(0.4) and row["high"] == pytest.approx(0.4)
-    assert "+0.4000 [+0.4000, +0.4000]" in format_study([row | {"variant": "x"}, row], "x")
+    assert row["low"] == pytest.approx(0.3) and row["high"] == pytest.approx(0.5)  # of one run
+    assert "+0.4000 [+0.3000, +0.5000]" in format_study([row | {"variant": "x"}, row], "x")

@@ -1,13 +1,15 @@
 """Which interaction is a target of train, valid or test, and what each may see; the leak audit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bst.config import Protocol, Ties, check_option
+from bst.config import Part, Protocol, Ties, check_option
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
+
+TIES_TOLD = 10  # tied pairs from which all of them in order of items is no chance
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class Split:
     history_stop: np.ndarray  # (n,) int64
     is_history: np.ndarray  # (n,) bool
 
-    def part(self, name: str) -> np.ndarray:
-        """Target positions of "train", "valid" or "test"."""
-        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+    def part(self, name: Part) -> np.ndarray:
+        """Target positions of a part; an OptionError on a name that is none."""
+        check_option("part", name, Part)
+        return getattr(self, name)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class History:
         return (total[self.stop] - total[start]) / (self.stop - start + shrink)
 
 
+def shuffle_ties(store: SequenceStore, seed: int) -> SequenceStore:
+    """The store with each user's ratings of one time in a drawn order instead of the file's."""
+    drawn = np.random.default_rng([seed, 93]).random(len(store))
+    order = np.lexsort((drawn, store.timestamp, store.user_row))
+    return replace(store, item_idx=store.item_idx[order], rating=store.rating[order])
+
+
 def split_interactions(
     store: SequenceStore, *, protocol: Protocol = "temporal", ties: Ties = "strict", seed: int = 0
 ) -> Split:
@@ -78,7 +88,7 @@ def split_interactions(
         seed: of the protocols that draw at random.
 
     Raises:
-        ValueError: on a name that is none of these.
+        OptionError: on a name that is none of these.
 
     Example:
         >>> store = SequenceStore(item_idx=np.arange(2, 12, dtype=np.int32), users=None, movies=(),
@@ -162,10 +172,11 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
     ordered = (np.diff(when) >= 0) | (np.diff(store.user_row) > 0)
     _refuse(np.flatnonzero(~ordered), "a user's ratings are out of time order")
     lines.append("every user's ratings are in time order")
+    held_out = np.concatenate([split.valid, split.test])
+    lines += _notes(store, split, held_out)
     if split.protocol == "keras-windows":
         lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
         return lines
-    held_out = np.concatenate([split.valid, split.test])
     seen = np.bincount(np.concatenate([split.train, held_out]), minlength=len(store))
     sizes = (f"{len(split.train):,} train, {len(split.valid):,} valid, {len(split.test):,} test")
     if split.protocol == "cold-items":
@@ -186,6 +197,24 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
     if split.protocol == "random":
         _refuse(held_out[split.is_history[held_out]], "a held-out rating stands in a history")
         lines.append("no valid or test rating stands in a history (but train holds later ones)")
+    return lines
+
+
+def _notes(store: SequenceStore, split: Split, held_out: np.ndarray) -> list[str]:
+    """What is no leak, but makes the numbers of a split other than they look; a line each."""
+    lines, (low, high) = [], (f(store.rating[split.train]) for f in (np.min, np.max))
+    stars = store.rating[held_out]
+    off = np.count_nonzero((stars < low) | (stars > high))
+    if off:
+        lines.append(f"NOTE {off:,} of {len(stars):,} valid and test ratings are off the scale of "
+                     f"train, {low:g} to {high:g}: they run from {stars.min():g} to "
+                     f"{stars.max():g}; predictions stay on it")
+    tied = (np.diff(store.timestamp) == 0) & (np.diff(store.user_row) == 0)
+    last = np.count_nonzero(tied[split.test - 1]) if split.protocol == "leave-last-one" else 0
+    if last and tied.sum() >= TIES_TOLD and (np.diff(store.item_idx)[tied] > 0).all():
+        lines.append(f"NOTE {last:,} of {len(split.test):,} test ratings share their time with the "
+                     "one before, and the file is sorted by item, so that its order makes the "
+                     "highest item the last one; --tie-order shuffled draws the order")
     return lines
 
 

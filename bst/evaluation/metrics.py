@@ -1,5 +1,7 @@
 """Pure functions of predictions and labels, in float64, independent of batch order."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -107,30 +109,44 @@ def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def user_bootstrap(
-    values: np.ndarray, user: np.ndarray, *, seed: int, num_samples: int = 1000,
+    runs: list[np.ndarray], users: list[np.ndarray], *, seed: int, num_samples: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of the mean of `values` when users, not rows, are drawn again.
+    """Interval of the mean of one run, when users, not rows, are drawn again.
+
+    The one definition of an interval over seeds: the runs take turns to be drawn from, so that it
+    spans what one of them gives on other users, and is as wide however many they are.
 
     Args:
-        values: one number a row, (n,): an absolute error, or a difference of two.
-        user: row number of each row's user, (n,).
+        runs: of each run one number a row, (n,): an absolute error, or a difference of two.
+        users: of each run the number of each row's user, (n,).
         seed: of the draws.
         num_samples: draws.
         level: of the interval.
 
     Example:
-        >>> user_bootstrap(np.ones(6), np.array([0, 0, 1, 1, 2, 2]), seed=0)
+        >>> user_bootstrap([np.ones(6)], [np.array([0, 0, 1, 1, 2, 2])], seed=0)
         (1.0, 1.0)
     """
-    total, count = user_sums(values, user)
+    sums = [user_sums(values, user) for values, user in zip(runs, users, strict=True)]
     rng = np.random.default_rng(seed)
     means = np.empty(num_samples)
     for k in range(num_samples):  # a draw at a time keeps memory flat
+        total, count = sums[k % len(sums)]
         drawn = rng.integers(0, len(total), len(total))
         means[k] = total[drawn].sum() / count[drawn].sum()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation between runs, over their number less one; None of a single run.
+
+    Example:
+        >>> spread([1.0, 3.0]), spread([2.0])
+        (1.4142135623730951, None)
+    """
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _difference(score: np.ndarray, label: np.ndarray) -> np.ndarray:

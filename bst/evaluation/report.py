@@ -1,11 +1,12 @@
 """Predictions over a split -> named numbers with intervals and slices; the results table."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bst.config import Part
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
@@ -14,6 +15,7 @@ from bst.evaluation.metrics import (
     macro_mae,
     mae,
     rmse,
+    spread,
     to_stars,
     user_bootstrap,
     user_sums,
@@ -25,7 +27,7 @@ RARE = 10  # train ratings under which an item counts as rare
 
 
 def evaluate(
-    predictions: np.ndarray, store: SequenceStore, split: Split, part: str, *, scorer: str,
+    predictions: np.ndarray, store: SequenceStore, split: Split, part: Part, *, scorer: str,
     seed: int, config_hash: str, stars: np.ndarray | None = None,
 ) -> dict:
     """One row of `results.json`.
@@ -48,7 +50,7 @@ def evaluate(
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
     levels = np.unique(store.rating[split.train]).astype(np.float64)
-    score = np.clip(predictions[target].astype(np.float64), levels[0], levels[-1])
+    score = on_scale(predictions, store, split, part)
     star = to_stars(score, levels) if stars is None else stars[target]
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
@@ -79,10 +81,10 @@ def intervals(
     miss = np.abs(score - label)
     total, count = user_sums(miss, user)
     ends = {
-        "mae": user_bootstrap(miss, user, seed=seed),
-        "rmse": np.sqrt(user_bootstrap(miss**2, user, seed=seed)),
-        "mae_star": user_bootstrap(np.abs(star - label), user, seed=seed),
-        "user_macro_mae": user_bootstrap(total / count, np.arange(len(total)), seed=seed),
+        "mae": user_bootstrap([miss], [user], seed=seed),
+        "rmse": np.sqrt(user_bootstrap([miss**2], [user], seed=seed)),
+        "mae_star": user_bootstrap([np.abs(star - label)], [user], seed=seed),
+        "user_macro_mae": user_bootstrap([total / count], [np.arange(len(total))], seed=seed),
     }
     return {f"{name}_{side}": float(end)
             for name, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)}
@@ -113,31 +115,57 @@ def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, 
 
 
 def paired_difference(
-    ours: np.ndarray, theirs: np.ndarray, store: SequenceStore, split: Split, part: str, *,
-    seed: int,
-) -> dict:
-    """Our error minus theirs on the same rows, with 95 % user-bootstrap intervals.
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], label: Sequence[np.ndarray],
+    user: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """Our error minus theirs on the same rows, with the 95 % interval of `user_bootstrap`.
+
+    Args:
+        ours: of each run, the stars of its targets, (n,).
+        theirs: the same of a rival.
+        label: of each run, the stars that were given, (n,).
+        user: of each run, row numbers of the users, (n,).
 
     Returns:
         `mae`, `mae_low`, `mae_high` of absolute errors, and `mse`, ... of squared ones; below
         zero is better.
     """
-    target = split.part(part)
-    label, user = store.rating[target], store.user_row[target]
-    train = store.rating[split.train]
-    errors = [np.clip(p[target].astype(np.float64), train.min(), train.max()) - label
-              for p in (ours, theirs)]
     found = {}
     for name, measure in (("mae", np.abs), ("mse", np.square)):
-        difference = measure(errors[0]) - measure(errors[1])
-        low, high = user_bootstrap(difference, user, seed=seed)
-        found |= {name: float(difference.mean()), f"{name}_low": low, f"{name}_high": high}
+        runs = [measure(a.astype(np.float64) - y) - measure(b.astype(np.float64) - y)
+                for a, b, y in zip(ours, theirs, label, strict=True)]
+        low, high = user_bootstrap(runs, user, seed=0)
+        mean = float(np.mean([run.mean() for run in runs]))
+        found |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return found
+
+
+def on_scale(predictions: np.ndarray, store: SequenceStore, split: Split, part: Part) -> np.ndarray:
+    """Stars of the targets of a part, within those of train: (m,) float64."""
+    train = store.rating[split.train]
+    return np.clip(predictions[split.part(part)].astype(np.float64), train.min(), train.max())
+
+
+def scored(rows: list[dict]) -> list[dict]:
+    """The rows of scorers that could be had; the others say in `failed` why not."""
+    return [row for row in rows if "failed" not in row]
 
 
 def best_baseline(rows: list[dict]) -> dict:
     """The row with the lowest MAE that is not bst's."""
-    return min((row for row in rows if row["scorer"] != "bst"), key=lambda row: row["mae"])
+    return min((r for r in scored(rows) if r["scorer"] != "bst"), key=lambda row: row["mae"])
+
+
+def with_spread(values: Sequence[float], mark: str = "") -> str:
+    """Mean of some runs between marks, and their standard deviation if they are several."""
+    deviation = spread(values)
+    return f"{mark}{np.mean(values):.4f}{mark}" + (f" +- {deviation:.4f}" if deviation else "")
+
+
+def interval(row: dict, name: str) -> str:
+    """A difference and its interval, as tables show them."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def format_table(rows: list[dict]) -> str:
@@ -150,25 +178,29 @@ def format_table(rows: list[dict]) -> str:
         f"{'scorer':<22}{'MAE':>8}  {'95 % interval':<16}{'RMSE':>8}{'user MAE':>10}{'MAE*':>8}",
     ]
     for row in rows:
-        interval = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
-        lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {interval:<16}{row['rmse']:>8.4f}"
+        if "failed" in row:
+            lines.append(f"{row['scorer']:<24}{row['failed']}")
+            continue
+        ends = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
+        lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {ends:<16}{row['rmse']:>8.4f}"
                      f"{row['user_macro_mae']:>10.4f}{row['mae_star']:>8.4f}{leaky}")
     lines.append("MAE, RMSE of the expected stars; MAE* of stars on the scale; user MAE: mean over "
                  "users")
     if "paired" in head:
         p = head["paired"]
-        lines.append(f"bst minus {p['against']}, same rows: MAE {p['mae']:+.4f} "
-                     f"[{p['mae_low']:+.4f}, {p['mae_high']:+.4f}], MSE {p['mse']:+.4f} "
-                     f"[{p['mse_low']:+.4f}, {p['mse_high']:+.4f}]")
+        lines.append(f"bst minus {p['against']}, same rows: MAE {interval(p, 'mae')}, "
+                     f"MSE {interval(p, 'mse')}")
     return "\n".join(lines)
 
 
 def format_slices(rows: list[dict]) -> str:
-    """MAE of the first scorer and of the best baseline, by slice."""
-    ours, rival = rows[0], best_baseline(rows)
-    lines = [f"{'slice':<34}{'n':>8}{ours['scorer']:>9}{rival['scorer']:>22}  (MAE)"]
-    lines += [f"{name:<34}{found['n']:>8,}{found['mae']:>9.4f}{rival['slices'][name]['mae']:>22.4f}"
-              for name, found in ours["slices"].items()]
+    """MAE of the first scorer and of the best baseline if there is one, by slice."""
+    shown = [rows[0], *([best_baseline(rows)] if len(scored(rows)) > 1 else [])]
+    names = "".join(f"{row['scorer']:>22}" for row in shown)
+    lines = [f"{'slice':<34}{'n':>8}{names}  (MAE)"]
+    lines += [f"{name:<34}{found['n']:>8,}"
+              + "".join(f"{row['slices'][name]['mae']:>22.4f}" for row in shown)
+              for name, found in rows[0]["slices"].items()]
     return "\n".join(lines)
 
 

@@ -44,8 +44,9 @@ def config_of(folder: Path) -> dict:
     """
     try:
         found = json.loads(read_sealed(folder / "config.json"))
-        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
-            raise ValueError("no field 'data'")
+        for name in ("identity", "data", "model", "train"):
+            if not isinstance(found, dict) or not isinstance(found.get(name), dict):
+                raise ValueError(f"no field {name!r}")
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
                         "scripts/train.py") from error
@@ -145,4 +146,4 @@ def load_resume(folder: Path) -> dict | None:
     except Exception as error:  # torch raises half a dozen kinds, by what is damaged
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: not a resume state of scripts/train.py ({line}); "
-                        "delete it to start over") from error
+                        "train in another --run") from error

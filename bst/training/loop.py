@@ -139,7 +139,8 @@ def predict_part(
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
     found = torch.zeros(2, ends[-1] if len(ends) else 0)
     where = torch.zeros(found.shape[1], dtype=torch.int64)
-    for rows, end in shard(list(zip(plan, ends, strict=True))):
+    for rows, end in tqdm(shard(list(zip(plan, ends, strict=True))), desc=f"predict {part}",
+                          unit="batch", leave=False, disable=None if rank() == 0 else True):
         batch = batches.gather(rows)
         real = batch.is_target
         here = slice(end - int(real.sum()), end)
@@ -198,7 +199,8 @@ def fit(
                    desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
                    disable=None if rank() == 0 else True)
         for rows in bar:
-            fitting.step(rows, (progress.epoch + progress.batch / len(plan)) / fitting.epochs)
+            done = (progress.epoch + (progress.batch + 1) / len(plan)) / fitting.epochs
+            fitting.step(rows, done)
             if most(stop_requested()):
                 fitting.save()
                 wait_for_all()  # torchrun ends the others once one has left
@@ -243,7 +245,7 @@ class Fitting:
             self._validate("before training", {"epoch": 0}, time.perf_counter())
 
     def step(self, rows: list[np.ndarray], done: float) -> None:
-        """One update from the targets at `rows`; `done` is the share of training behind it."""
+        """One update from the targets at `rows`; `done` is the share of training after it."""
         progress, config = self.progress, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(done, group["peak"], config.warmup)

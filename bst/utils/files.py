@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from bst.utils.errors import DataError
+
 SUMS = "sums.json"  # of a folder: name of a sealed file -> its sha256, that before it first
 
 
@@ -80,7 +82,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: as `open_atomic`.
-        ValueError: the sums are damaged.
+        DataError: the sums are damaged.
     """
     sums = _read_sums(path.parent)
     old = sha256_of(path) if path.exists() else None
@@ -95,17 +97,17 @@ def read_sealed(path: Path) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a bit of it has changed, it was cut, it was written by somebody else, or the
+        DataError: a bit of it has changed, it was cut, it was written by somebody else, or the
             sums are gone.
     """
     content = path.read_bytes()
     if not (path.parent / SUMS).exists():
-        raise ValueError(f"no {SUMS} beside {path.name} tells whether it is whole: an older "
-                         "version made the folder, or the file was removed; make it again with "
-                         "this version")
+        raise DataError(f"no {SUMS} beside {path.name} tells whether it is whole: an older "
+                        "version made the folder, or the file was removed; make it again with "
+                        "this version")
     if hashlib.sha256(content).hexdigest() not in _read_sums(path.parent).get(path.name, []):
-        raise ValueError(f"{path.name} is not the file whose sha256 is in {SUMS}: it was damaged "
-                         "or replaced")
+        raise DataError(f"{path.name} is not the file whose sha256 is in {SUMS}: it was damaged "
+                        "or replaced")
     return content
 
 
@@ -133,4 +135,4 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
             return sums
     except (ValueError, AttributeError, TypeError):
         pass  # told below
-    raise ValueError(f"{SUMS} is damaged, so nothing tells whether the files beside it are whole")
+    raise DataError(f"{SUMS} is damaged, so nothing tells whether the files beside it are whole")

@@ -1,7 +1,7 @@
 """What a command answers when something goes wrong: one line, and an exit code that says what.
 
-Exit codes: 1 the data, the memory or the loss; 2 a flag, in tyro's words; 73 another process works
-in the folder; 74 a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
+Exit codes: 1 the data, the memory or the loss; 2 a flag; 73 another process works in the folder; 74
+a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 import errno
@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
-from bst.utils.errors import DataError
+from bst.utils.errors import DataError, OptionError
 from bst.utils.files import stamp
 
 IN_USE, DISK = 73, 74  # EX_CANTCREAT and EX_IOERR of sysexits.h
@@ -31,21 +31,28 @@ class FolderInUseError(DataError):
 
     def __str__(self) -> str:
         return (f"process {self.pid} is working in {self.folder}, expected nobody; wait for it or "
-                "choose another --out")
+                "choose another folder")
 
 
 def guarded(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with what it returns, or with one line that says what went wrong.
 
-    An exception that is none of a user's doing keeps its traceback.
+    An exception that is none of a user's doing keeps its traceback: of the ValueErrors, all but
+    ours. That nobody reads what it prints any more, as with `| head`, is no error.
     """
     try:
-        sys.exit(main())
+        with redirect_stdout(_Pipe(sys.stdout)) as out:
+            try:
+                sys.exit(main())
+            finally:
+                out.flush()
     except KeyboardInterrupt:
         _leave("interrupted; the same command starts again", 128 + signal.SIGINT)
     except FolderInUseError as error:
         _leave(str(error), IN_USE)
-    except (DataError, ValueError, FloatingPointError, ConnectionError) as error:
+    except OptionError as error:
+        _leave(str(error), 2)
+    except (DataError, FloatingPointError, ConnectionError) as error:
         _leave(str(error), 1)
     except OSError as error:
         _leave(_about_file(error), DISK)
@@ -58,6 +65,28 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
         first = str(error).splitlines()[:1]
         _leave(f"out of memory{''.join(f' ({line[:120]})' for line in first)}; expected more of "
                "it, or smaller --batch-size, --widths or --history-len", 1)
+
+
+class _Pipe:
+    """Standard output whose reader may leave: what comes after goes nowhere."""
+
+    def __init__(self, file: IO) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.file, name)
+
+    def write(self, text: str) -> int:
+        return self._try(self.file.write, text)
+
+    def flush(self) -> None:
+        self._try(self.file.flush)
+
+    def _try(self, do: Callable, *args: str) -> int | None:
+        try:
+            return do(*args)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:

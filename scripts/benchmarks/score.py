@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmarks.common import Common, Row, print_profile
+from scripts.support.flags import RunFolder
 
 HISTORY, GOAL_MS = 200, 5.0
 
@@ -15,7 +16,7 @@ HISTORY, GOAL_MS = 200, 5.0
 class Args(Common):
     """The top 10 of the catalogue for somebody with 200 ratings, one request after another."""
 
-    model: Path
+    model: RunFolder
     """folder of a run, as scripts/train.py leaves it"""
     requests: int = 100
     """timed requests of a round, each of another person"""

@@ -12,28 +12,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.evaluation.metrics import mae, rmse, user_bootstrap
-from bst.utils.errors import DataError
+from bst.config import DataConfig, ModelConfig, Options, RunConfig, TrainConfig
+from bst.evaluation.metrics import mae, rmse, spread
+from bst.evaluation.report import interval, paired_difference
+from bst.utils.errors import DataError, OptionError
 from bst.utils.files import write_atomic
 from bst.utils.guard import folder_lock
+from scripts.support.flags import JOBS, SEEDS
 
 PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
 
 
 @dataclass(frozen=True)
-class AblationArgs:
+class AblationArgs(Options):
     """Train every variant with every seed, then print, save and draw the comparison."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    seeds: int = 5
-    """runs of each variant, seeds 0, 1, ..."""
-    jobs: int = 1
-    """runs at a time; each gets its share of the cores"""
+    seeds: int = SEEDS
+    jobs: int = JOBS
     quick: bool = False
     """1 seed, 1 epoch: a look at the built-in data within 3 minutes"""
     only: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants
     """The whole study: what `scripts/ablate.py` does.
 
     Raises:
-        ValueError: `--only` names a variant that is not there.
+        OptionError: `--only` names a variant that is not there.
     """
     train = replace(args.train, threads=args.train.threads or max(1, _cores() // args.jobs))
     if args.quick:
@@ -59,7 +60,7 @@ def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants
     first = next(iter(variants))
     unknown = sorted(set(args.only) - set(variants))
     if unknown:
-        raise ValueError(f"--only names {unknown}, expected some of {sorted(variants)}")
+        raise OptionError(f"--only names {unknown}, expected some of {sorted(variants)}")
     if args.only:
         variants = {name: variants[name] for name in variants if name in (first, *args.only)}
     seeds = range(1 if args.quick else args.seeds)
@@ -83,8 +84,9 @@ def train_all(
         todo = [c for c in by_hash.values() if not (runs / c.name / PREDICTIONS).exists()]
         texts = {c.data: c for c in todo if c.model.text}
         list(pool.map(_embed_overviews, texts.values()))  # or each run would compute the same
-        done = dict(zip(by_hash, pool.map(run_one, by_hash.values(), [runs] * len(by_hash)),
-                        strict=True))
+        finished = pool.map(run_one, by_hash.values(), [runs] * len(by_hash))
+        done = dict(zip(by_hash, tqdm(finished, total=len(by_hash), desc="runs", unit="run",
+                                      leave=False, disable=None), strict=True))
     return {name: [done[config.with_seed(seed).hash] for seed in seeds]
             for name, config in variants.items()}
 
@@ -103,7 +105,7 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
     if not saved.exists():
         with folder_lock(out), open(out / "log.txt", "a") as log, \
                 contextlib.redirect_stdout(log):
-            use_device(config)
+            use_device(config.train)
             prepared = prepare(config, report_dir=out)
             train_run(prepared, out)
             scored = score_run(prepared, out)
@@ -138,43 +140,46 @@ def compare_variant(
 ) -> dict:
     """One row of the table: means over seeds, their spread, and the difference to `reference`.
 
-    The difference is that of the absolute errors on the same test rows, averaged over seeds; its
-    interval is the user bootstrap's, and `spread` is the standard deviation between seeds.
+    The difference is that of the absolute errors on the same test rows, with the interval of
+    `paired_difference`; a spread is the standard deviation between seeds, None of a single one.
     """
     label, user = runs[0]["label"], runs[0]["user"]
-    mae = np.array([np.abs(r["score"] - label).mean() for r in runs])
-    rmse = np.array([np.sqrt(np.square(r["score"] - label).mean()) for r in runs])
-    star = np.array([np.abs(r["star"] - label).mean() for r in runs])
-    ours, theirs = (np.mean([np.abs(r["score"] - label) for r in group], axis=0)
-                    for group in (runs, reference))
-    low, high = user_bootstrap(ours - theirs, user, seed=0)
+    by_seed = {
+        "valid_mae": [float(r["valid_mae"]) for r in runs],
+        "mae": [mae(r["score"], label) for r in runs],
+        "rmse": [rmse(r["score"], label) for r in runs],
+        "mae_star": [mae(r["star"], label) for r in runs]}
+    paired = paired_difference(*([r["score"] for r in group] for group in (runs, reference)),
+                               [label] * len(runs), [user] * len(runs))
     return {
         "variant": name, "protocol": config.data.protocol, "ties": config.data.ties,
         "part": "test", "n": len(label), "seeds": len(runs), "config": config.essentials(),
-        "config_hash": config.hash, "valid_mae": float(np.mean([r["valid_mae"] for r in runs])),
-        "valid_mae_spread": float(np.std([r["valid_mae"] for r in runs])),
-        "mae": float(mae.mean()), "mae_spread": float(mae.std()), "rmse": float(rmse.mean()),
-        "mae_star": float(star.mean()), "mae_by_seed": mae.tolist(), "rmse_by_seed": rmse.tolist(),
-        "difference": float((ours - theirs).mean()), "low": low, "high": high,
+        "config_hash": config.hash,
+        **{key: float(np.mean(values)) for key, values in by_seed.items()},
+        **{f"{key}_spread": spread(by_seed[key]) for key in ("valid_mae", "mae")},
+        **{f"{key}_by_seed": by_seed[key] for key in ("mae", "rmse")},
+        "difference": paired["mae"], "low": paired["mae_low"], "high": paired["mae_high"],
     }
 
 
 def format_study(rows: list[dict], first: str) -> str:
     """The table in Markdown."""
     head = rows[0]
+    several = "s; +- is the standard deviation between seeds" * (head["seeds"] > 1)
     lines = [
         f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
-        f"{head['seeds']} seeds; +- is the standard deviation between seeds",
+        f"{head['seeds']} seed{several}",
         "",
         f"| variant | valid MAE | MAE | RMSE | MAE* | MAE minus {first} [95 %] |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        paired = (f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-                  if row["variant"] != first else "")
-        lines.append(f"| {row['variant']} | {row['valid_mae']:.4f} +- {row['valid_mae_spread']:.4f}"
-                     f" | {row['mae']:.4f} +- {row['mae_spread']:.4f} | {row['rmse']:.4f} | "
-                     f"{row['mae_star']:.4f} | {paired} |")
+        errors = (f"{row[key]:.4f}" + (f" +- {row[f'{key}_spread']:.4f}" if head["seeds"] > 1
+                                       else "") for key in ("valid_mae", "mae"))
+        ends = {"d": row["difference"], "d_low": row["low"], "d_high": row["high"]}
+        lines.append(f"| {row['variant']} | {' | '.join(errors)} | {row['rmse']:.4f} | "
+                     f"{row['mae_star']:.4f} | "
+                     f"{interval(ends, 'd') if row['variant'] != first else ''} |")
     return "\n".join(lines)
 
 
@@ -213,7 +218,7 @@ def draw_study(rows: list[dict], first: str, path: Path) -> None:
     axes.set(yticks=range(len(others)), yticklabels=[row["variant"] for row in others],
              ylim=(-0.6, len(others) - 0.4), xlim=(min(low, -0.01), max(1.5 * high, 0.07)),
              xlabel=f"test MAE minus '{first}', stars (right is worse)\n{rows[0]['protocol']}, "
-                    f"{rows[0]['seeds']} seeds, 95 % user bootstrap")
+                    f"{rows[0]['seeds']} seeds, 95 % intervals")
     axes.set_title(finding(rows, first), loc="left", fontweight="bold", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right"):
@@ -228,7 +233,7 @@ def _embed_overviews(config: RunConfig) -> None:
     from bst.run import prepare, use_device
 
     with contextlib.redirect_stdout(io.StringIO()):
-        use_device(config)
+        use_device(config.train)
         prepare(config)
 
 

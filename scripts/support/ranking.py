@@ -8,14 +8,15 @@ more train ratings first, then catalogue order.
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from bst.data.schema import FIRST_IDX, PAD
 from bst.data.sequences import SequenceStore
-from bst.data.splits import Split
+from bst.data.splits import History, Split
 from bst.evaluation.baselines import item_bias
-from bst.evaluation.metrics import hit_at_k, ndcg_at_k, user_bootstrap
+from bst.evaluation.metrics import hit_at_k, ndcg_at_k, spread, user_bootstrap
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 
@@ -75,7 +76,7 @@ def top_lists(
         (u, k) item indices by scorer, best first, PAD where candidates are fewer; and for each
         user the stars of the part by item.
     """
-    recent = recent_popularity(store, split)
+    recent, history = recent_popularity(store, split), History.of(store, split)
     _, bias = item_bias(store, split)
     count = np.concatenate([np.zeros(FIRST_IDX), recommender.catalogue.ratings])
     targets = split.part(part)
@@ -84,7 +85,10 @@ def top_lists(
     for mine in np.split(targets, begin[1:]):
         first, user = mine[0], int(store.user_row[mine[0]])
         at = int(store.timestamp[first])
-        person = recommender.history_of(store, store.users["user_id"][user]).before(at)
+        person = recommender.history_of(store, store.users["user_id"][user])
+        seen = slice(history.stop[first] - history.start[first])  # of ties, what the split says
+        person = replace(person, item=person.item[seen], rating=person.rating[seen],
+                         time=person.time[seen])
         candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
         for name, score in scores(recommender, recent, bias, person, candidates, at).items():
             order = np.lexsort((candidates, -count[candidates], -score))
@@ -100,8 +104,7 @@ def ranking_rows(
 ) -> list[dict]:
     """HR@k and NDCG@k of each scorer, for rated and for liked films.
 
-    Means over users and runs, `_spread` between runs, and 95 % intervals over users, whose values
-    are first averaged over the runs.
+    Means over users and runs, `_spread` between runs, and the 95 % interval of `user_bootstrap`.
 
     Args:
         lists: (r, u, k) item indices by scorer: the lists of r runs for the same users.
@@ -121,10 +124,11 @@ def ranking_rows(
                    "runs": len(found)}
             for metric, of_runs in (("hr", [hit_at_k(hit, k) for hit in hits]),
                                     ("ndcg", [ndcg_at_k(hit, num_relevant, k) for hit in hits])):
-                values = np.mean(of_runs, axis=0)
-                low, high = user_bootstrap(values, np.arange(len(users)), seed=seed)
-                row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high,
-                        f"{metric}_spread": float(np.std(np.mean(of_runs, axis=1)))}
+                people = [np.arange(len(users))] * len(found)
+                low, high = user_bootstrap(of_runs, people, seed=seed)
+                row |= {metric: float(np.mean(of_runs)), f"{metric}_low": low,
+                        f"{metric}_high": high,
+                        f"{metric}_spread": spread(np.mean(of_runs, axis=1))}
             rows.append(row)
     return rows
 

@@ -5,6 +5,7 @@ import polars as pl
 
 from bst.data.schema import PAD
 from bst.data.sequences import SequenceStore
+from bst.utils.errors import OptionError
 
 
 def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.DataFrame:
@@ -20,7 +21,8 @@ def make_windows(store: SequenceStore, *, length: int, step: int = 1) -> pl.Data
         target, label (stars), timestamp (seconds).
     """
     if length < 2 or step < 1:
-        raise ValueError(f"expected length >= 2 and step >= 1, got {length} and {step}")
+        raise OptionError(f"expected --window-length >= 2 and --window-step >= 1, got {length} and "
+                          f"{step}")
     flat = pl.DataFrame({
         "user_row": store.user_row,
         "user_id": store.users["user_id"].gather(store.user_row),

@@ -21,7 +21,7 @@ from bst.data.sequences import build_sequences, save_store
 from bst.data.sources import RawFiles
 from bst.evaluation.report import evaluate
 from bst.recommend.recommender import Recommender
-from bst.run import compare, keep_fitted, predict_run, prepare, train_run
+from bst.run import compare, predict_run, prepare, train_run
 from bst.utils.errors import DataError
 from tests.conftest import random_tables
 from tests.raw_formats import (
@@ -492,7 +492,6 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, scale, loss):
         train=TrainConfig(steps=60, lr=0.02, batch_size=1024))
     prepared = prepare(config)
     assert train_run(prepared, tmp_path / "run")
-    keep_fitted(prepared, tmp_path / "run")
     store, split = prepared.store, prepared.split
     label = store.rating[split.test]
     score, star = (v[split.test] for v in predict_run(prepared, tmp_path / "run", "test"))

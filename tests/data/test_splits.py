@@ -7,7 +7,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import History, audit_split, split_interactions
+from bst.data.splits import History, audit_split, shuffle_ties, split_interactions
 from bst.utils.errors import DataError
 
 
@@ -111,6 +111,36 @@ def test_keras_windows_end_where_the_keras_loop_ends_them(store, sizes):
         share = np.sort(expected)[(draw >= low) & (draw < high)]
         assert split.part(part).tolist() == share.tolist()
     assert sizes or any("LEAKY" in line for line in audit_split(store, split))
+
+
+def test_a_scale_that_changes_after_train_is_told(store):
+    split = split_interactions(store)
+    assert "NOTE" not in " ".join(audit_split(store, split))
+    told = store.rating.copy()
+    told[split.test] *= 10
+    (line,) = [line for line in audit_split(replace(store, rating=told), split) if "NOTE" in line]
+    assert "NOTE 70 of 139 valid and test ratings are off the scale of train, 1 to 5" in line
+    assert "they run from 1 to 50" in line
+
+
+def test_last_ratings_that_the_order_of_a_file_by_item_decides_are_told_and_can_be_drawn():
+    times = [[1, 2, 3, 4, 4, 4]] * 8
+    by_item = rated_at(*times, movies=len(times) * 6)
+    def notes(store, protocol="leave-last-one"):
+        audit = audit_split(store, split_interactions(store, protocol=protocol))
+        return [line for line in audit if "NOTE" in line]
+
+    assert len(notes(by_item)) == 1 and "NOTE 8 of 8 test ratings share" in notes(by_item)[0]
+    assert not notes(by_item, "random")
+    assert not notes(rated_at(*[[1, 2, 3, 4, 5, 6]] * 8, movies=48))
+    drawn = shuffle_ties(by_item, 1)
+    assert not notes(drawn) and notes(shuffle_ties(drawn, 2)) == []
+    assert drawn.timestamp.tolist() == by_item.timestamp.tolist()
+    pairs = [{*zip(s.user_row, s.item_idx, s.timestamp, strict=True)} for s in (by_item, drawn)]
+    assert pairs[0] == pairs[1]
+    assert drawn.item_idx.tolist() == shuffle_ties(by_item, 1).item_idx.tolist()
+    last = {int(drawn.item_idx[6 * user + 5]) - 6 * user for user in range(8)}
+    assert len(last) == 3  # any of the tied ones
 
 
 def moved(values, position, value):

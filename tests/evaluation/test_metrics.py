@@ -10,6 +10,7 @@ from bst.evaluation.metrics import (
     mae,
     ndcg_at_k,
     rmse,
+    spread,
     to_stars,
     user_bootstrap,
 )
@@ -74,20 +75,27 @@ def test_ranking_metrics_equal_the_formulas_on_lists_shorter_and_longer_than_k(k
 
 
 @pytest.mark.parametrize(("draws", "level"), [(1000, 0.95), (300, 0.5)])
-def test_the_bootstrap_draws_users_not_rows(draws, level):
+@pytest.mark.parametrize("runs", [[LABEL], [LABEL, SCORE, LABEL + 3]])
+def test_the_bootstrap_draws_users_not_rows_of_one_run_after_the_other(draws, level, runs):
     """A user with more rows weighs more in each draw; the draws are those of the seed."""
     rng, means = np.random.default_rng(5), []
     rows = [np.flatnonzero(user == USER) for user in np.unique(USER)]
-    for _ in range(draws):
+    for draw in range(draws):
         drawn = np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])
-        means.append(LABEL[drawn].mean())
+        means.append(runs[draw % len(runs)][drawn].mean())
     expected = pytest.approx(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), abs=1e-12)
-    asked = {} if draws == 1000 else {"num_samples": draws, "level": level}  # the default
-    assert user_bootstrap(LABEL, USER, seed=5, **asked) == expected
-    assert user_bootstrap(LABEL, USER, seed=6, **asked) != expected
+    given = {} if draws == 1000 else {"num_samples": draws, "level": level}  # the default
+    users, order = [USER] * len(runs), RNG.permutation(101)
+    assert user_bootstrap(runs, users, seed=5, **given) == expected
+    assert user_bootstrap(runs, users, seed=6, **given) != expected
+    moved = [values[order] for values in runs], [USER[order]] * len(runs)
+    assert user_bootstrap(*moved, seed=5, **given) == expected
 
 
-def test_the_bootstrap_does_not_depend_on_row_order():
-    order = RNG.permutation(101)
-    first = user_bootstrap(LABEL, USER, seed=2)
-    assert user_bootstrap(LABEL[order], USER[order], seed=2) == pytest.approx(first, abs=1e-12)
+def test_the_interval_of_several_runs_is_no_narrower_than_theirs():
+    """Means and spreads of runs that differ: the interval reaches over the lowest and highest."""
+    runs = [LABEL, LABEL + 0.4, LABEL - 0.4]
+    alone = [user_bootstrap([run], [USER], seed=0) for run in runs]
+    low, high = user_bootstrap(runs, [USER] * 3, seed=0)
+    assert high - low > max(b - a for a, b in alone) and spread([1.0, 2.0, 4.0]) == pytest.approx(
+        np.sqrt(sum((x - 7 / 3) ** 2 for x in (1, 2, 4)) / 2))

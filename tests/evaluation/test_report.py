@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bst.evaluation.metrics import user_bootstrap
 from bst.evaluation.report import (
     best_baseline,
     evaluate,
@@ -63,11 +64,15 @@ def test_slices_are_what_their_names_say(store, split):
     np.testing.assert_array_equal(found["sex F"], sex == "F")
 
 
-def test_the_paired_difference_is_ours_minus_theirs(store, split):
-    ours, theirs = store.rating + 0.0, np.full(len(store), 3.0)
-    found = paired_difference(ours, theirs, store, split, "test", seed=0)
-    assert found["mae"] == pytest.approx(-np.abs(3 - store.rating[split.test]).mean())
-    assert found["mae_low"] < found["mae"] < found["mae_high"] < 0
+def test_the_paired_difference_is_ours_minus_theirs_over_all_runs(store, split):
+    label, user = store.rating[split.test], store.user_row[split.test]
+    theirs = np.full(len(label), 3.0)
+    found = paired_difference([label, label + 1], [theirs] * 2, [label] * 2, [user] * 2)
+    errors = np.abs(3 - label.astype(float))
+    assert found["mae"] == pytest.approx(0.5 - errors.mean())
+    assert found["mse"] == pytest.approx(0.5 - (errors**2).mean())
+    runs = [-errors, 1 - errors], [user] * 2
+    assert (found["mae_low"], found["mae_high"]) == user_bootstrap(*runs, seed=0)
 
 
 def test_the_table_says_leaky_beside_every_number_of_a_leaky_protocol(store, split):

@@ -118,7 +118,7 @@ def test_a_second_run_in_the_folder_is_refused_and_a_lock_of_the_dead_is_not(
     second = start(out)
     assert second.wait() == 73
     assert second.said == (f"error: process {first.process.pid} is working in {out}, expected "
-                           "nobody; wait for it or choose another --out\n")
+                           "nobody; wait for it or choose another folder\n")
     first.send(signal.SIGKILL)
     first.wait()
     assert (out / "run.lock").read_text() == str(first.process.pid)

@@ -190,17 +190,21 @@ def test_what_has_a_prior_has_no_decay_and_a_rate_of_its_own(small):
         (0.3, 0.0), (0.2, 0.1)]
 
 
-def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path):
+def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path, monkeypatch):
     assert learning_rate(0.0, 0.5, 0.1) == 0.0
     assert learning_rate(0.05, 0.5, 0.1) == pytest.approx(0.25)
     assert learning_rate(0.1, 0.5, 0.1) == pytest.approx(0.5)
     assert learning_rate(0.55, 0.5, 0.1) == pytest.approx(0.5 * (0.05 + 0.95 * 0.5))
     assert learning_rate(1.0, 0.5, 0.1) == pytest.approx(0.025)
+    done = []
+    monkeypatch.setattr(bst.training.loop, "learning_rate",
+                        lambda *args: done.append(args[0]) or learning_rate(*args))
     job(tmp_path)
     last = rows(tmp_path)[-1]["step"]
+    assert done == pytest.approx(np.repeat(np.arange(1, last + 1) / last, 2))  # none is lost
     for group, peak in zip(load_resume(tmp_path)["optimizer"]["param_groups"],
                            (RUN.train.lr, RUN.train.lr_dense), strict=True):
-        assert group["lr"] == pytest.approx(learning_rate(1 - 1 / last, peak, 0.03))
+        assert group["lr"] == pytest.approx(learning_rate(1.0, peak, 0.03))
 
 
 @pytest.mark.parametrize(("reach", "shares"), [

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import pickle
 import signal
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from einops import rearrange
 
-from bst.utils.errors import DataError
+from bst.utils.errors import DataError, OptionError
 from bst.utils.guard import FolderInUseError, StopRequest, folder_lock, guarded, unchanged
 
 
@@ -30,11 +33,11 @@ def answer(error, capsys) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("error", "code", "line"), [
-    (DataError("a.dat:3: bad"), 1, "a.dat:3: bad"),
+    (DataError("a.dat:3: bad"), 1, "a.dat:3: bad"), (OptionError("k is 0"), 2, "k is 0"),
     (FloatingPointError("step 3: the loss is nan"), 1, "step 3: the loss is nan"),
     (ConnectionError("lost"), 1, "lost"),
     (FolderInUseError(Path("runs/a"), 7), 73, "process 7 is working in runs/a, expected nobody; "
-     "wait for it or choose another --out"),
+     "wait for it or choose another folder"),
     (noted(OSError(errno.ENOSPC, "No space", "a"), "last good checkpoint is step 8"), 74,
      "disk full writing a; last good checkpoint is step 8; free space and give the same command "
      "again"),
@@ -56,9 +59,13 @@ def test_a_failure_is_one_line_and_a_code(error, code, line, capsys):
     assert answer(error, capsys) == (code, f"error: {line}\n")
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="a bug"):
-        guarded(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+@pytest.mark.parametrize("bug", [
+    lambda: int("x"), lambda: np.ones(2) + np.ones(3), lambda: json.loads("{"),
+    lambda: rearrange(np.ones(2), "a b -> a b"), lambda: (_ for _ in ()).throw(RuntimeError("a"))])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises(Exception) as told:
+        guarded(bug)
+    assert not isinstance(told.value, SystemExit)
 
 
 @pytest.mark.parametrize("code", [None, 0, 143])
@@ -66,6 +73,26 @@ def test_what_main_returns_is_the_exit_code(code):
     with pytest.raises(SystemExit) as caught:
         guarded(lambda: code)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("work", ["print('x' * 99999)", "print('x')", "exit(print('x'))"])
+def test_a_reader_that_has_read_enough_is_no_error_and_the_work_is_done(work, unbuffered):
+    """As with `| head`: the pipe is closed while `main` prints, or before the last flush."""
+    read, write = os.pipe()
+    os.close(read)
+    code = ("import os; from bst.utils.guard import guarded\n"
+            f"guarded(lambda: [os.write(2, b'a'), {work}, os.write(2, b'b')] and 0)")
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE,
+                          env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"a" if "exit" in work else b"ab")
+
+
+def test_every_script_is_guarded():
+    for path in (Path(__file__).parents[2] / "scripts").glob("*.py"):
+        last = path.read_text().splitlines()[-1]
+        assert last.startswith(("    guarded(", "    command(")), path
 
 
 def test_a_lock_keeps_others_out_names_its_owner_and_is_gone_afterwards(tmp_path):
