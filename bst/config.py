@@ -33,11 +33,7 @@ def option(default, text: str, within: str | None = None):
 
 
 def check_option(name: str, value: object, options: type) -> None:
-    """Refuse a value that a Literal type does not list.
-
-    Raises:
-        OptionError: names the field, the value and the options.
-    """
+    """Refuse a value that a Literal type does not list: an OptionError names it and those."""
     if value not in get_args(options):
         known = ", ".join(map(repr, get_args(options)))
         raise OptionError(f"{name} must be one of {known}, got {value!r}")
@@ -77,8 +73,7 @@ class DataConfig(Options):
     """Which ratings, which split, which text encoder."""
 
     data: Path | None = option(
-        None, "folder or zip of a data set, a CSV file of ratings, or a store that "
-        "make_sequences.py wrote; none: the built-in synthetic data")
+        None, "data set, CSV file of ratings, or store of make_sequences.py; none: synthetic data")
     format: Format = option(
         "auto", "how the raw files are written (data/README.md); auto: told by their names")
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
@@ -94,11 +89,9 @@ class DataConfig(Options):
     pooling: Pooling = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)")
     precision: Precision = option(
-        "fp32", "of BERT's matrix products; bf16: 1.7 times as fast where the CPU has it, cosine "
-        "0.9999 with fp32")
+        "fp32", "of BERT's products; bf16: 1.7 times as fast where the CPU has it, cosine 0.9999")
     text_source: Literal["overview", "title", "shuffled", "random"] = option(
-        "overview", "what BERT reads; shuffled: another film's overview, random: vectors of noise "
-        "(controls)")
+        "overview", "what BERT reads; controls: another film's overview, or random vectors")
     cache: Path = option(Path("data/cache"), "folder of cached overview vectors")
 
 
@@ -110,11 +103,9 @@ class ModelConfig(Options):
         "both", "heads of the one layer: those that solve a regression over the history, those "
         "that average it, both, or none (no history but for the dense features)")
     widths: tuple[int, ...] = option(
-        (16, 8, 16), "width of each regression head; their sum is the width of a copy's key",
-        "[1, 4096]")
+        (16, 8, 16), "width of each regression head; the sum is that of a copy's key", "[1, 4096]")
     ensemble: int = option(
-        2, "independent copies of the regression heads, each with its own keys, whose means are "
-        "averaged", "[1, 64]")
+        2, "copies of the regression heads with keys of their own, whose means count", "[1, 64]")
     drift: tuple[float, ...] = option(
         (0.001, 0.05, 0.003), "how far the taste of each regression head drifts from one rating to "
         "the next, at first: their correlation is exp of minus that", "(0, 1000]")
@@ -126,21 +117,18 @@ class ModelConfig(Options):
     width: int = option(32, "width of the softmax heads' tokens", "[1, 4096]")
     heads: int = option(2, "softmax heads; divides width", "[1, 4096]")
     history_len: int = option(
-        32, "events of the history that a target's softmax heads see, at most; the regression "
-        "heads see all", "[1, 4096]")
+        32, "events that softmax heads see, at most; regression heads see all", "[1, 4096]")
     readout: Literal["target", "flatten"] = option(
         "target", "what the dense layers read of the softmax heads: the target's output, or every "
         "position's, as in the paper")
     genres: bool = option(True, "genres in the item embedding")
     year: bool = option(True, "release year in the item embedding")
     audience: int = option(
-        32, "principal components of who rated an item, in the item embedding, at most; 0: none",
-        "[0, 512]")
+        32, "principal components of who rated an item, at most; 0: none", "[0, 512]")
     text: bool = option(True, "BERT vector of the overview in the item embedding and dense layers")
     user_id: bool = option(False, "embed the user's id (most test users are new under 'temporal')")
     user_features: bool = option(True, "embed sex, age group, occupation and zip region")
-    feature_dim: int = option(
-        8, "width of the embedding of a user feature or a bucket", "[1, 4096]")
+    feature_dim: int = option(8, "width of a user feature's or a bucket's embedding", "[1, 4096]")
     dense: Literal["concat", "bucket", "none"] = option(
         "concat", "dense features: scaled and concatenated, or bucketized and embedded")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
@@ -150,25 +138,21 @@ class ModelConfig(Options):
     interest: float = option(
         0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
         "no such head", "[0, 100]")
-    hidden: tuple[int, int, int] = option(
-        (128, 64, 32), "widths of the three dense layers", "[1, 65536]")
+    hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
-        0.02, "probability that a train target is shown as if nobody had rated its item, in [0, 1)",
-        "[0, 1)")
+        0.02, "probability that the item of a train target is shown as unrated", "[0, 1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
-            raise OptionError(
-                f"width must be a multiple of heads, got width {self.width} and heads {self.heads}"
-            )
-        lengths = {name: len(getattr(self, name))
-                   for name in ("widths", "drift", "forgets", "key_var")}
-        if not self.widths or len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {size}" for name, size in lengths.items())
-            raise OptionError(
-                f"the regression heads need as many values in each field, got {found}")
+            raise OptionError(f"width must be a multiple of heads, got width {self.width} and "
+                              f"heads {self.heads}")
+        found = [f"{name} {len(getattr(self, name))}"
+                 for name in ("widths", "drift", "forgets", "key_var")]
+        if not self.widths or len({word.split()[1] for word in found}) > 1:
+            raise OptionError("the regression heads need as many values in each field, got "
+                              + ", ".join(found))
         if self.interest and (self.attention not in ("both", "softmax")
                               or self.readout != "target"):
             raise OptionError("interest needs softmax heads with the readout target, got attention "
@@ -181,19 +165,16 @@ class TrainConfig(Options):
 
     epochs: int = option(5, "passes over the train targets, at most; see steps", "[1, 1000]")
     steps: int = option(
-        600, "optimizer steps, at least: a small data set gets as many more epochs as these take",
-        "[1, 1000000000]")
+        600, "optimizer steps, at least: small data gets more epochs for them", "[1, 1000000000]")
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most", "[1, 10000000]")
-    lr: float = option(
-        6e-3, "peak learning rate of Adam for the heads and the item tables", "(0, 1)")
+    lr: float = option(6e-3, "peak learning rate of Adam for heads and item tables", "(0, 1)")
     lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers", "(0, 1)")
     weight_decay: float = option(0.01, "decoupled weight decay of the latter", "[0, 1]")
     average: float = option(
         0.1, "share of all steps that the running mean of the weights reaches back, which is the "
         "model; 0: none", "[0, 1)")
-    warmup: float = option(
-        0.03, "fraction of all steps with rising learning rate; cosine after", "[0, 1)")
+    warmup: float = option(0.03, "share of the steps with rising rate; cosine after", "[0, 1)")
     clip: float = option(1.0, "largest norm of the gradient", "(0, 1000000]")
     patience: float = option(
         0.3, "share of all epochs without a better validation MAE before stopping", "(0, 1]")
@@ -254,11 +235,7 @@ class RunConfig(Options):
 
 
 def from_dict(cls, values: dict):
-    """The config of class `cls` that `to_dict` wrote.
-
-    Raises:
-        OptionError: on a name that is not a field of `cls`.
-    """
+    """The config of class `cls` that `to_dict` wrote; an OptionError on a name of no field."""
     known = {f.name: f.type for f in fields(cls)}
     unknown = sorted(set(values) - set(known))
     if unknown:

@@ -13,29 +13,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bst.config import (
-    PLACES,
-    DataConfig,
-    Part,
-    RunConfig,
-    TrainConfig,
-    from_dict,
-    keras_example,
-)
+from bst.config import PLACES, DataConfig, Part, RunConfig, TrainConfig, from_dict, keras_example
 from bst.data.preparation import open_store
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import Split, audit_split, shuffle_ties, split_interactions
 from bst.data.text import TextVectors, embed_texts, noise_like
+from bst.evaluation import report
 from bst.evaluation.baselines import BASELINES, MANY, SLOW
-from bst.evaluation.report import (
-    best_baseline,
-    evaluate,
-    on_scale,
-    paired_difference,
-    read_results,
-    write_results,
-)
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
@@ -59,21 +44,13 @@ class Prepared:
 
 
 def config_in(folder: Path) -> RunConfig:
-    """The config of the run in `folder`.
-
-    Raises:
-        DataError: the folder holds no run, or one of another version.
-    """
+    """The config of the run in `folder`; a DataError if it holds none."""
     values = config_of(folder)
     return from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
 
 
 def store_of(folder: Path) -> SequenceStore:
-    """The sequences that the run in `folder` was trained on, read where they were then.
-
-    Raises:
-        DataError: the folder holds no run, or the data is not there any more.
-    """
+    """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
     with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
         return _open(config_in(folder).data)
 
@@ -111,19 +88,15 @@ def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
     if config.text_source == "title":
         return store.movies["title"].to_list()
     if config.text_source == "shuffled":
-        with_text = [k for k, overview in enumerate(overviews) if overview]
-        order = np.random.default_rng([config.split_seed, 91]).permutation(with_text)
-        for k, other in zip(with_text, [overviews[j] for j in order], strict=True):
-            overviews[k] = other
+        known = [k for k, overview in enumerate(overviews) if overview]
+        order = np.random.default_rng([config.split_seed, 91]).permutation(known)
+        other = dict(zip(known, order, strict=True))
+        return [overviews[other.get(k, k)] for k in range(len(overviews))]
     return overviews
 
 
 def use_device(config: TrainConfig) -> None:
-    """Threads and determinism of torch, for this process; to be called before it uses the device.
-
-    Raises:
-        DataError: the device is not there.
-    """
+    """Threads and determinism of torch, before it uses the device; a DataError if that is none."""
     if config.threads:
         torch.set_num_threads(config.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # determinism on a GPU needs it
@@ -145,9 +118,6 @@ def run_training(
 
     Returns:
         The rows of the results, none in processes but the first; None when asked to stop.
-
-    Raises:
-        DataError: something is wrong with the data, the device or the folder `out`.
     """
     use_device(config.train)
     with only_run_in(out):
@@ -159,10 +129,10 @@ def run_training(
         if (out / "results.json").exists():
             load_model(out)  # damaged, it is not what the results are of
             print("this run is finished; its results:")
-            return read_results(out / "results.json")
+            return report.read_results(out / "results.json")
         rows = compare(prepared, out)
         if rank() == 0:
-            write_results(rows, out / "results.json", write=write_sealed)
+            report.write_results(rows, out / "results.json", write=write_sealed)
         return rows
 
 
@@ -175,13 +145,12 @@ def only_run_in(out: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         holder = 0
-        if rank() == 0:
-            try:
+        try:
+            if rank() == 0:
                 stack.enter_context(folder_lock(out))
-            except FolderInUseError as error:
-                holder = error.pid
-        holder = most(holder)
-        if holder:
+        except FolderInUseError as error:
+            holder = error.pid
+        if holder := most(holder):
             raise FolderInUseError(out, holder)
         yield
 
@@ -248,10 +217,7 @@ def compare(
 ) -> list[dict]:
     """Rows of the best model in `out` and of every baseline on `part`, failed ones last.
 
-    Processes but the first help to predict and get no rows.
-
-    Raises:
-        DataError: the model in `out` is of another config or of other data.
+    Processes but the first help to predict and get no rows. Errors: see `predict_run`.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
     ours, stars = predict_run(prepared, out, part, device=device)
@@ -260,14 +226,14 @@ def compare(
     found, failed = predict_baselines(prepared)
     predictions = {"bst": ours, **found}
     rows = [
-        evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
+        report.evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
                  config_hash=config.hash, stars=stars if name == "bst" else None)
         for name, values in predictions.items()
     ]
     if found:
-        target, rival = split.part(part), best_baseline(rows)["scorer"]
-        stars = (on_scale(predictions[name], store, split, part) for name in ("bst", rival))
-        rows[0]["paired"] = {"against": rival, **paired_difference(
+        target, rival = split.part(part), report.best_baseline(rows)["scorer"]
+        stars = (report.on_scale(predictions[name], store, split, part) for name in ("bst", rival))
+        rows[0]["paired"] = {"against": rival, **report.paired_difference(
             *([values] for values in stars), [store.rating[target]], [store.user_row[target]])}
     return [*rows, *({"scorer": name, "failed": why} for name, why in failed.items())]
 

@@ -38,9 +38,22 @@ class Args(Options):
     """torch threads; none: those of the training"""
 
 
+def format_slices(rows: list[dict]) -> str:
+    """MAE of the first scorer and of the best baseline if there is one, by slice."""
+    from bst.evaluation.report import best_baseline, scored
+
+    shown = [rows[0], *([best_baseline(rows)] if len(scored(rows)) > 1 else [])]
+    names = "".join(f"{row['scorer']:>22}" for row in shown)
+    lines = [f"{'slice':<34}{'n':>8}{names}  (MAE)"]
+    lines += [f"{name:<34}{found['n']:>8,}"
+              + "".join(f"{row['slices'][name]['mae']:>22.4f}" for row in shown)
+              for name, found in rows[0]["slices"].items()]
+    return "\n".join(lines)
+
+
 def main(args: Args) -> None:
     """Prepare, score, print."""
-    from bst.evaluation.report import format_slices, format_table, write_results
+    from bst.evaluation.report import format_table, write_results
     from bst.run import compare, config_in, prepare, use_device
 
     config = config_in(args.run)

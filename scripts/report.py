@@ -76,9 +76,17 @@ def table(
     return [*rows, *({"scorer": name, "failed": why} for name, why in failed.items())]
 
 
+def with_spread(values: list[float], mark: str = "") -> str:
+    """Mean of some runs between marks, and their standard deviation if they are several."""
+    from bst.evaluation.metrics import spread
+
+    deviation = spread(values)
+    return f"{mark}{np.mean(values):.4f}{mark}" + (f" +- {deviation:.4f}" if deviation else "")
+
+
 def format_report(rows: list[dict]) -> str:
     """The rows in Markdown; the seeds of bst as mean and standard deviation."""
-    from bst.evaluation.report import interval, scored, with_spread
+    from bst.evaluation.report import interval, scored
 
     ours = [r for r in rows if r["scorer"] == "bst"]
     keys, head = ("mae", "rmse", "user_macro_mae", "mae_star"), rows[0]

@@ -9,15 +9,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 
-from bst.config import (
-    Baseline,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    from_dict,
-    keras_example,
-)
+from bst.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 from bst.data.formats import layout_of
 from bst.data.raw import BadRows
 from bst.data.splits import Split, split_interactions
@@ -116,16 +108,5 @@ def test_a_config_comes_back_from_its_json_and_another_is_told_by_its_flags():
     other = replace(config, data=DataConfig(bert="x"), train=TrainConfig(threads=3))
     assert other.differences(written) == [
         "--tie-order was shuffled, is file", "--bert was None, is x", "--seed was 3, is 0"]
-
-
-def test_an_unknown_field_is_refused_by_name():
     with pytest.raises(OptionError, match=r"ModelConfig has no field \['widht'\]"):
-        from_dict(ModelConfig, {"widht": 3})
-
-
-def test_the_keras_preset_has_the_window_and_the_features_of_the_example():
-    config = keras_example(RunConfig(data=DataConfig(protocol="keras-windows")))
-    assert (config.model.history_len, config.model.readout) == (3, "flatten")
-    assert (config.model.attention, config.model.text, config.model.dense,
-            config.model.user_id) == ("softmax", False, "none", True)
-    assert config.data.ties == "stable"
+        from_dict(RunConfig, {"model": {"widht": 3}})

@@ -1,4 +1,4 @@
-"""Ranking of the catalogue against plain loops. Run: pytest tests/recommend/test_ranking.py."""
+"""Ranking of the catalogue against plain loops. Run: pytest tests/test_ranking.py."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,27 @@ def ranked(build, store):
     return recommender, batches.split, *top_lists(recommender, store, batches.split, "test", 4)
 
 
-def test_the_popularity_list_is_the_most_rated_unseen_films(ranked, store):
+def test_the_lists_by_popularity_and_item_mean_know_train_alone_and_leave_out_what_was_seen(
+    ranked, store
+):
     _, split, lists, rated = ranked
     users = sorted({int(store.user_row[p]) for p in split.test})
     assert len(lists["popularity"]) == len(rated) == len(users)
     train = list(store.item_idx[split.train])
     count = {item: train.count(item) for item in range(2, store.num_items + 2)}
-    for user, found, films in zip(users, lists["popularity"], rated, strict=True):
+    stars = store.rating[split.train].astype(float)
+    bias = {i: (stars - stars.mean())[np.array(train) == i].sum() / (n + ITEM_SHRINK)
+            for i, n in count.items()}
+    for user, found, by_mean, films in zip(
+            users, lists["popularity"], lists["item mean"], rated, strict=True):
         mine = [p for p in split.test if store.user_row[p] == user]
         assert films == {int(store.item_idx[p]): float(store.rating[p]) for p in mine}
         rows = range(store.offsets[user], store.offsets[user + 1])
         seen = {store.item_idx[q] for q in rows if store.timestamp[q] < store.timestamp[mine[0]]}
         order = sorted(set(count) - seen, key=lambda item: (-count[item], item))
         assert found.tolist() == order[:4]
+        best = sorted((bias[item] for item in order), reverse=True)[:4]
+        assert [bias[i] for i in by_mean] == pytest.approx(best) and seen.isdisjoint(by_mean)
 
 
 @pytest.mark.parametrize(("ties", "protocol"), [
@@ -46,24 +54,6 @@ def test_the_list_by_stars_is_what_recommend_says_at_the_history_of_the_split(
         assert recommender.catalogue.items([f.movie_id for f in top]).tolist() == found.tolist()
     tied = store.timestamp[split.history_stop[firsts] - 1] == store.timestamp[firsts]
     assert tied.any() == (ties == "stable")
-
-
-def test_the_list_by_item_mean_knows_train_alone(ranked, store):
-    """Films by the bias of the streaming baseline, whoever asks, without what was seen."""
-    _, split, lists, _ = ranked
-    train = split.train
-    stars, mean = store.rating[train], store.rating[train].astype(float).mean()
-    bias = {}
-    for item in range(2, store.num_items + 2):
-        own = stars[store.item_idx[train] == item]
-        bias[item] = (own - mean).sum() / (len(own) + ITEM_SHRINK)
-    for user, found in zip(sorted(set(store.user_row[split.test])), lists["item mean"],
-                           strict=True):
-        first = next(p for p in split.test if store.user_row[p] == user)
-        rows = range(store.offsets[user], store.offsets[user + 1])
-        seen = {store.item_idx[q] for q in rows if store.timestamp[q] < store.timestamp[first]}
-        best = sorted((bias[item] for item in set(bias) - seen), reverse=True)[:4]
-        assert [bias[item] for item in found] == pytest.approx(best) and seen.isdisjoint(found)
 
 
 def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):

@@ -3,7 +3,6 @@
 import json
 from dataclasses import fields, replace
 from typing import get_args
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,16 +13,8 @@ from bst.recommend.recommender import Recommender
 from bst.run import store_of
 from bst.utils.errors import OptionError
 from scripts.ablate import STUDIES, variants
-from scripts.studies.runs import (
-    AblationArgs,
-    compare_variant,
-    format_study,
-    run_ablation,
-    train_all,
-)
+from scripts.studies.runs import AblationArgs, compare_variant, format_study, run_ablation
 from tests.command import call
-
-OPTIONS = {f.name: set(get_args(f.type)) for f in fields(ModelConfig)}
 
 
 @pytest.fixture(scope="module")
@@ -59,33 +50,18 @@ def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
     run_ablation(chosen, arms)  # all is there already
     assert before == {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
     assert json.loads(args.json.read_text()) == rows
-
-
-CHANGED = {"layer": ["attention"], "dense": ["dense"], "loss": ["loss"], "text": ["text"],
-           "readout": ["readout", "history_len"], "interest": ["interest"],
-           "history": ["history_len"],
-           "heads": ["widths", "drift", "forgets", "key_var", "audience"]}
+    with pytest.raises(OptionError, match=r"--only names \['nine'\], expected some of"):
+        run_ablation(replace(args, only=("nine",)), arms)
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_a_study_changes_what_it_is_named_for_and_nothing_else(study):
-    found = variants(study, RunConfig()).values()
-    first, *others = found
+def test_a_study_compares_with_the_defaults_and_has_every_option_of_its_field(study):
+    found = list(variants(study, RunConfig()).values())
     data = DataConfig(protocol="cold-items" if study == "text" else "temporal")
-    assert first == RunConfig(data=data)
-    assert len({config.hash for config in found}) == len(found) > 2
-    for config in others:
-        kept = {name: getattr(first.model, name) for name in CHANGED[study]}
-        source = first.data.text_source if study == "text" else config.data.text_source
-        assert first == replace(config, model=replace(config.model, **kept),
-                                data=replace(config.data, text_source=source))
-
-
-@pytest.mark.parametrize(("study", "field"), [
-    ("layer", "attention"), ("dense", "dense"), ("loss", "loss"), ("readout", "readout")])
-def test_a_study_has_every_option_of_its_field(study, field):
-    found = variants(study, RunConfig()).values()
-    assert {getattr(config.model, field) for config in found} == OPTIONS[field]
+    assert found[0] == RunConfig(data=data) and len({c.hash for c in found}) == len(found) > 2
+    for field in fields(ModelConfig):
+        if field.name in (study, {"layer": "attention"}.get(study)) and get_args(field.type):
+            assert {getattr(c.model, field.name) for c in found} == {*get_args(field.type)}
 
 
 def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
@@ -98,31 +74,6 @@ def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
     assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
     assert "1 seed\n" in said and "+-" not in said and rows[0]["mae_spread"] is None
     assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
-
-
-def test_overviews_are_embedded_once_for_all_runs_of_the_same_data(args, monkeypatch):
-    """In the pool's processes; here in this one, which counts."""
-    seen = []
-
-    def work_here(work, configs, *_):
-        seen.append((work.__name__, list(configs)))
-        return [{} for _ in seen[-1][1]]
-
-    pool = MagicMock()
-    pool.return_value.__enter__.return_value.map = work_here
-    monkeypatch.setattr("scripts.studies.runs.ProcessPoolExecutor", pool)
-    base = RunConfig(data=args.data)
-    silent = replace(base, model=args.model)  # reads none, of data that no other variant has
-    train_all({**variants("text", base), "silent": silent}, range(2), args.runs / "none", jobs=1)
-    (first, texts), (then, runs) = seen
-    assert (first, then) == ("_embed_overviews", "run_one") and len(runs) == 12
-    assert sorted(c.data.text_source for c in texts) == [
-        "overview", "random", "shuffled", "title"]
-
-
-def test_an_arm_that_is_not_there_is_named(args):
-    with pytest.raises(OptionError, match=r"--only names \['nine'\], expected some of"):
-        run_ablation(replace(args, only=("nine",)), arms)
 
 
 def test_a_row_is_means_over_seeds_and_the_paired_difference():

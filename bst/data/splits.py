@@ -89,12 +89,6 @@ def split_interactions(
 
     Raises:
         OptionError: on a name that is none of these.
-
-    Example:
-        >>> store = SequenceStore(item_idx=np.arange(2, 12, dtype=np.int32), users=None, movies=(),
-        ...     rating=np.ones(10, np.float32), timestamp=np.arange(10), offsets=np.array([0, 10]))
-        >>> split_interactions(store).test
-        array([9])
     """
     check_option("protocol", protocol, Protocol)
     check_option("ties", ties, Ties)
@@ -202,8 +196,8 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
 
 def _notes(store: SequenceStore, split: Split, held_out: np.ndarray) -> list[str]:
     """What is no leak, but makes the numbers of a split other than they look; a line each."""
-    lines, (low, high) = [], (f(store.rating[split.train]) for f in (np.min, np.max))
-    stars = store.rating[held_out]
+    lines, train, stars = [], store.rating[split.train], store.rating[held_out]
+    low, high = train.min(), train.max()
     off = np.count_nonzero((stars < low) | (stars > high))
     if off:
         lines.append(f"NOTE {off:,} of {len(stars):,} valid and test ratings are off the scale of "

@@ -34,8 +34,7 @@ def embed_texts(
 ) -> TextVectors:
     """Embed every text with a frozen BERT.
 
-    One at a time: the bits of a vector are a function of the text alone, on a kind of CPU and a
-    number of threads, whatever else is asked for or cached. A batch would pad it.
+    One at a time: its bits are a function of the text (and of CPU and threads), not of a batch.
 
     Args:
         texts: overviews; None or blank is "no text", for which the model learns a vector.
@@ -142,8 +141,8 @@ def _embed_missing(
     with tqdm(total=len(keys), desc="overviews", unit="text", disable=None) as bar:
         if bar.disable:
             print(f"embedding {len(keys):,} overviews", file=sys.stderr)
-        for start in range(0, len(keys), CHUNK):
-            vectors, chunk = [], keys[start:start + CHUNK]
+        for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
+            vectors = []
             for key in chunk:
                 vectors.append(embed_text(missing[key], tokenizer, model, pooling, precision))
                 bar.update()

@@ -11,6 +11,7 @@ from bst.data.splits import History, Split
 ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
 NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
 MOST_ITEMS = 4096  # with neighbours: those with the most train ratings; the others have none
+BIAS_SWEEPS = 10
 CELLS = 2**23  # residuals of users by items at a time: 32 MB
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
 
@@ -28,21 +29,18 @@ def item_mean(store: SequenceStore, split: Split) -> np.ndarray:
     return mean + bias[store.item_idx]
 
 
-def item_bias(
-    store: SequenceStore, split: Split, *, shrink: float = ITEM_SHRINK
-) -> tuple[float, np.ndarray]:
+def item_bias(store: SequenceStore, split: Split) -> tuple[float, np.ndarray]:
     """Train mean, and each item's shrunken mean deviation from it: (num_items + 2,) float64."""
     mean = float(store.rating[split.train].mean(dtype=np.float64))
-    item, size = store.item_idx[split.train], store.num_items + FIRST_IDX
-    total = np.bincount(item, weights=store.rating[split.train] - mean, minlength=size)
-    return mean, total / (np.bincount(item, minlength=size) + shrink)
+    return mean, _shrunken(store.rating[split.train] - mean, store.item_idx[split.train],
+                           store.num_items + FIRST_IDX, ITEM_SHRINK)
 
 
-def user_mean(store: SequenceStore, split: Split, *, shrink: float = 5.0) -> np.ndarray:
+def user_mean(store: SequenceStore, split: Split) -> np.ndarray:
     """The user's shrunken train mean; a new user has the global one."""
     mean, _ = item_bias(store, split)
     return mean + _shrunken(store.rating[split.train] - mean, store.user_row[split.train],
-                            store.num_users, shrink)[store.user_row]
+                            store.num_users, 5.0)[store.user_row]
 
 
 def streaming_bias(store: SequenceStore, split: Split, *, last: int | None = 20) -> np.ndarray:
@@ -57,9 +55,8 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     """Item and streaming user bias, plus the residuals of similar items of the target's history.
 
     The weights are cosines between the items' train residuals, shrunk by their co-ratings; the
-    `NEIGHBOURS` most similar ones of the history count. As LensKit's ItemKNN, but of the history at
-    the time of the target, which also serves people whom training never saw. NaN in train, where
-    it would have seen the answer.
+    `NEIGHBOURS` most similar ones of the history at the target's time count, also of people whom
+    training never saw. NaN in train, where it would have seen the answer.
 
     Source: Deshpande and Karypis 2004, "Item-Based Top-N Recommendation Algorithms".
     """
@@ -110,12 +107,12 @@ def _similarity(store: SequenceStore, split: Split, base: np.ndarray, slot: np.n
     return np.maximum(product, 0)
 
 
-def user_item_bias(store: SequenceStore, split: Split, *, sweeps: int = 10) -> np.ndarray:
+def user_item_bias(store: SequenceStore, split: Split) -> np.ndarray:
     """Train mean plus user and item bias, fitted in turns.
 
     Source: Koren 2010, "Factor in the Neighbors", section 2.1; Surprise's BaselineOnly.
     """
-    mean, user, item = _biases(store, split, sweeps)
+    mean, user, item = _biases(store, split)
     return mean + user[store.user_row] + item[store.item_idx]
 
 
@@ -124,7 +121,7 @@ def matrix_factorisation(store: SequenceStore, split: Split) -> np.ndarray:
 
     Source: Koren, Bell, Volinsky 2009, "Matrix Factorization Techniques".
     """
-    mean, user_b, item_b = _biases(store, split, 10)
+    mean, user_b, item_b = _biases(store, split)
     user, item = store.user_row[split.train], store.item_idx[split.train]
     residual = store.rating[split.train] - mean - user_b[user] - item_b[item]
     rng = np.random.default_rng(0)
@@ -137,14 +134,12 @@ def matrix_factorisation(store: SequenceStore, split: Split) -> np.ndarray:
     return mean + user_b[store.user_row] + item_b[store.item_idx] + score
 
 
-def _biases(
-    store: SequenceStore, split: Split, sweeps: int
-) -> tuple[float, np.ndarray, np.ndarray]:
+def _biases(store: SequenceStore, split: Split) -> tuple[float, np.ndarray, np.ndarray]:
     mean = float(store.rating[split.train].mean(dtype=np.float64))
     user, item = store.user_row[split.train], store.item_idx[split.train]
     centred = store.rating[split.train] - mean
     user_b, item_b = np.zeros(store.num_users), np.zeros(store.num_items + FIRST_IDX)
-    for _ in range(sweeps):
+    for _ in range(BIAS_SWEEPS):
         item_b = _shrunken(centred - user_b[user], item, len(item_b), 10.0)
         user_b = _shrunken(centred - item_b[item], user, len(user_b), 15.0)
     return mean, user_b, item_b

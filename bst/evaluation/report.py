@@ -10,16 +10,8 @@ from bst.config import Part
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
-from bst.evaluation.metrics import (
-    calibration,
-    macro_mae,
-    mae,
-    rmse,
-    spread,
-    to_stars,
-    user_bootstrap,
-    user_sums,
-)
+from bst.evaluation import metrics
+from bst.evaluation.metrics import mae, rmse, user_bootstrap, user_sums
 from bst.utils.errors import DataError
 from bst.utils.files import read_sealed, write_atomic
 
@@ -51,13 +43,13 @@ def evaluate(
     label, user = store.rating[target], store.user_row[target]
     levels = np.unique(store.rating[split.train]).astype(np.float64)
     score = on_scale(predictions, store, split, part)
-    star = to_stars(score, levels) if stars is None else stars[target]
+    star = metrics.to_stars(score, levels) if stars is None else stars[target]
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
         "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
-        "mae_star": mae(star, label), "user_macro_mae": macro_mae(score, label, user),
-        **intervals(score, star, label, user, seed=seed), "seed": seed,
-        "config_hash": config_hash, "calibration": calibration(score, label),
+        "mae_star": mae(star, label), "user_macro_mae": metrics.macro_mae(score, label, user),
+        **_intervals(score, star, label, user, seed=seed), "seed": seed,
+        "config_hash": config_hash, "calibration": metrics.calibration(score, label),
         "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
                    "rmse": rmse(score[rows], label[rows])}
@@ -66,18 +58,10 @@ def evaluate(
     }
 
 
-def intervals(
+def _intervals(
     score: np.ndarray, star: np.ndarray, label: np.ndarray, user: np.ndarray, *, seed: int
 ) -> dict[str, float]:
-    """`_low` and `_high` of the four errors of some targets: 95 % when users are drawn again.
-
-    Args:
-        score: (n,) expected stars.
-        star: (n,) stars on the scale.
-        label: (n,) stars that were given.
-        user: (n,) row number of each target's user.
-        seed: of the draws.
-    """
+    """`_low` and `_high` of the four errors of some targets, each array (n,)."""
     miss = np.abs(score - label)
     total, count = user_sums(miss, user)
     ends = {
@@ -120,11 +104,8 @@ def paired_difference(
 ) -> dict[str, float]:
     """Our error minus theirs on the same rows, with the 95 % interval of `user_bootstrap`.
 
-    Args:
-        ours: of each run, the stars of its targets, (n,).
-        theirs: the same of a rival.
-        label: of each run, the stars that were given, (n,).
-        user: of each run, row numbers of the users, (n,).
+    Each argument has, of each run, a number a target, (n,): our stars, those of a rival, those
+    that were given, and the row of the user.
 
     Returns:
         `mae`, `mae_low`, `mae_high` of absolute errors, and `mse`, ... of squared ones; below
@@ -156,12 +137,6 @@ def best_baseline(rows: list[dict]) -> dict:
     return min((r for r in scored(rows) if r["scorer"] != "bst"), key=lambda row: row["mae"])
 
 
-def with_spread(values: Sequence[float], mark: str = "") -> str:
-    """Mean of some runs between marks, and their standard deviation if they are several."""
-    deviation = spread(values)
-    return f"{mark}{np.mean(values):.4f}{mark}" + (f" +- {deviation:.4f}" if deviation else "")
-
-
 def interval(row: dict, name: str) -> str:
     """A difference and its interval, as tables show them."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
@@ -190,17 +165,6 @@ def format_table(rows: list[dict]) -> str:
         p = head["paired"]
         lines.append(f"bst minus {p['against']}, same rows: MAE {interval(p, 'mae')}, "
                      f"MSE {interval(p, 'mse')}")
-    return "\n".join(lines)
-
-
-def format_slices(rows: list[dict]) -> str:
-    """MAE of the first scorer and of the best baseline if there is one, by slice."""
-    shown = [rows[0], *([best_baseline(rows)] if len(scored(rows)) > 1 else [])]
-    names = "".join(f"{row['scorer']:>22}" for row in shown)
-    lines = [f"{'slice':<34}{'n':>8}{names}  (MAE)"]
-    lines += [f"{name:<34}{found['n']:>8,}"
-              + "".join(f"{row['slices'][name]['mae']:>22.4f}" for row in shown)
-              for name, found in rows[0]["slices"].items()]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bst.config import DataConfig
-from bst.evaluation.report import best_baseline, read_results, write_results
+from bst.evaluation.report import best_baseline, read_results, scored, write_results
 from bst.model.network import BST
 from bst.training import checkpoint
 from bst.utils.errors import DataError
@@ -61,7 +61,11 @@ def publish(run: Path, out: Path) -> list[str]:
     if not (run / "results.json").exists():
         raise DataError(f"{run}: no results.json, expected a finished run, which says how good it "
                         "is; give its scripts/train.py command again")
-    rows, config = read_results(run / "results.json"), without_places(checkpoint.config_of(run))
+    rows = scored(read_results(run / "results.json"))
+    if "paired" not in rows[0]:
+        raise DataError(f"{run}: its results have no baseline, expected one for the card; train "
+                        "with the default --baselines")
+    config = without_places(checkpoint.config_of(run))
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -71,22 +72,17 @@ class _Pipe:
     """Standard output whose reader may leave: what comes after goes nowhere."""
 
     def __init__(self, file: IO) -> None:
-        self.file = file
+        self._file = file
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.file, name)
-
-    def write(self, text: str) -> int:
-        return self._try(self.file.write, text)
-
-    def flush(self) -> None:
-        self._try(self.file.flush)
+        do = getattr(self._file, name)
+        return partial(self._try, do) if name in ("write", "flush") else do
 
     def _try(self, do: Callable, *args: str) -> int | None:
         try:
             return do(*args)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
 
 def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:

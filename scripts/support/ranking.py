@@ -16,7 +16,7 @@ from bst.data.schema import FIRST_IDX, PAD
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 from bst.evaluation.baselines import item_bias
-from bst.evaluation.metrics import hit_at_k, ndcg_at_k, spread, user_bootstrap
+from bst.evaluation.metrics import spread, user_bootstrap
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 
@@ -97,6 +97,31 @@ def top_lists(
         rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),
                               strict=True)))
     return {name: np.stack(rows) for name, rows in lists.items()}, rated
+
+
+def hit_at_k(is_relevant: np.ndarray, k: int) -> np.ndarray:
+    """1 for each list that has a relevant item among its first k: (u,) float64; HR@k is the mean.
+
+    Args:
+        is_relevant: (u, n) bool, each list best first.
+        k: length that counts.
+    """
+    return is_relevant[:, :k].any(axis=1).astype(np.float64)
+
+
+def ndcg_at_k(is_relevant: np.ndarray, num_relevant: np.ndarray, k: int) -> np.ndarray:
+    """Discounted gain of each list over that of the best possible list: (u,) float64, in [0, 1].
+
+    Args:
+        is_relevant: (u, n) bool, each list best first.
+        num_relevant: (u,) relevant items among all candidates, at least 1.
+        k: length that counts.
+
+    Source: Jarvelin and Kekalainen 2002, gain 1, discount log2(rank + 1).
+    """
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    best = np.cumsum(discount)[np.minimum(num_relevant, k) - 1]
+    return is_relevant[:, :k] @ discount[:is_relevant.shape[1]] / best
 
 
 def ranking_rows(

@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
+from bst.evaluation import report
 from bst.evaluation.metrics import user_bootstrap
-from bst.evaluation.report import (
-    best_baseline,
-    evaluate,
-    format_table,
-    paired_difference,
-    read_results,
-    slices,
-    write_results,
-)
+from bst.evaluation.report import evaluate, format_table, paired_difference, slices
 from bst.utils.files import write_sealed
 
 
@@ -29,8 +22,8 @@ def test_a_row_has_the_keys_of_the_results_file_and_counts_only_its_part(store, 
     assert found["mae_star"] == 0.0
     assert {"protocol", "ties", "part", "scorer", "n", "mae", "rmse", "mae_star", "mae_low",
             "mae_high", "seed", "config_hash"} <= set(found)
-    write_results([found], tmp_path / "results.json", write=write_sealed)
-    assert read_results(tmp_path / "results.json") == [found]
+    report.write_results([found], tmp_path / "results.json", write=write_sealed)
+    assert report.read_results(tmp_path / "results.json") == [found]
 
 
 def test_each_error_has_an_interval_over_users(store, split):
@@ -81,4 +74,4 @@ def test_the_table_says_leaky_beside_every_number_of_a_leaky_protocol(store, spl
     assert "LEAKY" not in format_table(rows)
     leaky = [{**r, "protocol": "keras-windows"} for r in rows]
     assert sum("LEAKY" in line for line in format_table(leaky).splitlines()) == 3
-    assert best_baseline(rows)["scorer"] == "global mean"
+    assert report.best_baseline(rows)["scorer"] == "global mean"

@@ -40,7 +40,8 @@ def run(build, store, tmp_path_factory):
     rows = [evaluate(stars, store, split, "test", scorer=scorer, seed=0, config_hash="h")
             for scorer, stars in (("bst", ours), ("global mean", theirs))]
     rows[0]["paired"] = {"against": "global mean", **paired_difference(
-        ours, theirs, store, split, "test", seed=0)}
+        [ours[split.test]], [theirs[split.test]], [store.rating[split.test]],
+        [store.user_row[split.test]])}
     write_results(rows, folder / "results.json", write=write_sealed)
     (folder / "resume.pt").write_bytes(b"not for others")
     return folder
@@ -196,4 +197,3 @@ def test_a_name_of_the_hub_is_found_in_the_local_cache(hub, store, tmp_path, mon
     assert found.similar(5) == Recommender.from_pretrained(hub).similar(5)
     with pytest.raises(DataError, match="somebody/else: no readable model"):
         Recommender.from_pretrained("somebody/else")
-
