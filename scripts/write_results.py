@@ -13,8 +13,9 @@ from bst.utils.guard import guarded
 NOTE = """\
 Every table names its protocol and its seeds; ties are strict and the part is test unless it says
 otherwise. Settings were chosen on valid; test was looked at to write these tables. Brackets are
-95 % intervals over users; `+-` is the standard deviation between seeds. MAE and RMSE are those of
-the expected stars; MAE* of whole stars; user MAE is the mean over users.
+95 % intervals of one run over users: of several seeds, each draw of users takes one. `+-` is the
+standard deviation between seeds (n - 1). MAE and RMSE are those of the expected stars; MAE* of
+whole stars; user MAE is the mean over users.
 
 In the copy of MovieLens-1M used here about 9.8 % of the timestamps (users from 3000 on, 1 to 3
 stars, first 80 % of time) are reconstructed to within about a minute; the valid and test periods of
