@@ -119,7 +119,7 @@ def test_a_run_folder_of_other_data_is_refused(whole, start, tmp_path):
     shutil.copytree(whole, copy)
     child = start(copy, data=other)
     assert child.wait() == 1 and len(child.errors) == 1, child.said
-    assert f"error: {copy} holds a run of config " in child.errors[0]
+    assert f"error: {copy} holds a run on other data, " in child.errors[0]
     assert digest(copy) == digest(whole)
 
 
