@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bst.utils.errors import DataError
 from bst.utils.guard import command
 from scripts.support.browser import CHROMIUM, Browser
+from scripts.support.flags import RunFolder
 
 NAMES = ("Last {}, The", "{} at Dawn", "Beyond the {}", "Return of the {}", "Midnight {}",
          "My Friend the {}", "{} of Ghent, The", "Letters to a {}", "Summer of the {}",
@@ -38,7 +39,7 @@ FILMS = (  # stars that are given to the films to begin with, by place
 class Args:
     """Draw the page."""
 
-    model: Path
+    model: RunFolder
     """run folder, of the built-in data"""
     out: Path = Path("pics/page.png")
     """where the PNG goes"""

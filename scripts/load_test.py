@@ -56,7 +56,7 @@ def measure(port: int, args: Args) -> dict:
 def main(args: Args) -> None:
     """Start the service, measure, stop it."""
     script = Path(__file__).with_name("serve.py")
-    service = subprocess.Popen([sys.executable, script, "--model", args.model, "--port", "0"],
+    service = subprocess.Popen([sys.executable, script, "--run", args.model, "--port", "0"],
                                stdout=subprocess.PIPE, text=True)
     try:
         line = service.stdout.readline()
