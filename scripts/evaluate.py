@@ -6,20 +6,22 @@ The run folder says what it was trained on and where that was; nothing is writte
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tyro
+
 from bst.config import Baseline, Options, option
 from bst.utils.guard import command
-from scripts.support.flags import BASELINES, RunFolder
+from scripts.support.flags import BASELINES
 
 
 @dataclass(frozen=True)
 class Args(Options):
     """Evaluate a run."""
 
-    run: RunFolder
+    run: Annotated[Path, tyro.conf.arg(name="run", aliases=["--model", "--out"])]
     """run folder"""
     part: Literal["valid", "test"] = "test"
     """which targets"""

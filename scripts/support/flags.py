@@ -8,9 +8,8 @@ import tyro
 from bst.config import option
 
 # the folder of a run is --run at every script; --model and --out are its former names
-RunFolder = Annotated[Path, tyro.conf.arg(name="run", aliases=["--model", "--out"])]
-RunFolders = Annotated[
-    tuple[Path, ...], tyro.conf.arg(name="run", aliases=["--model", "--out"])]
+RunFolder = Annotated[Path, tyro.conf.arg(name="run", aliases=["--model"])]
+RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(name="run", aliases=["--model"])]
 NewRunFolder = Annotated[Path | None, tyro.conf.arg(name="run", aliases=["--model", "--out"])]
 BASELINES = "baselines to compare with, none for none; not given: all that scale to the data"
 SEEDS = option(5, "runs of each config, seeds 0, 1, ...", "[1, 1000]")
