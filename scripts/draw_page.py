@@ -2,7 +2,7 @@
 
 Serves a run on the built-in data, whose films get names and overviews that are made up here, gives
 stars to a few of them in a headless Chromium, and takes both pictures. Needs a run of
-`python scripts/train.py --out RUN`, fastapi, uvicorn and Chromium.
+`python scripts/train.py --run RUN`, fastapi, uvicorn and Chromium.
 """
 
 import base64
