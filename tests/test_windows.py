@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from bst.data.sequences import build_sequences
+from bst.utils.errors import OptionError
 from scripts.support.windows import make_windows
 
 
@@ -29,5 +30,5 @@ def test_windows_are_left_padded_and_none_is_lost_or_made_up(tables):
 
 @pytest.mark.parametrize(("length", "step"), [(1, 1), (2, 0)])
 def test_windows_refuse_a_length_without_history_and_a_step_of_nothing(store, length, step):
-    with pytest.raises(ValueError, match=f"expected length >= 2 .* got {length} and {step}"):
+    with pytest.raises(OptionError, match=f"expected --window-length >= 2 .* got {length} and "):
         make_windows(store, length=length, step=step)
