@@ -15,6 +15,8 @@ Ties = Literal["strict", "stable"]
 TieOrder = Literal["file", "shuffled"]
 Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
 OnBad = Literal["stop", "quarantine"]
+Format = Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"]
+Repeats = Literal["last", "first", "stop"]
 Pooling = Literal["mean-last-two", "last", "second-to-last"]
 Precision = Literal["fp32", "bf16"]
 RankBy = Literal["stars", "interest", "both"]
@@ -78,6 +80,11 @@ class DataConfig(Options):
         "auto", "how the raw files are written (data/README.md); auto: told by their names")
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
     on_bad: OnBad = option("stop", "what to do about a bad row")
+    columns: str | None = option(
+        None, "where a table of ratings has what, if its names do not tell: "
+        "user=...,item=...,rating=...,time=..., or 1,2,3,4 for a file without a header")
+    repeats: Repeats = option(
+        "last", "which rating counts where a user rates an item again; stop: it is an error")
     protocol: Protocol = option("temporal", "how ratings are split into train, valid and test")
     ties: Ties = option(
         "strict", "strict: a history has earlier timestamps only; stable: file order breaks ties")

@@ -1,4 +1,4 @@
-"""Turn raw MovieLens files into a sequence store, and fixed windows if wanted.
+"""Turn raw rating files into a sequence store, and fixed windows if wanted.
 
 With no flags it uses the built-in synthetic data. A ratings file of 32 MB or more is sorted in
 parts, so that memory does not grow with it; the split of more than 4 M ratings is audited by

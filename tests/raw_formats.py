@@ -43,6 +43,16 @@ def write_1m(folder: Path, tables: Tables) -> Path:
     return folder
 
 
+def write_10m(folder: Path, tables: Tables) -> Path:
+    """movies.dat and ratings.dat in UTF-8, with half stars where there are any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "movies.dat", (f"{i}::{t}::{'|'.join(g) or '(no genres listed)'}"
+                                   for i, t, g in _movies(tables)), "utf-8")
+    _write(folder / "ratings.dat", (f"{u}::{i}::{r:g}::{t}"
+                                    for u, i, r, t in tables.ratings.iter_rows()))
+    return folder
+
+
 def write_100k(folder: Path, tables: Tables) -> Path:
     """u.user, u.item, u.data, and a file that nobody reads."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,5 +102,5 @@ def _movies(tables: Tables):
     return tables.movies.select("item_id", "title", "genres").iter_rows()
 
 
-def _write(path: Path, lines) -> None:
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode("latin-1"))
+def _write(path: Path, lines, encoding: str = "latin-1") -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))

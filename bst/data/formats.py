@@ -1,163 +1,231 @@
 """Data sets of the family -> the same typed tables; which format a folder, zip or file has.
 
-ml-1m, ml-100k  `bst/data/movielens.py`
-ml-csv          ratings.csv in UTF-8 with a header, and movies.csv and links.csv if they are there
-                (MovieLens 20M, 25M, 32M, latest), or one .csv file of ratings alone. Any scale;
-                users have an id and nothing else. Without movies.csv the movies are those of the
-                ratings
+ml-1m, ml-10m, ml-100k  `bst/data/movielens.py`
+table                   one file of ratings, or a folder or zip with it and, if they are there, a
+                        table of items, one of users, and links.csv; as CSV (comma, semicolon, tab,
+                        bar, `::`), JSON lines or parquet, each as it is or packed with gzip
 """
 
 import csv
+import io
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from bst.config import Format, OnBad, check_option
-from bst.data.movielens import ML_1M, ML_100K
+from bst.config import DataConfig, Format
+from bst.data.movielens import ML_1M, ML_10M, ML_100K
 from bst.data.raw import (
     BadRows,
+    File,
     Layout,
-    Lines,
-    RatingLines,
     Reading,
     movie_table,
-    repeated,
+    scan_parquet,
     table,
     whole,
     year_of,
 )
-from bst.data.schema import MOVIES, RATINGS, USERS, Tables
+from bst.data.schema import USERS, Tables
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 
-MARKS = {"ml-1m": "ratings.dat", "ml-100k": "u.data", "ml-csv": "ratings.csv"}
-EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-100k (u.data, u.item, u.user) or "
-            "ml-csv (ratings.csv, or one .csv file)")
-LARGEST = 100  # magnitude of a rating in a CSV file
-HEADINGS = {  # accepted names of a column, lower case, without "_" and spaces
-    "user": ("user", "userid"), "item": ("item", "itemid", "movie", "movieid"),
-    "rating": ("rating", "stars"), "timestamp": ("timestamp", "time"), "title": ("title",),
-    "genres": ("genres",), "TMDB id": ("tmdbid",),
+MOVIELENS = {"ml-1m": ML_1M, "ml-10m": ML_10M, "ml-100k": ML_100K}
+EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same without users.dat), "
+            "ml-100k (u.data, u.item, u.user) or a table (ratings.csv, or one file: .csv, .tsv, "
+            ".jsonl, .parquet, .inter, each also .gz)")
+LARGEST = 10**6  # magnitude of a rating of a table
+RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
+OTHERS = {"items": "movies|items|books|products", "users": "users", "links": "links"}
+NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
+    "user": "user userid uid username reviewer reviewerid customer customerid member memberid",
+    "item": "item itemid iid movie movieid film filmid asin parentasin product productid isbn "
+            "book bookid business businessid track trackid song songid game gameid tconst",
+    "rating": "rating ratings stars star score overall weight bookrating",
+    "timestamp": "timestamp time ts datetime date unixreviewtime unixtimestamp unixtime ratedat",
+    "title": "title movietitle name", "genres": "genres genre categories", "TMDB id": "tmdbid",
+    "sex": "sex gender", "age": "age", "occupation": "occupation", "zip": "zip zipcode",
 }
+KEY = ("user_row", "item_row", "timestamp", "line")  # by which repeats are found
+AUTO = DataConfig()
+SEPARATORS = ("::", "\t", ";", ",", "|", " ")
 
 
-def read_tables(
-    source: Path, *, format: Format = "auto", metadata: Path | None = None, on_bad: OnBad = "stop",
-    report_dir: Path | None = None,
-) -> Tables:
+def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **options) -> Tables:
     """Read and validate a data set of any of the formats.
 
     Args:
-        source: a folder or zip, or a CSV file of ratings.
-        format: how it is written; `auto` goes by the names of its files.
-        metadata: as for `Reading`.
-        on_bad: as there.
-        report_dir: as there.
+        source: a folder or zip, or a file of ratings; or a config that says all.
+        report_dir: as for `Reading`.
+        options: format, columns, metadata, on_bad, repeats of `DataConfig`.
 
     Raises:
-        DataError: as there.
+        DataError: as `Reading`; or no one format fits.
     """
-    files = RawFiles(source)
-    reading = Reading(files, layout_of(files, format), metadata=metadata, on_bad=on_bad,
-                      report_dir=report_dir)
+    reading = open_reading(source, options, report_dir=report_dir)
     ratings = pl.concat(reading.ratings(), rechunk=True)  # or numpy copies at each look
-    user, item = reading.rows(ratings)
-    again = repeated(user, item)
-    if again.any():
-        reading.note_repeats(user[again], item[again])
-        ratings = ratings.filter(~again)
+    keep = reading.kept(*(ratings[name].to_numpy() for name in KEY))
+    ratings = ratings if keep.all() else ratings.filter(keep)
     movies = reading.finish(len(ratings))
-    return Tables(reading.users, movies, ratings, files.sha256)
+    return Tables(reading.users, movies, ratings.select(
+        user_id=reading.users["user_id"].gather(ratings["user_row"]),
+        item_id=movies["item_id"].gather(ratings["item_row"]),
+        rating="rating", timestamp="timestamp"), reading.files.sha256)
 
 
-def layout_of(files: RawFiles, format: Format = "auto") -> Layout:
+def open_reading(source: Path | DataConfig, options: dict, **how) -> Reading:
+    """The reading of a data set; source and options as for `read_tables`, how as for `Reading`."""
+    config = source if isinstance(source, DataConfig) else DataConfig(data=source, **options)
+    files = RawFiles(config.data)
+    return Reading(files, layout_of(files, config), config, **how)
+
+
+def layout_of(files: RawFiles, config: DataConfig | Format = AUTO) -> Layout:
     """The layout of a data set.
 
     Raises:
         DataError: the format is `auto` and no one format fits; names what was found.
     """
-    check_option("format", format, Format)
-    if format == "auto":
-        names = files.names()
-        fits = ["ml-csv"] if files.is_alone else [f for f, mark in MARKS.items() if mark in names]
-        if len(fits) > 1:
-            raise DataError(f"{files.source}: holds {' and '.join(MARKS[f] for f in fits)}, "
-                            f"expected one data set; say which with --format {fits[0]} or another")
-        if not fits:
-            shown = (name if name.isprintable() else ascii(name) for name in sorted(names)[:6])
-            found = ", ".join(name[:80] for name in shown) or "no file"
-            raise DataError(f"{files.source}: found {found}{', ...' if len(names) > 6 else ''}; "
-                            f"expected the files of {EXPECTED}, see data/README.md")
-        format = fits[0]
-    return _csv(files) if format == "ml-csv" else {"ml-1m": ML_1M, "ml-100k": ML_100K}[format]
+    config = DataConfig(format=config) if isinstance(config, str) else config
+    if config.format in MOVIELENS:
+        if config.columns:
+            raise DataError(f"--columns beside --format {config.format}, whose columns are known; "
+                            "leave one out")
+        return MOVIELENS[config.format]
+    names = sorted(files.names())
+    marks = {"ratings.dat": "ml-1m" if "users.dat" in names else "ml-10m", "u.data": "ml-100k"}
+    tables = names if files.is_alone else _tables(names, RATINGS)
+    fits = tables if files.is_alone or config.format == "table" else \
+        [name for name in names if name in marks] + tables
+    known = [name for stems in (RATINGS, *OTHERS.values()) for name in _tables(names, stems)]
+    fits = fits or [name for name in _tables(names, ".*") if name not in known]
+    shown = (name[:80] if name.isprintable() else ascii(name)[:80] for name in (fits or names)[:6])
+    found = (", ".join(shown) or "no file") + ", ..." * (len(fits or names) > 6)
+    if not fits:
+        raise DataError(f"{files.source}: found {found}; expected the files of {EXPECTED}, see "
+                        "data/README.md")
+    if len(fits) > 1:
+        raise DataError(f"{files.source}: holds {found}, expected one data set; say which with "
+                        f"--format {marks.get(fits[0], 'table')} or another, or give one file")
+    if fits[0] in marks and not files.is_alone:
+        return layout_of(files, replace(config, format=marks[fits[0]]))
+    return _table(files, names, fits[0], config.columns)
 
 
-def _csv(files: RawFiles) -> Layout:
-    """The layout of CSV files, whose headers say where the columns stand."""
-    name = files.source.name if files.is_alone else "ratings.csv"
-    lines = RatingLines(
-        **_columns(files, name, ("user", "item", "rating", "timestamp")),
-        known_from=(name, "movies.csv"), first_id=0, scale=(-LARGEST, LARGEST), is_whole=False)
-    return Layout(lines, lambda files, bad: _people(files, bad, lines), _links)
+def _tables(names: list[str], stems: str) -> list[str]:
+    """The tables whose names begin with one of these stems."""
+    return [name for name in names if re.fullmatch(
+        rf"({stems})\.(csv|tsv|inter|jsonl|ndjson|json|parquet)(\.gz)?", name, re.IGNORECASE)]
 
 
-def _columns(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
-             ) -> dict:
-    """Fields of `Lines`: the wanted columns by the header, then the optional ones that it has."""
-    header = next(files.chunks(name, 2**16)).partition(b"\n")[0].decode("utf-8", "replace")
-    try:
-        titles = [cell.strip() for cell in next(csv.reader([header]), [])]
-    except csv.Error as error:
-        raise DataError(f"{files.source}: {name}:1: {error}; expected a header") from error
-    plain = [re.sub("[_ ]", "", title.lower()) for title in titles]
-    place = []
+def _table(files: RawFiles, names: list[str], ratings: str, columns: str | None) -> Layout:
+    """The layout of a table of ratings, and of those of items and users beside it."""
+    others = {} if files.is_alone else {
+        what: found[0] for what, stems in OTHERS.items() if (found := _tables(names, stems))}
+    file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), columns)
+
+    def people(files: RawFiles, bad: BadRows) -> tuple:
+        users = items = None
+        if "items" in others:
+            items = movie_table(files, _file(
+                files, others["items"], ("item",), ("title", "genres")), _movie, bad)
+        if "users" in others:
+            users = table(files, _file(files, others["users"], ("user",), (
+                "sex", "age", "occupation", "zip")), _user, USERS, bad)
+        return users, items
+
+    def links(files: RawFiles, bad: BadRows) -> dict:
+        if "links" not in others:
+            return {}
+        found = table(files, _file(files, others["links"], ("item", "TMDB id")), _link,
+                      {"item_id": pl.String, "tmdb": pl.String}, bad)
+        return dict(found.drop_nulls().iter_rows())
+
+    return Layout(
+        ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, read_people=people,
+        read_links=links, known_from=(others.get("users", ratings), others.get("items", ratings)))
+
+
+def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = (),
+          columns: str | None = None) -> File:
+    """How a table is written, and where it has the wanted columns and the optional ones."""
+    told = _told(columns) if columns else {}
+    by_place = all(value.isdecimal() for value in told.values()) and bool(told)
+    options = {"kind": "parquet"}
+    if re.search(r"\.parquet(\.gz)?$", name, re.IGNORECASE):
+        with scan_parquet(files, name) as scan:
+            titles = scan.collect_schema().names()
+    else:
+        start = next(files.chunks(name, 2**16))
+        titles, options = _first_line(f"{files.source}: {name}", start.partition(b"\n")[0])
+        if "separator" in options:
+            options |= {"count": len(titles), "header": not by_place}
+    plain = [re.sub("[-_ ]|:(token|float)(_seq)?$", "", title.lower()) for title in titles]
+    place = {}
     for column in wanted + optional:
-        found = [k for k, title in enumerate(plain) if title in HEADINGS[column]]
-        if len(found) > 1 or (not found and column in wanted):
-            listed = ", ".join(titles)[:100]
-            raise DataError(f"{files.source}: {name}:1: {len(found) or 'no'} columns for the "
-                            f"{column} in the header {listed!r}, expected one, named "
-                            f"{' or '.join(HEADINGS[column])}")
-        place += found
-    return {"file": name, "separator": ",", "count": len(titles), "place": tuple(place),
-            "encoding": "utf-8", "header": True}
+        names = [told[column]] if column in told else NAMES[column].split()
+        found = [k for k, title in enumerate(titles) if (
+            str(k + 1) if by_place else title if column in told else plain[k]) in names]
+        if by_place and column not in told:
+            found = []
+        if len(found) > 1 or (not found and (column in wanted or column in told)):
+            which = ": " + ", ".join(titles[k] for k in found) if found else ""
+            raise DataError(
+                f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
+                f"in the header {', '.join(titles)[:100]!r}, expected one; say which with "
+                f"--columns {column.replace('timestamp', 'time')}=NAME, or, if line 1 is a row, "
+                "with --columns 1,2,3,4 (a rating may be any number, such as a count)")
+        place[column] = None if not found else found[0] if "count" in options else titles[found[0]]
+    return File(name=name, place=place, **options)
 
 
-def _people(files: RawFiles, bad: BadRows, lines: RatingLines
-            ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The users of the ratings, by id, and the movies of movies.csv, or of the ratings."""
-    users, items = pl.Series([], dtype=pl.Int64), pl.Series([], dtype=pl.Int64)
-    for content, first in lines.blocks(files):
-        ratings = lines.fast(content)
-        if ratings is None:
-            rows = [row for *_, row in lines.parsed(content, first, lines.parse)]
-            ratings = pl.DataFrame(rows, schema=RATINGS, orient="row")
-        users = users.append(ratings["user_id"].unique()).unique()
-        items = items.append(ratings["item_id"].unique()).unique()
-    users = pl.DataFrame({"user_id": users.sort()})
-    users = users.with_columns(pl.lit(None, pl.String).alias(n) for n in USERS if n != "user_id")
-    if not files.is_alone and "movies.csv" in files.names():
-        movies = Lines(**_columns(files, "movies.csv", ("item", "title"), ("genres",)))
-        return users, movie_table(files, movies, _movie, bad)
-    rows = [(item, f"item {item}", None, [], None, "none") for item in items.sort()]
-    return users, pl.DataFrame(rows, schema=MOVIES, orient="row")
+def _told(columns: str) -> dict[str, str]:
+    """What --columns says: names of columns or, of all of them, places from 1."""
+    parts = [part.strip() for part in columns.split(",")]
+    keys = ("user", "item", "rating", "time")
+    if all(part.isdecimal() for part in parts) and len(parts) <= 4:
+        parts = [f"{key}={part}" for key, part in zip(keys, parts, strict=False)]
+    told = dict(part.split("=", 1) for part in parts if "=" in part)
+    if len(told) != len(parts) or not set(told) <= set(keys):
+        raise DataError(f"--columns {columns!r}: expected user=...,item=...,rating=...,time=... "
+                        "with names or places, or places alone, such as 1,2,3,4")
+    return {key.replace("time", "timestamp"): value for key, value in told.items()}
 
 
-def _movie(item: str, title: str, genres: str = "") -> tuple:
-    if genres == "(no genres listed)":
-        genres = ""
-    return whole(item, "movie"), title, year_of(title), genres
+def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
+    """The names in the first line of a file, and fields of `File` that it tells."""
+    text = line.decode("utf-8", "replace").rstrip("\r")
+    try:
+        if text.startswith("{"):
+            return list(json.loads(text)), {"kind": "json"}
+        plain = re.sub('"[^"]*"', "", text)
+        separator = max(SEPARATORS, key=plain.count)
+        if any(map(plain.count, SEPARATORS[:-1])):
+            separator = max(SEPARATORS[:-1], key=plain.count)
+        quoted = len(separator) == 1
+        titles = next(csv.reader(io.StringIO(text), delimiter=separator), []) if quoted else \
+            text.split(separator)
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise DataError(f"{where}:1: {error}; expected a header, or a JSON object") from error
+    if text.startswith("["):
+        raise DataError(f"{where} looks like a JSON array, expected an object a line; convert it "
+                        "with jq -c '.[]'")
+    if re.fullmatch(r"[0-9]+:", text):
+        raise DataError(f"{where} looks like the Netflix Prize, expected a rating a line; write "
+                        "them as user,item,rating,date (awk -F, '/:/ {m = $1 + 0; next} "
+                        "{print $1 FS m FS $2 FS $3}') and give --columns 1,2,3,4")
+    return [title.strip() for title in titles], {"separator": separator, "quoted": quoted}
 
 
-def _links(files: RawFiles, bad: BadRows) -> dict[int, str]:
-    """TMDB id of each movie that links.csv gives one, if there is a links.csv."""
-    if files.is_alone or "links.csv" not in files.names():
-        return {}
-    links = table(files, Lines(**_columns(files, "links.csv", ("item", "TMDB id"))), _link,
-                  {"item_id": pl.Int64, "tmdb": pl.String}, bad)
-    return dict(links.drop_nulls().iter_rows())
+def _movie(item: str, title: str, genres: str) -> tuple:
+    return item, title or f"item {item}", year_of(title), genres.replace("(no genres listed)", "")
+
+
+def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
+    return user, sex or None, age or None, occupation or None, zip_code[:1] or None
 
 
 def _link(item: str, tmdb: str) -> tuple:
-    return whole(item, "movie"), str(whole(tmdb, "TMDB id")) if tmdb else None
+    return item, str(whole(tmdb, "TMDB id")) if tmdb else None

@@ -1,16 +1,15 @@
-"""MovieLens-1M and MovieLens-100K: latin-1, a file of users, of movies and of ratings.
+"""MovieLens in its older forms: a file of movies, of ratings and, but for 10M, of users.
 
-ml-1m    users.dat, movies.dat, ratings.dat; fields separated by `::`
-ml-100k  u.user, u.item, u.data; `|` and tabs. An age in years becomes the code of its group in
-         MovieLens-1M; an occupation keeps its name
+ml-1m    users.dat, movies.dat, ratings.dat in latin-1; fields separated by `::`
+ml-10m   movies.dat and ratings.dat in UTF-8; ratings on any scale
+ml-100k  u.user, u.item, u.data in latin-1; `|` and tabs. An age in years becomes the code of its
+         group in MovieLens-1M; an occupation keeps its name
 """
 
 import re
 from collections.abc import Callable
 
-import polars as pl
-
-from bst.data.raw import BadRows, Layout, Lines, RatingLines, movie_table, table, whole, year_of
+from bst.data.raw import BadRows, File, Layout, movie_table, table, whole, year_of
 from bst.data.schema import USERS
 from bst.data.sources import RawFiles
 
@@ -36,37 +35,58 @@ def _user_100k(user: str, years: str, sex: str, occupation: str, zip_code: str) 
 def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
-    return whole(user, "user", 1), sex, age, occupation, zip_code[:1] or None
+    return _id(user, "user"), sex, age, occupation, zip_code[:1] or None
 
 
 def _movie_1m(item: str, title: str, genres: str) -> tuple:
-    return whole(item, "movie", 1), title, year_of(title), genres
+    return _id(item, "item"), title, year_of(title), genres.replace("(no genres listed)", "")
 
 
 def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags: str) -> tuple:
-    if date and not re.fullmatch(r"[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}", date):
+    if date and not re.fullmatch(r"[0-9]{1,2}-[A-Z][a-z]{2}-[0-9]{4}", date):
         raise ValueError(f"release date {date!r} is not like 01-Jan-1995")
     if set(flags) - {"0", "1"}:
         raise ValueError(f"genre flags {'|'.join(flags)!r} are not all 0 or 1")
     genres = "|".join(name for name, flag in zip(GENRES, flags, strict=True) if flag == "1")
-    return whole(item, "movie", 1), title, year_of(title) or year_of(f"({date[-4:]})"), genres
+    return _id(item, "item"), title, year_of(title) or year_of(f"({date[-4:]})"), genres
 
 
-def _people(users: Lines, user: Callable[..., tuple], movies: Lines, movie: Callable[..., tuple]
-            ) -> Callable[[RawFiles, BadRows], tuple[pl.DataFrame, pl.DataFrame]]:
-    """What reads the users and the movies of a layout, from their lines and parsers."""
-    return lambda files, bad: (table(files, users, user, USERS, bad),
+def _id(value: str, name: str) -> str:
+    """The id, if it is a whole number from 1 as Python writes it."""
+    if str(whole(value, name, 1)) != value:
+        raise ValueError(f"{name} {value[:40]!r} is not a whole number")
+    return value
+
+
+def _file(name: str, separator: str, count: int, **options) -> File:
+    """A file of which all fields are read."""
+    place = {f"field {k}": k for k in range(count)}
+    return File(**{"name": name, "separator": separator, "count": count, "place": place,
+                   "encoding": "latin-1", **options})
+
+
+def _people(user: Callable[..., tuple], users: File | None, movie: Callable[..., tuple],
+            movies: File) -> Callable[[RawFiles, BadRows], tuple]:
+    """What reads the users and the movies of a layout, from their parsers and files."""
+    return lambda files, bad: (users and table(files, users, user, USERS, bad),
                                movie_table(files, movies, movie, bad))
 
 
+RATING = {"user": 0, "item": 1, "rating": 2, "timestamp": 3}
 ML_1M = Layout(
-    RatingLines(file="ratings.dat", separator="::", count=4,
-                known_from=("users.dat", "movies.dat")),
-    _people(Lines(file="users.dat", separator="::", count=5), _user_1m,
-            Lines(file="movies.dat", separator="::", count=3), _movie_1m),
+    ratings=_file("ratings.dat", "::", 4, place=RATING), known_from=("users.dat", "movies.dat"),
+    read_people=_people(_user_1m, _file("users.dat", "::", 5),
+                        _movie_1m, _file("movies.dat", "::", 3)),
+    otherwise="--format ml-10m takes any scale and no users.dat",
+)
+ML_10M = Layout(
+    ratings=_file("ratings.dat", "::", 4, place=RATING, encoding="utf-8"),
+    scale=(-100, 100), is_whole=False, known_from=("ratings.dat", "movies.dat"),
+    read_people=_people(_user_1m, None,
+                        _movie_1m, _file("movies.dat", "::", 3, encoding="utf-8")),
 )
 ML_100K = Layout(
-    RatingLines(file="u.data", separator="\t", count=4, known_from=("u.user", "u.item")),
-    _people(Lines(file="u.user", separator="|", count=5), _user_100k,
-            Lines(file="u.item", separator="|", count=5 + len(GENRES)), _movie_100k),
+    ratings=_file("u.data", "\t", 4, place=RATING), known_from=("u.user", "u.item"),
+    read_people=_people(_user_100k, _file("u.user", "|", 5),
+                        _movie_100k, _file("u.item", "|", 5 + len(GENRES))),
 )

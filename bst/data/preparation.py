@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.config import DataConfig, Format, OnBad
-from bst.data.formats import layout_of, read_tables
-from bst.data.raw import CHUNK, Reading, repeated
+from bst.config import DataConfig
+from bst.data.formats import KEY, layout_of, open_reading, read_tables
+from bst.data.raw import CHUNK
 from bst.data.schema import FIRST_IDX, Tables
 from bst.data.sequences import (
     AS_IT_WAS,
@@ -36,7 +36,7 @@ BUILTIN = Path("data/builtin")
 STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
 PART = 2**24  # bytes of it, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
-                ("timestamp", np.int64)])
+                ("timestamp", np.int64), ("line", np.uint32)])
 
 
 def open_store(
@@ -48,8 +48,7 @@ def open_store(
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
     with unchanged(config.data, config.metadata):
-        tables = read_tables(config.data, format=config.format, metadata=config.metadata,
-                             on_bad=config.on_bad, report_dir=report_dir)
+        tables = read_tables(config, report_dir=report_dir)
     return build(tables)
 
 
@@ -59,10 +58,9 @@ def make_store(config: DataConfig, folder: Path) -> SequenceStore:
     with folder_lock(folder):
         if not (config.data / "manifest.json").exists():
             files = RawFiles(config.data)
-            if files.size(layout_of(files, config.format).ratings.file) >= STREAMED:
+            if files.size(layout_of(files, config).ratings.name) >= STREAMED:
                 with unchanged(config.data, config.metadata):
-                    stream_store(config.data, folder, format=config.format,
-                                 metadata=config.metadata, on_bad=config.on_bad)
+                    stream_store(config, folder)
                 return load_store(folder)
         store = open_store(config, report_dir=folder)
         save_store(store, folder)
@@ -82,51 +80,42 @@ def _with_files(config: DataConfig) -> DataConfig:
 
 
 def stream_store(
-    source: Path, folder: Path, *, format: Format = "auto", metadata: Path | None = None,
-    on_bad: OnBad = "stop", chunk_bytes: int = CHUNK, part_bytes: int = PART,
+    source: Path | DataConfig, folder: Path, *, chunk_bytes: int = CHUNK, part_bytes: int = PART,
+    **options,
 ) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 
-    It grows with users, movies, the ratings of the busiest range of users, and with bad rows if
+    It grows with users, items, the ratings of the busiest range of users, and with bad rows if
     `on_bad` is `quarantine`. Takes about as much disk beside the store as the store itself, in
     `folder`, until it is done.
 
     Args:
         source: as for `read_tables`.
         folder: of the store and of bad_rows.csv and unmatched_movies.csv.
-        format: as for `read_tables`.
-        metadata: as for `read_tables`.
-        on_bad: as for `read_tables`.
         chunk_bytes: of the ratings file that are checked at a time.
         part_bytes: of the ratings file that are sorted at a time, on average.
+        options: as for `read_tables`.
 
     Raises:
         DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
     """
-    files = RawFiles(source)
-    reading = Reading(files, layout_of(files, format), metadata=metadata, on_bad=on_bad,
-                      report_dir=folder, chunk_bytes=chunk_bytes)
-    num_users = len(reading.users)
-    parts = _Parts(folder / "parts.tmp", num_users=num_users,
-                   count=max(1, -(-files.size(reading.lines.file) // part_bytes)))
+    reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes,
+                           is_small=False)
+    size, num_users = reading.files.size(reading.layout.ratings.name), len(reading.users)
+    parts = _Parts(folder / "parts.tmp", num_users=num_users, count=max(1, -(-size // part_bytes)))
     with parts, StoreWriter(folder) as writer:
         for ratings in reading.ratings():
-            parts.add(ratings, *reading.rows(ratings))
-        counts, pairs = np.zeros(num_users, dtype=np.int64), []
+            parts.add(ratings)
+        counts = np.zeros(num_users, dtype=np.int64)
         for rows in parts:
-            again = repeated(rows["user_row"], rows["item_row"])
-            pairs.append(rows[again])
-            rows = rows[~again]
+            rows = rows[reading.kept(*(rows[name] for name in KEY))]
             rows = rows[time_order(rows["user_row"], rows["timestamp"])]
             counts += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
                           timestamp=rows["timestamp"])
-        repeats = np.concatenate(pairs) if pairs else np.empty(0, dtype=ROW)
-        if len(repeats):
-            reading.note_repeats(repeats["user_row"], repeats["item_row"])
         movies = reading.finish(int(counts.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
-        writer.finish(reading.users, movies, files.sha256)
+        writer.finish(reading.users, movies, reading.files.sha256)
 
 
 class _Parts:
@@ -143,15 +132,14 @@ class _Parts:
     def __exit__(self, *_) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, ratings: pl.DataFrame, user_row: np.ndarray, item_row: np.ndarray) -> None:
+    def add(self, ratings: pl.DataFrame) -> None:
         """Append each rating to the file of its user's range."""
         if not len(ratings):
             return
         rows = np.empty(len(ratings), dtype=ROW)
-        rows["user_row"], rows["item_row"] = user_row, item_row
-        for name in ("rating", "timestamp"):
+        for name in ROW.names:
             rows[name] = ratings[name].to_numpy()
-        part = user_row.astype(np.int64) * self.count // self.num_users
+        part = rows["user_row"].astype(np.int64) * self.count // self.num_users
         order = np.argsort(part, kind="stable")
         names, begin = np.unique(part[order], return_index=True)
         for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=True):

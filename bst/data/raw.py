@@ -1,30 +1,37 @@
-"""What the readers of all formats share: lines, bad rows, and ratings that are checked by block.
+"""What the readers of all formats share: rows as text, the rules that type them, and bad rows.
 
-A `Layout` says how one kind of data set is written; `bst/data/movielens.py` and
-`bst/data/formats.py` hold them. A row that breaks the format is named by file and line, whatever
-the layout.
+Whatever a file is written in, `File.blocks` gives its rows as text, and one set of rules
+(`Reading._typed`) makes stars and times of them. A row that breaks a rule is named by file and
+line. A `Layout` says how one kind of data set is written.
 """
 
 import csv
-import re
-from collections.abc import Callable, Iterator
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from bst.config import OnBad, check_option
+from bst.config import DataConfig, OnBad, check_option
 from bst.data.overviews import YEAR, merge_overviews
-from bst.data.schema import MOVIES, RATINGS, RowIndex
+from bst.data.schema import MOVIES, USER_FEATURES, ids_of, letters_of, rows_of
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
-LAST_ID = 2**63 - 1
+UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 SHOWN = 10  # bad rows that an error lists
-CHUNK = 2**24  # bytes of a file that are looked at together
+CHUNK, PARQUET_ROWS = 2**24, 2**19  # bytes of a file, rows of parquet, that are read together
+CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
 
 
 class BadRows:
@@ -33,289 +40,455 @@ class BadRows:
     def __init__(self, on_bad: OnBad) -> None:
         check_option("on_bad", on_bad, OnBad)
         self.on_bad, self.count, self.rows = on_bad, 0, []
+        self.lost: dict[str, set[str]] = {"user_id": set(), "item_id": set()}  # named in bad rows
+        self.followers = 0  # ratings of those, which are left out without a reason of their own
 
-    def add(self, file: str, line: int, reason: str, raw: str) -> None:
-        """Note one row: where it stands, what is wrong, and its text."""
-        self.count += 1
-        if self.on_bad == "quarantine" or len(self.rows) < SHOWN:
-            self.rows.append({"file": file, "line": line, "reason": reason, "raw": raw})
+    def add(self, file: str, rows: pl.DataFrame) -> None:
+        """Note rows: columns line, reason, raw (its text)."""
+        self.count += len(rows)
+        kept = rows if self.on_bad == "quarantine" else rows.head(SHOWN)
+        self.rows += [{"file": file, **row} for row in
+                      kept.select("line", "reason", "raw").iter_rows(named=True)]
 
-    def report(self, folder: Path) -> None:
+    def report(self, folder: Path, hint: str) -> None:
         """Raise if there are any and `on_bad` is `stop`; else list them in bad_rows.csv."""
         if not self.count:
             return
         files = list(dict.fromkeys(row["file"] for row in self.rows))  # in the order of reading
         rows = sorted(self.rows, key=lambda row: (files.index(row["file"]), row["line"]))
         listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in rows[:SHOWN])
+        listed = hint + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in listed)
         if self.on_bad == "stop":
             raise DataError(f"{self.count} bad rows, expected none: {listed}"
                             f"{'; ...' if self.count > SHOWN else ''}; correct them, or leave them "
                             "out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(rows).write_csv(folder / "bad_rows.csv")
-        print(f"left out {self.count} bad rows, listed in {folder / 'bad_rows.csv'}: {listed}")
+        more = f" and {self.followers:,} ratings of them" if self.followers else ""
+        print(f"left out {self.count} bad rows{more}, listed in {folder / 'bad_rows.csv'}: "
+              f"{listed}")
+
+
+class Number(str):
+    """A number of a JSON file as it is written there: no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lines:
-    """How the lines of a file are written."""
+class File:
+    """How the rows of a file are written."""
 
-    file: str
-    separator: str
-    count: int  # fields of a line
-    place: tuple[int, ...] | None = None  # of the fields that a parser takes, in its order; or all
-    encoding: str = "latin-1"
+    name: str
+    # where each cell that is read stands: a field of a line, from 0, or a key; None: nowhere
+    place: dict[str, int | str | None]
+    kind: Literal["lines", "json", "parquet"] = "lines"
+    separator: str = ","
+    count: int = 0  # fields of a line
+    encoding: str = "utf-8"
     header: bool = False  # line 1 names the columns
+    quoted: bool = False  # a cell may stand in quotes, which end on its line
 
-    def blocks(self, files: RawFiles, chunk_bytes: int = CHUNK) -> Iterator[tuple[bytes, int]]:
-        """The lines below the header in blocks, and the number of the first line of each."""
-        first = 1
-        for content in files.chunks(self.file, chunk_bytes):
-            is_head = self.header and first == 1
-            yield (content.partition(b"\n")[2], 2) if is_head else (content, first)
-            first += content.count(b"\n")
+    def blocks(self, files: RawFiles, chunk_bytes: int, texts: set[str]) -> Iterator[pl.DataFrame]:
+        """The rows, blank lines left out: line, reason (null: none) and the cells of `place`.
 
-    def parsed(
-        self, content: bytes, first: int, parse: Callable[..., tuple], bad: BadRows | None = None
-    ) -> Iterator[tuple[int, str, tuple]]:
-        """Number, text and row of each good line that is not empty.
-
-        Args:
-            content: lines.
-            first: number of the first one.
-            parse: fields -> row, or a ValueError.
-            bad: collects the lines that are not good, if given.
+        Cells are text without blanks around, "" where there is none, or whole numbers. `raw`, the
+        text of a row, is left out where the cells and separators are all of it. `texts` gains the
+        names of cells that are text by the file's own types, whatever they spell.
         """
-        for number, raw in enumerate(content.split(b"\n"), start=first):
-            if raw:
-                line = raw.decode(self.encoding, errors="replace")
-                try:
-                    row = parse(*self._fields(line))
-                except ValueError as error:
-                    if bad is not None:
-                        bad.add(self.file, number, str(error), line)
-                    continue
-                yield number, line, row
+        if self.kind == "parquet":
+            yield from self._parquet(files, texts)
+            return
+        first = 1
+        for content in files.chunks(self.name, chunk_bytes):
+            if self.header and first == 1:
+                first, content = 2, content.partition(b"\n")[2]
+            rows = self.at_once(content, first)
+            yield self.one_by_one(content, first, texts) if rows is None else rows
+            first += content.count(b"\n") if rows is None else len(rows)
 
-    def _fields(self, line: str) -> list[str]:
-        """The fields that are read; those between commas may stand in quotes."""
-        if "\0" in line:
-            raise ValueError("a NUL byte, expected text")
-        if "\ufffd" in line:
-            raise ValueError("bytes that are not UTF-8")
-        is_quoted = self.separator == "," and '"' in line
+    def at_once(self, content: bytes, first: int) -> pl.DataFrame | None:
+        """What `one_by_one` makes of the rows of a ratings file, if they are plainly written.
+
+        A typed read. Numbers are as long as their text only if they are written as Python does:
+        the length of the block shows that nothing but the cells and separators is in it. Polars
+        splits at one byte: of two, an empty column stands between the fields.
+        """
+        width, fields = len(self.separator), self.count
+        if set(self.place) != {*CELLS} or {*self.place.values()} != {*range(fields)} or \
+                not content.isascii() or any(odd in content for odd in b' \r\0"') or not content:
+            return None
+        columns = {f"column_{k}": pl.String for k in range(width * (fields - 1) + 1)}
+        user, item, rating, timestamp = (f"column_{width * self.place[name]}" for name in CELLS)
+        for ids, stars in ((pl.Int64, pl.Int64), (pl.Int64, pl.String), (pl.String, pl.String)):
+            try:
+                rows = pl.read_csv(
+                    content, separator=self.separator[0], has_header=False, quote_char=None,
+                    empty_string_is_null=False, columns=sorted((user, item, rating, timestamp)),
+                    schema=columns | {user: ids, item: ids, rating: stars, timestamp: pl.Int64})
+            except pl.exceptions.PolarsError:
+                continue
+            marks = len(rows) * width * (fields - 1) + len(rows) - (not content.endswith(b"\n"))
+            if any(rows.null_count().row(0)) or rows[rating].dtype == pl.String and (
+                    rows[rating] == "").any():
+                return None
+            if sum(map(letters_of, rows)) + marks == len(content):
+                return _numbered(rows.select(
+                    user=user, item=item, rating=rating, timestamp=timestamp), first)
+        return None
+
+    def one_by_one(self, content: bytes, first: int, texts: set[str]) -> pl.DataFrame:
+        """The rows of any lines."""
+        lines = content.decode(self.encoding, "replace").split("\n")
+        rows = [(number, raw, *self._cells(raw, texts))
+                for number, raw in enumerate(lines, first) if raw.strip("\r")]
+        schema = dict.fromkeys(("line", "raw", "reason", *self.place), pl.String)
+        return pl.DataFrame(rows, schema | {"line": pl.UInt32}, orient="row")
+
+    def _cells(self, raw: str, texts: set[str]) -> tuple:
+        """What is wrong with a line, and its cells."""
         try:
-            fields = next(csv.reader([line], strict=True)) if is_quoted else \
-                line.split(self.separator)
+            if "\0" in raw or "\ufffd" in raw:
+                raise ValueError("a NUL byte, expected text" if "\0" in raw
+                                 else "bytes that are not UTF-8")
+            return None, *(self._object(raw, texts) if self.kind == "json" else self._split(raw))
+        except ValueError as error:
+            return str(error), *[""] * len(self.place)
+
+    def _split(self, raw: str) -> list[str]:
+        try:
+            fields = raw.split(self.separator) if not self.quoted or '"' not in raw else \
+                next(csv.reader([raw], delimiter=self.separator, strict=True))
         except csv.Error as error:
             raise ValueError(f"broken quotes ({error})") from error
         if len(fields) != self.count:
             raise ValueError(f"{len(fields)} fields, expected {self.count} separated by "
                              f"{self.separator!r}")
-        if self.separator == ",":
-            fields = [field.strip() for field in fields]
-        return fields if self.place is None else [fields[k] for k in self.place]
+        return ["" if k is None else fields[k].strip() for k in self.place.values()]
+
+    def _object(self, raw: str, texts: set[str]) -> Iterator[str]:
+        try:
+            found = json.loads(raw, parse_int=Number, parse_float=Number, parse_constant=Number)
+            values = [found.get(key) for key in self.place.values()]
+        except (ValueError, RecursionError, AttributeError) as error:
+            raise ValueError("no JSON object") from error
+        for name, value in zip(self.place, values, strict=True):
+            value = "|".join(map(str, value)) if isinstance(value, list) else value
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name} is neither a number nor text")
+            if type(value) is str:
+                texts.add(name)
+            yield (value or "").strip()
+
+    def _parquet(self, files: RawFiles, texts: set[str]) -> Iterator[pl.DataFrame]:
+        """The rows of a parquet file, some at a time; numbers as they would be written."""
+        with scan_parquet(files, self.name) as scan:
+            scan = scan.select(**{name: pl.lit("") if key is None else pl.col(key)
+                                  for name, key in self.place.items()})
+            for begin in range(0, scan.select(pl.len()).collect().item(), PARQUET_ROWS):
+                part = scan.slice(begin, PARQUET_ROWS).collect()
+                texts.update(cells.name for cells in part if cells.dtype == pl.String)
+                part = pl.DataFrame([
+                    cells.dt.epoch("s") if cells.dtype in (pl.Date, pl.Datetime) else
+                    cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
+                    else cells for cells in part])
+                part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
+                yield _numbered(part, begin + 1)
+
+
+@contextmanager
+def scan_parquet(files: RawFiles, name: str) -> Iterator[pl.LazyFrame]:
+    """A parquet file; a DataError says that it is none, or damaged."""
+    source = files.whole(name)
+    try:
+        yield pl.scan_parquet(source if isinstance(source, Path) else io.BytesIO(source))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(f"{name}: {str(error).splitlines()[0]}; expected a parquet file") from error
+
+
+def _numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
+    return rows.with_columns(line=pl.int_range(first, first + pl.len(), dtype=pl.UInt32),
+                             reason=pl.lit(None, pl.String))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RatingLines(Lines):
-    """How a ratings file is written: a user, a movie, a rating and a timestamp on each line."""
-
-    place: tuple[int, ...] = (0, 1, 2, 3)
-    known_from: tuple[str, str]  # files of the users and the movies
-    first_id: int = 1
-    scale: tuple[float, float] = (1, 5)  # lowest and highest rating that is taken
-    is_whole: bool = True  # ratings are whole numbers
-
-    def parse(self, user: str, item: str, rating: str, timestamp: str) -> tuple:
-        """The row, in the columns of `schema.RATINGS`."""
-        number = whole if self.is_whole else decimal
-        return (whole(user, "user", self.first_id), whole(item, "movie", self.first_id),
-                float(number(rating, "rating", *self.scale)),
-                whole(timestamp, "timestamp", EARLIEST, LATEST))
-
-    def fast(self, content: bytes) -> pl.DataFrame | None:
-        """Columns of `schema.RATINGS` by one typed read, or None unless every line is good.
-
-        Polars splits at one byte: where the separator has two, an empty column stands between
-        two fields, so all of them are neighbours. Polars refuses a line with too many columns, so
-        the total shows that none has too few.
-        """
-        one, width = self.separator[0], len(self.separator)
-        others = b"" if self.is_whole else b".-"
-        if content.translate(None, f"0123456789\n{one}".encode() + others):
-            return None
-        values = np.frombuffer(content, np.uint8)
-        is_mark = values == ord(one)
-        marks, pairs, ends = map(np.count_nonzero, (
-            is_mark, is_mark[1:] & is_mark[:-1], values == ord("\n")))
-        rows = ends + (not content.endswith(b"\n"))
-        wanted = (self.count - 1) * rows
-        if marks != width * wanted or pairs != (width - 1) * wanted:
-            return None
-        names = dict(zip((width * k for k in self.place), RATINGS, strict=True))
-        columns = (names.get(k, f"other_{k}") for k in range(width * (self.count - 1) + 1))
-        schema = dict.fromkeys(columns, pl.String) | RATINGS | {"rating": pl.Float64}
-        try:
-            found = pl.read_csv(content, separator=one, has_header=False, quote_char=None,
-                                schema=schema, columns=list(names))
-        except pl.exceptions.PolarsError:
-            return None
-        ids = (self.first_id, LAST_ID)
-        bounds = zip(RATINGS, (ids, ids, self.scale, (EARLIEST, LATEST)), strict=True)
-        is_good = len(found) == rows and all(
-            not found[name].null_count() and low <= found[name].min() and found[name].max() <= high
-            for name, (low, high) in bounds)
-        return found.select(*RATINGS).cast(RATINGS) if is_good else None
-
-
-@dataclass(frozen=True)
 class Layout:
     """How one kind of data set is written."""
 
-    ratings: RatingLines
-    read_people: Callable[[RawFiles, BadRows], tuple[pl.DataFrame, pl.DataFrame]]  # users, movies
-    read_links: Callable[[RawFiles, BadRows], dict[int, str]] = lambda files, bad: {}  # TMDB ids
+    ratings: File  # its cells are `CELLS`; without times, the order of the lines counts
+    scale: tuple[float, float] = (1, 5)  # lowest and highest rating that is taken
+    is_whole: bool = True  # ratings are whole numbers
+    known_from: tuple[str, str]  # files of the users and of the items, for messages
+    read_people: Callable[[RawFiles, BadRows], tuple[pl.DataFrame | None, pl.DataFrame | None]]
+    read_links: Callable[[RawFiles, BadRows], dict[int | str, str]] = lambda files, bad: {}
+    otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
 
 
 class Reading:
-    """A data set while it is read: users and movies at once, then the ratings by block.
+    """A data set while it is read: users and items at once, then the ratings by block.
 
     Args:
-        files: the data set.
-        layout: how it is written.
-        metadata: Kaggle's movies_metadata.csv; without it no movie has an overview.
-        on_bad: `stop` raises at bad rows; `quarantine` leaves them out and lists them in
-            bad_rows.csv.
-        report_dir: folder of bad_rows.csv and unmatched_movies.csv; None: bad_rows.csv goes to
-            the current folder, unmatched_movies.csv is not written.
+        files: the data set, written as `layout` says.
+        config: on_bad, repeats (the last or first by time, then by line) and metadata.
+        report_dir: folder of bad_rows.csv (None: the current one) and unmatched_movies.csv.
         chunk_bytes: of the ratings file that are looked at together.
+        is_small: the ratings may be held in memory; else their file is read twice if need be.
 
     Raises:
-        DataError: a file is missing or empty; from `finish`: it has bad rows and `on_bad` is
-            `stop`, or no good one.
+        DataError: a file cannot be read; from `finish`: what config does not let pass.
     """
 
-    def __init__(
-        self, files: RawFiles, layout: Layout, *, metadata: Path | None = None,
-        on_bad: OnBad = "stop", report_dir: Path | None = None, chunk_bytes: int = CHUNK,
-    ) -> None:
-        self.files, self.lines, self.bad = files, layout.ratings, BadRows(on_bad)
-        self.metadata, self.report_dir, self.chunk_bytes = metadata, report_dir, chunk_bytes
+    def __init__(self, files: RawFiles, layout: Layout, config: DataConfig, *,
+                 report_dir: Path | None = None, chunk_bytes: int = CHUNK, is_small: bool = True
+                 ) -> None:
+        self.files, self.layout, self.config = files, layout, config
+        self.bad = BadRows(config.on_bad)
+        self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
+        self._held: Sequence[pl.DataFrame] = ()
+        self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users, self.movies = layout.read_people(files, self.bad)
-        self.links = {} if metadata is None else layout.read_links(files, self.bad)
-        self.user_index = RowIndex(self.users["user_id"])
-        self.movie_index = RowIndex(self.movies["item_id"])
+        self.links = layout.read_links(files, self.bad) if config.metadata else {}
+        if self.users is None or self.movies is None:
+            self._held = list(self._blocks(self.bad)) if is_small else ()
+            self._complete(self._held or self._blocks(BadRows("stop")))
+
+    def _complete(self, blocks: Iterable[pl.DataFrame]) -> None:
+        """Take the users and items that no table gives from the ratings, in order of their ids."""
+        ids = {name: pl.Series([], dtype=pl.Int64) for name in ("user", "item")}
+        for block in blocks:
+            for name, seen in ids.items():
+                both = [seen, ids_of(block[name].unique(), name in self.texts)]
+                if both[0].dtype != both[1].dtype:
+                    both = [column.cast(pl.String) for column in both]
+                ids[name] = pl.concat(both).unique()
+        if self.users is None:
+            self.users = pl.DataFrame({"user_id": ids["user"].sort()}).with_columns(
+                pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
+        if self.movies is None:
+            items = pl.DataFrame({"item_id": ids["item"].sort()})
+            self.movies = items.select(
+                "item_id", title=pl.format("item {}", "item_id"), year=pl.lit(None, pl.Int32),
+                genres=pl.lit([], MOVIES["genres"]), overview=pl.lit(None, pl.String),
+                match=pl.lit("none"))
 
     def ratings(self) -> Iterator[pl.DataFrame]:
-        """Good rows by block, columns of `schema.RATINGS`; repeats are not looked for."""
-        for content, first in self.lines.blocks(self.files, self.chunk_bytes):
-            yield self.check(content, first)
+        """Good rows by block: user_row and item_row (Int32), rating, timestamp, line."""
+        for rows in self._held or self._blocks(self.bad):
+            rows = rows.with_columns(
+                user_row=rows_of(rows["user"], self.users["user_id"]),
+                item_row=rows_of(rows["item"], self.movies["item_id"]))
+            is_known = (rows["user_row"] >= 0) & (rows["item_row"] >= 0)
+            if not is_known.all():
+                self._note_strangers(rows.filter(~is_known))
+                rows = rows.filter(is_known)
+            yield rows.select("user_row", "item_row", "line", rating="stars", timestamp="seconds")
 
-    def check(self, content: bytes, first: int) -> pl.DataFrame:
-        """Good rows of some lines, of which `first` is the number of the first one.
+    def _blocks(self, bad: BadRows) -> Iterator[pl.DataFrame]:
+        """Rows whose cells are good by themselves; the others go to `bad`."""
+        self.total, self.units, self.range, start = 0, Counter(), (), None
+        for rows in self.layout.ratings.blocks(self.files, self.chunk_bytes, self.texts):
+            self.total += len(rows)
+            if self.layout.ratings.place["timestamp"] is None and len(rows):
+                start = rows["line"][0] if start is None else start
+                rows = rows.with_columns(
+                    timestamp=EARLIEST + rows["line"].cast(pl.Int64) - start)
+            yield self._typed(rows, bad)
 
-        One typed read and vectorised checks; line by line only if something is odd.
-        """
-        ratings = self.lines.fast(content)
-        if ratings is not None and all(rows.min() >= 0 for rows in self.rows(ratings)):
-            return ratings
-        rows = [row for *_, row in self.lines.parsed(content, first, self._known, self.bad)]
-        return pl.DataFrame(rows, schema=RATINGS, orient="row")
+    def _typed(self, rows: pl.DataFrame, bad: BadRows) -> pl.DataFrame:
+        """The good rows with stars (Float32) and seconds (Int64), by the rules."""
+        low, high = self.layout.scale
+        rows = rows.with_columns(stars=pl.col("rating").cast(pl.Float64, strict=False),
+                                 seconds=self._seconds(rows["timestamp"]))
+        stars, seconds = pl.col("stars"), pl.col("seconds")
+        rules = [
+            (pl.col("reason").is_not_null(), pl.col("reason")),
+            *((pl.col(name) == "", pl.lit(f"no {name}")) for name in ("user", "item")
+              if rows[name].dtype == pl.String),
+            (stars.is_null() | ~stars.is_finite(), _of("rating", "is not a number")),
+            *[(stars != stars.floor(), _of("rating", "is not a whole number"))
+              ] * self.layout.is_whole,
+            (~stars.is_between(low, high), _of("rating", f"is not in {low}..{high}")),
+            (seconds.is_null(), _of("timestamp", "is neither seconds since 1970 UTC nor an ISO "
+                                    "date")),
+            (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050")),
+        ]
+        is_bad = rows.select(pl.any_horizontal(
+            rule.fill_null(True) for rule, _ in rules)).to_series()
+        if is_bad.any():
+            reason = pl.coalesce(pl.when(rule).then(reason) for rule, reason in rules)
+            self._note(rows.filter(is_bad).with_columns(reason=reason), bad)
+            ends = [end for end in (rows["stars"].min(), rows["stars"].max(), *self.range)
+                    if end is not None and math.isfinite(end)]
+            self.range = (min(ends), max(ends)) if ends else ()
+            rows = rows.filter(~is_bad)
+        return rows.with_columns(stars.cast(pl.Float32))
 
-    def _known(self, *fields: str) -> tuple:
-        """What `RatingLines.parse` gives, of a user and a movie that the data set has."""
-        user, item, *_ = row = self.lines.parse(*fields)
-        if self.user_index.rows(pl.Series([user]))[0] < 0:
-            raise ValueError(f"user {user} is not in {self.lines.known_from[0]}")
-        if self.movie_index.rows(pl.Series([item]))[0] < 0:
-            raise ValueError(f"movie {item} is not in {self.lines.known_from[1]}")
-        return row
+    def _note(self, rows: pl.DataFrame, bad: BadRows) -> None:
+        """Add rows of the ratings file with their reasons to the bad ones."""
+        file = self.layout.ratings
+        if "raw" not in rows.columns:
+            cells = sorted(CELLS, key=lambda name: str(file.place[name]))
+            rows = rows.with_columns(raw=pl.concat_str(cells, separator=file.separator))
+        bad.add(file.name, rows)
 
-    def rows(self, ratings: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Row of the user and of the movie of each rating, (n,) int32; -1 where unknown."""
-        return (self.user_index.rows(ratings["user_id"]),
-                self.movie_index.rows(ratings["item_id"]))
+    def _seconds(self, column: pl.Series) -> pl.Series:
+        """Whole seconds since 1970 UTC; null where the text writes no time."""
+        found = column.cast(pl.Int64, strict=False)
+        if found.null_count():
+            odd = column.filter(found.is_null()).unique()
+            found = found.fill_null(column.replace_strict(
+                odd, [_time(text) for text in odd], default=None, return_dtype=pl.Int64))
+        if (found > LATEST).any():
+            for unit, size in UNITS.items():
+                is_unit = found.is_between(EARLIEST * size, LATEST * size).fill_null(False)
+                self.units[unit] += is_unit.sum()
+                found = (found // size).zip_with(is_unit, found)
+        return found
 
-    def note_repeats(self, user_row: np.ndarray, item_row: np.ndarray) -> None:
-        """Add to the bad rows every line but the first of each of these pairs, (m,) and (m,)."""
-        pairs = set(zip(self.users["user_id"].gather(user_row),
-                        self.movies["item_id"].gather(item_row), strict=True))
-        repeats, seen = BadRows(self.bad.on_bad), set()
-        for content, first in self.lines.blocks(self.files, self.chunk_bytes):
-            for number, line, row in self.lines.parsed(content, first, self.lines.parse):
-                pair = row[:2]
-                if pair in seen:
-                    repeats.add(self.lines.file, number, f"user {pair[0]} rated movie {pair[1]} "
-                                "on an earlier line too", line)
-                elif pair in pairs:
-                    seen.add(pair)
-        self.bad.count += repeats.count
-        self.bad.rows += repeats.rows  # each the first ones of their kind; `report` sorts them
+    def _note_strangers(self, rows: pl.DataFrame) -> None:
+        """Rows of users or items that the tables lack are bad; of `lost` ones they are counted."""
+        is_lost = rows.select(pl.any_horizontal(
+            pl.col(name).cast(pl.String).is_in(self.bad.lost[f"{name}_id"])
+            for name in ("user", "item"))).to_series()
+        self.bad.followers += is_lost.sum()
+        users, items = self.layout.known_from
+        reason = pl.when(pl.col("user_row") < 0).then(
+            _of("user", f"is not in {users}")).otherwise(_of("item", f"is not in {items}"))
+        self._note(rows.filter(~is_lost).with_columns(reason=reason), self.bad)
+
+    def kept(self, user_row: np.ndarray, item_row: np.ndarray, timestamp: np.ndarray,
+             line: np.ndarray) -> np.ndarray:
+        """Which ratings count, (n,) bool, of all ratings of some users in the order of lines."""
+        pair = user_row.astype(np.int64) << 32 | item_row
+        if pl.Series(pair).n_unique() == len(pair):  # a count takes half the time of a sort
+            return np.ones(len(pair), dtype=bool)
+        when = line if self.config.repeats == "stop" else timestamp
+        order = np.lexsort((when, pair))  # stable: equal times stay in the order of lines
+        is_new = pair[order][1:] != pair[order][:-1]
+        keep = np.empty(len(pair), dtype=bool)
+        keep[order] = np.append(*((is_new, True) if self.config.repeats == "last" else
+                                  (True, is_new)))
+        again = pl.DataFrame({"line": line, "user": user_row, "item": item_row}).filter(~keep)
+        self.num_again += len(again)
+        self.again.append(again.sort("line").head(SHOWN))
+        return keep
 
     def finish(self, num_ratings: int) -> pl.DataFrame:
-        """The movies with their overviews, once all ratings are read and the bad rows are told."""
-        self.bad.report(Path(self.report_dir or "."))
+        """The items with their overviews, once all ratings are read and what was odd is told."""
+        name, metadata = self.layout.ratings.name, self.config.metadata
+        self.bad.report(Path(self.report_dir or "."), self._hint(name))
         if not num_ratings:
             what = "every row is bad" if self.bad.count else "no row"
-            raise DataError(f"{self.lines.file}: {what}, expected rows of user, movie, rating and "
-                            f"timestamp separated by {self.lines.separator!r}"
+            raise DataError(f"{name}: {what}, expected rows of {', '.join(CELLS)}"
                             + "; see bad_rows.csv" * bool(self.bad.count))
-        if self.metadata is None:
+        if self.num_again:
+            self._tell_repeats(name)
+        for unit in +self.units:
+            print(f"{name}: {self.units[unit]:,} of {self.total:,} times are in {unit}, read as "
+                  "seconds")
+        if self.layout.ratings.place["timestamp"] is None:
+            print(f"{name} has no times: the order of its lines counts")
+        if metadata is None:
             return self.movies
-        movies = merge_overviews(self.movies, self.metadata, report_dir=self.report_dir,
+        movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
                                  links=self.links)
-        self.files.sha256["movies_metadata.csv"] = sha256_of(self.metadata)
+        self.files.sha256["movies_metadata.csv"] = sha256_of(metadata)
         return movies
 
+    def _tell_repeats(self, name: str) -> None:
+        many = f"{self.num_again:,} ratings of an item that the user has rated already"
+        if self.config.repeats != "stop":
+            print(f"{name}: {many}; the {self.config.repeats} one counts (--repeats)")
+            return
+        users, items = self.users["user_id"], self.movies["item_id"]
+        listed = "; ".join(
+            f"{name}:{line}: user {users[user]}, item {items[item]}"
+            for line, user, item in pl.concat(self.again).sort("line").head(SHOWN).iter_rows())
+        raise DataError(f"{many}, expected none: {listed}{'; ...' * (self.num_again > SHOWN)}; "
+                        "correct them, or take the latest with --repeats last")
 
-def whole(value: str, name: str, low: int = 0, high: int = LAST_ID) -> int:
+    def _hint(self, name: str) -> str:
+        """What the file looks like where most of its rows are bad."""
+        if 2 * (self.bad.count + self.bad.followers) <= self.total:
+            return ""
+        looks = "ratings from {:g} to {:g}".format(*self.range) if self.range else "other lines"
+        return f"most rows of {name} are bad, it has {looks}: {self.layout.otherwise}; "
+
+
+def _of(column: str, what: str) -> pl.Expr:
+    """What is wrong with a cell, and how it begins."""
+    return pl.format(f"{column} '{{}}' {what}", pl.col(column).cast(pl.String).str.slice(0, 40))
+
+
+def _time(text: str) -> int | None:
+    """Seconds since 1970 UTC of a decimal number or an ISO date, which is UTC if it says nothing.
+
+    Example:
+        >>> _time("978307200.5"), _time("2001-01-01T01:00:00+01:00"), _time("01/02/2001")
+        (978307200, 978307200, None)
+    """
+    try:
+        number = float(text.replace("_", "x"))
+        return math.floor(number) if abs(number) < 2**62 else None
+    except ValueError:
+        pass
+    try:
+        when = datetime.fromisoformat(text)
+        return math.floor((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
+def whole(value: str, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
     """The whole number that `value` writes.
 
     Raises:
         ValueError: it is none, or not in `low` .. `high`.
     """
-    if not (value.isascii() and value.isdigit()) or len(value.lstrip("0")) > 19:
+    if not (value.isascii() and value.isdigit() and len(value) < 20):
         raise ValueError(f"{name} {value[:40]!r} is not a whole number")
-    number = int(value[-19:])
-    if not low <= number <= high:
+    if not low <= int(value) <= high:
         raise ValueError(f"{name} {value[:40]!r} is not in {low}..{high}")
-    return number
-
-
-def decimal(value: str, name: str, low: float, high: float) -> float:
-    """The number that `value` writes without an exponent; errors as in `whole`."""
-    if not re.fullmatch(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)", value):
-        raise ValueError(f"{name} {value[:40]!r} is not a number")
-    if not low <= float(value) <= high:
-        raise ValueError(f"{name} {value[:40]!r} is not in {low}..{high}")
-    return float(value)
+    return int(value)
 
 
 def table(
-    files: RawFiles, lines: Lines, parse: Callable[..., tuple], schema: dict, bad: BadRows
+    files: RawFiles, file: File, parse: Callable[..., tuple], schema: dict, bad: BadRows
 ) -> pl.DataFrame:
     """Good rows of a file with one row per id, which comes first; bad ones go to `bad`."""
-    rows: dict[int, tuple] = {}
-    for content, first in lines.blocks(files):
-        for number, line, row in lines.parsed(content, first, parse, bad):
-            if row[0] in rows:
-                bad.add(lines.file, number, f"id {row[0]} stands on an earlier line too", line)
-            else:
+    (of_id, *_), (cell, *_), rows, texts = schema, file.place, {}, set()
+    for block in file.blocks(files, CHUNK, texts):
+        wrong = []
+        block = block.select("line", "reason", *file.place, raw=pl.col("raw") if "raw" in
+                             block.columns else pl.concat_str(*file.place, separator=","))
+        for line, reason, *cells, raw in block.iter_rows():
+            try:
+                if reason is not None:
+                    cells[0] = raw.partition(file.separator)[0].strip()
+                    raise ValueError(reason)
+                row = parse(*cells)
+                if row[0] in rows or not row[0]:
+                    raise ValueError(f"id {row[0]} stands on an earlier line too" if row[0]
+                                     else "no id")
                 rows[row[0]] = row
+            except ValueError as error:
+                wrong.append((line, str(error), raw))
+                bad.lost.get(of_id, set()).add(cells[0])
+        if wrong:
+            bad.add(file.name, pl.DataFrame(wrong, ["line", "reason", "raw"], orient="row"))
     columns = zip(*rows.values(), strict=True) if rows else [()] * len(schema)
-    return pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
+    found = pl.DataFrame(dict(zip(schema, columns, strict=True)),
+                         schema={**schema, of_id: pl.String})
+    return found.with_columns(ids_of(found[of_id], cell in texts))
 
 
 def movie_table(
-    files: RawFiles, lines: Lines, parse: Callable[..., tuple], bad: BadRows
+    files: RawFiles, file: File, parse: Callable[..., tuple], bad: BadRows
 ) -> pl.DataFrame:
     """Columns of `schema.MOVIES`.
 
     `parse` gives id, title, year and genres, whose names have `|` between them.
     """
     found = {name: MOVIES[name] for name in ("item_id", "title", "year")} | {"genres": pl.String}
-    movies = table(files, lines, parse, found, bad)
+    movies = table(files, file, parse, found, bad)
     names = pl.col("genres").str.split("|")  # in one expression: 4 k Python lists are slow
     return movies.with_columns(
         names.list.eval(pl.element().filter(pl.element() != "")),
@@ -331,13 +504,3 @@ def year_of(title: str) -> int | None:
     """
     found = YEAR.search(title)
     return int(found[1]) if found and 1870 <= int(found[1]) <= 2100 else None
-
-
-def repeated(user_row: np.ndarray, item_row: np.ndarray) -> np.ndarray:
-    """True where an earlier rating has the same user and movie, (n,) bool."""
-    pair = user_row.astype(np.int64) << 32 | item_row
-    again = np.zeros(len(pair), dtype=bool)
-    if pl.Series(pair).n_unique() < len(pair):  # a count takes half the time of a sort
-        again[:] = True
-        again[np.unique(pair, return_index=True)[1]] = False
-    return again

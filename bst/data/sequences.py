@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.data.schema import FIRST_IDX, MOVIES, USERS, RowIndex, Tables, check_table
+from bst.data.schema import FIRST_IDX, MOVIES, USERS, Tables, check_table, rows_of
 from bst.utils.errors import DataError
 from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
 
@@ -80,8 +80,8 @@ def build_sequences(tables: Tables) -> SequenceStore:
     Raises:
         DataError: a rating names a user or movie that the tables lack.
     """
-    user = RowIndex(tables.users["user_id"]).rows(tables.ratings["user_id"])
-    item = RowIndex(tables.movies["item_id"]).rows(tables.ratings["item_id"])
+    user = rows_of(tables.ratings["user_id"], tables.users["user_id"]).to_numpy()
+    item = rows_of(tables.ratings["item_id"], tables.movies["item_id"]).to_numpy()
     rating, timestamp = (tables.ratings[name].to_numpy() for name in ("rating", "timestamp"))
     strays = np.count_nonzero((user < 0) | (item < 0))
     if strays:

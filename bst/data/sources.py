@@ -1,10 +1,13 @@
-"""A folder, a zip or one CSV file -> the bytes of its files, in blocks of whole lines.
+"""A folder, a zip or one file -> the bytes of its files, in blocks of whole lines.
 
-Nothing of a zip goes to the disk, and no path in it is followed: a file is found by its name.
+A file may be packed with gzip. Nothing of a zip goes to the disk, and no path in it is followed: a
+file is found by its name.
 """
 
+import gzip
 import hashlib
 import lzma
+import re
 import struct
 import zipfile
 import zlib
@@ -14,25 +17,29 @@ from pathlib import Path
 from typing import IO
 
 from bst.utils.errors import DataError
+from bst.utils.files import sha256_of
 
-GROWTH = 100  # times that a file of a zip may grow when it is unpacked; MovieLens: 4 times
+GROWTH = 100  # times that a packed file may grow when it is unpacked; MovieLens: 4 times
 SMALL_FILE, LARGEST_FILE = 2**26, 2**36  # bytes, unpacked: always taken, never taken
 DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError, struct.error, zlib.error,
           lzma.LZMAError, zipfile.BadZipFile)  # what a damaged file makes Python raise
+MAGIC = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\3\4": "a zip", b"\x1f\x8b": "gzip",
+         b"PAR1": "parquet", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "Excel", b"%PDF": "PDF"}
 
 
 class RawFiles:
-    """The files of a data set, without BOM and carriage returns, hashed while they are read.
+    """The files of a data set, without BOM.
 
-    `sha256` holds the hash of each file that was read to its end.
+    `sha256` holds the hash of each file that was read to its end, as sha256sum prints it.
 
     Args:
-        source: a folder, a zip, or one `.csv` file that stands alone.
+        source: a folder, a zip, or one file that stands alone.
     """
 
     def __init__(self, source: Path) -> None:
         self.source, self.sha256 = source, {}
-        self.is_alone = source.suffix.lower() == ".csv" and source.is_file()
+        self.is_alone = source.is_file() and source.suffix.lower() != ".zip"
+        self.is_zip = not self.is_alone and not source.is_dir()
 
     def names(self) -> set[str]:
         """Names of the files, without their folders.
@@ -43,63 +50,78 @@ class RawFiles:
         if self.is_alone:
             return {self.source.name}
         with self._told("it"):
-            if self.source.is_dir():
-                return {path.name for path in self.source.iterdir()}
+            if not self.is_zip:
+                return {path.name for path in self.source.iterdir() if path.is_file()}
             with zipfile.ZipFile(self.source) as archive:
-                return {member.split("/")[-1] for member in archive.namelist()} - {""}
+                return {member.split("/")[-1] for member in _visible(archive)} - {""}
 
     def size(self, name: str) -> int:
-        """Bytes of the file, unpacked."""
+        """Bytes of the file, unpacked; about, where gzip does not tell."""
         with self._opened(name) as (_, size):
-            return size
+            return size * (4 if name.endswith(".gz") else 1)
 
     def chunks(self, name: str, chunk_bytes: int) -> Iterator[bytes]:
         """The file in blocks of whole lines, each of about `chunk_bytes`.
 
         Raises:
-            DataError: the file is missing, damaged or empty, or a line is longer than a block.
+            DataError: the file is missing, damaged, empty or no text, or a line is longer than a
+                block.
         """
-        digest, is_blank = hashlib.sha256(), True
-        with self._opened(name) as (file, _):
+        is_blank = True
+        with self._unpacked(name) as file:
             for number, lines in enumerate(_whole_lines(file, name, chunk_bytes)):
                 if number == 0:
+                    _refuse_binary(f"{self.source}: {name}", lines[:2**12])
                     lines = lines.removeprefix(b"\xef\xbb\xbf")
-                if b"\r" in lines:
-                    lines = lines.replace(b"\r\n", b"\n")
-                digest.update(lines)
                 is_blank = is_blank and (not lines or lines.isspace())
                 yield lines
         if is_blank:
             raise DataError(f"{self.source}: {name} is empty, expected a row a line")
-        self.sha256[name] = digest.hexdigest()
+
+    def whole(self, name: str) -> Path | bytes:
+        """A file that is not read from its start to its end: its path, or what is packed in it."""
+        if not self.is_zip and not name.endswith(".gz"):
+            path = self.source if self.is_alone else self.source / name
+            with self._told(name):
+                self.sha256[name] = sha256_of(path)
+            return path
+        with self._unpacked(name) as file:
+            return b"".join(iter(lambda: file.read(2**24), b""))
+
+    @contextmanager
+    def _unpacked(self, name: str) -> Iterator[IO[bytes]]:
+        """The file as it reads once it is unpacked; what it was before is hashed on the way."""
+        with self._opened(name) as (file, _):
+            hashed = _Hashed(file)
+            yield gzip.GzipFile(fileobj=hashed) if name.endswith(".gz") else hashed
+            if not hashed.read(1):  # the end was reached
+                self.sha256[name] = hashed.digest.hexdigest()
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
         """The open file and its size."""
         with self._told(name):
-            if self.is_alone or self.source.is_dir():
+            if not self.is_zip:
                 path = self.source if self.is_alone else self.source / name
                 with open(path, "rb", buffering=0) as file:
                     yield file, path.stat().st_size
                 return
             with zipfile.ZipFile(self.source) as archive:
-                member = next((m for m in archive.infolist() if m.filename.split("/")[-1] == name),
-                              None)
-                if member is None:
-                    raise DataError(f"{self.source}: no {name} in the zip, expected it beside the "
-                                    "other files of the data set, see data/README.md")
-                self._refuse_bomb(name, member)
+                found = [m for m in _visible(archive) if m.split("/")[-1] == name]
+                if len(found) != 1:
+                    held = f"holds {' and '.join(map(ascii, found[:4]))}" if found else f"no {name}"
+                    raise DataError(f"{self.source}: {held}, expected one data set with {name}; "
+                                    "unpack it and give the folder, see data/README.md")
+                member = archive.getinfo(found[0])
+                size, packed = member.file_size, min(member.compress_size,
+                                                     self.source.stat().st_size)
+                if size > min(max(SMALL_FILE, GROWTH * packed), LARGEST_FILE):
+                    raise DataError(
+                        f"{self.source}: {name} grows from {packed:,} to {size:,} bytes when it is "
+                        f"unpacked, expected at most {GROWTH} times as many, and {LARGEST_FILE:,}; "
+                        "if you trust the zip, unpack it yourself and give the folder")
                 with archive.open(member) as file:
-                    yield file, member.file_size
-
-    def _refuse_bomb(self, name: str, member: zipfile.ZipInfo) -> None:
-        """Raise if the file would fill the memory; never more is unpacked than it declares."""
-        size, packed = member.file_size, min(member.compress_size, self.source.stat().st_size)
-        if size > min(max(SMALL_FILE, GROWTH * packed), LARGEST_FILE):
-            raise DataError(
-                f"{self.source}: {name} grows from {packed:,} to {size:,} bytes when it is "
-                f"unpacked, expected at most {GROWTH} times as many, and {LARGEST_FILE:,}; if you "
-                "trust the zip, unpack it yourself and give the folder")
+                    yield file, size
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
@@ -110,8 +132,36 @@ class RawFiles:
             raise
         except DAMAGE as error:
             raise DataError(
-                f"{self.source}: cannot read {what} ({error}); expected a folder or zip with the "
-                "files of a data set, see data/README.md") from error
+                f"{self.source}: cannot read {what} ({error}); expected a folder, a zip or a file "
+                "of a data set, see data/README.md") from error
+
+
+class _Hashed:
+    """A file whose bytes are hashed as they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.digest.update(content)
+        return content
+
+
+def _visible(archive: zipfile.ZipFile) -> list[str]:
+    """The members of a zip without what macOS adds."""
+    return [m for m in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\._", m)]
+
+
+def _refuse_binary(what: str, start: bytes) -> None:
+    """Raise where a file begins as no text in UTF-8 or latin-1 does."""
+    kind = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
+    nul = start.count(b"\0")
+    if kind is None and nul > max(8, len(start) // 20):
+        kind = "UTF-16" if 3 * nul > len(start) else "binary"
+    if kind is not None:
+        raise DataError(f"{what} looks like {kind}, expected text in UTF-8; convert it, or give it "
+                        "the ending of such files")
 
 
 def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-Target = Literal["ml-1m", "ml-100k", "ml-csv", "zip", "metadata", "model", "fitted", "resume"]
+Target = Literal["ml-1m", "ml-100k", "table", "zip", "metadata", "model", "fitted", "resume"]
 GENRE_FLAGS = "0|1" + "|0" * 17
 IDENTITY = {"hash": "0", "data": "1"}
 ROWS = {  # of each file of a data set
@@ -20,7 +20,7 @@ ROWS = {  # of each file of a data set
                 "u.item": f"1|Toy Story (1995)|01-Jan-1995||http://x/|{GENRE_FLAGS}\n"
                           f"2|unknown||||{GENRE_FLAGS}\n",
                 "u.data": "1\t1\t5\t978300760\n2\t1\t3\t978302109\n1\t2\t1\t978300760\n"},
-    "ml-csv": {"ratings.csv": "userId,movieId,rating,timestamp\n"
+    "table": {"ratings.csv": "userId,movieId,rating,timestamp\n"
                               "1,1,4.5,978300760\n2,1,.5,978300761\n",
                "movies.csv": 'movieId,title,genres\n1,"Toy, The (1995)",Drama|War\n2,Up,\n',
                "links.csv": "movieId,imdbId,tmdbId\n1,0114709,862\n2,0113497,\n"},
@@ -74,7 +74,7 @@ def reader(target: Target, folder: Path) -> tuple[dict[str, bytes], Callable[[],
     if target == "zip":
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in ROWS["ml-csv"].items():
+            for name, text in ROWS["table"].items():
                 archive.writestr(f"ml/{name}", text)
         return {"all.zip": buffer.getvalue()}, lambda: read_tables(folder / "all.zip")
     files = {name: text.encode() for name, text in ROWS[target].items()}

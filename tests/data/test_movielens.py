@@ -62,13 +62,6 @@ def test_an_empty_file_is_refused(tmp_path, field):
         read_tables(write(tmp_path, **{field: "\n"}))
 
 
-def test_a_missing_file_or_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match="cannot read users.dat.*data/README.md"):
-        read_tables(tmp_path, format="ml-1m")
-    with pytest.raises(DataError, match="cannot read users.dat"):
-        read_tables(tmp_path / "nowhere", format="ml-1m")
-
-
 def test_overviews_are_merged_by_title_and_year_one_film_to_one_row(tmp_path, capsys):
     (tmp_path / "m.csv").write_text(METADATA, encoding="utf-8")
     tables = read_tables(write(tmp_path), metadata=tmp_path / "m.csv", report_dir=tmp_path)

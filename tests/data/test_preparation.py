@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ from bst.config import DataConfig
 from bst.data.formats import read_tables
 from bst.data.movielens import ML_1M
 from bst.data.preparation import make_store, stream_store
-from bst.data.raw import RatingLines, Reading, repeated
-from bst.data.schema import RowIndex
+from bst.data.raw import File, Reading
+from bst.data.schema import rows_of
 from bst.data.sequences import _json_of, build_sequences, load_store, save_store
 from bst.data.sources import RawFiles
 from bst.data.synthetic import write_synthetic
@@ -112,15 +111,15 @@ def test_bad_rows_are_told_in_the_same_words_and_leave_the_same_files(
 
 
 def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path):
-    """A repeat, an unknown user and a broken row; `stop` keeps ten of each kind at most."""
-    bad = [(9, "1::5::9::978300760")] * 12 + [(5, "2::5::3::978300760"), (2, REPEAT)]
+    """An unknown user and broken rows; `stop` keeps ten of each kind at most."""
+    bad = [(9, "1::5::9::978300760")] * 12 + [(5, "2::5::3::978300760")]
     source = raw_folder(tmp_path / "raw", bad=bad)
     with pytest.raises(DataError) as caught:
         read_tables(source)
     listed = [int(line) for line in re.findall(r"ratings\.dat:(\d+)", str(caught.value))]
-    assert str(caught.value).startswith("14 bad rows") and "; ...;" in str(caught.value)
+    assert str(caught.value).startswith("13 bad rows") and "; ...;" in str(caught.value)
     assert len(listed) == 10 and listed == sorted(listed)
-    assert "is not in users.dat" in str(caught.value) and "earlier line" in str(caught.value)
+    assert "is not in users.dat" in str(caught.value)
 
 
 @pytest.mark.parametrize("wrap", [
@@ -130,16 +129,6 @@ def test_line_ends_a_bom_and_blank_lines_are_the_same_in_chunks(tmp_path, wrap):
     source = raw_folder(tmp_path / "raw", wrap=wrap)
     in_memory(source, tmp_path / "one")
     stream_store(source, tmp_path / "other", chunk_bytes=50, part_bytes=200)
-    assert contents(tmp_path / "one") == contents(tmp_path / "other")
-
-
-def test_a_zip_is_streamed_like_its_folder(tmp_path):
-    source = raw_folder(tmp_path / "raw")
-    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in source.iterdir():
-            archive.write(path, f"ml/{path.name}")
-    stream_store(source, tmp_path / "one", chunk_bytes=100, part_bytes=500)
-    stream_store(tmp_path / "ml.zip", tmp_path / "other", chunk_bytes=100, part_bytes=500)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
@@ -167,9 +156,10 @@ def test_a_big_file_goes_through_parts_and_a_small_one_does_not(tmp_path, monkey
 def test_bad_rows_leave_the_store_that_was_there(tmp_path):
     stream_store(raw_folder(tmp_path / "good"), tmp_path / "store")
     before = contents(tmp_path / "store")
-    for bad in ("x", REPEAT):
-        with pytest.raises(DataError, match="1 bad rows"):
-            stream_store(raw_folder(tmp_path / "bad", bad=[(3, bad)]), tmp_path / "store")
+    for bad, message in (("x", "1 bad rows"), (REPEAT, "1 ratings of an item that the user has")):
+        with pytest.raises(DataError, match=message):
+            stream_store(raw_folder(tmp_path / "bad", bad=[(3, bad)]), tmp_path / "store",
+                         repeats="stop")
         assert contents(tmp_path / "store") == before
 
 
@@ -203,7 +193,7 @@ def test_a_file_of_bad_rows_alone_is_refused_even_in_quarantine(tmp_path):
     source = raw_folder(tmp_path / "raw")
     (source / "ratings.dat").write_text("1,5,3,978300760\n" * 30)
     for build in (in_memory, stream_store):
-        with pytest.raises(DataError, match="every row is bad, expected rows of user, movie, "):
+        with pytest.raises(DataError, match="every row is bad, expected rows of user, item, "):
             build(source, tmp_path / build.__name__, on_bad="quarantine")
 
 
@@ -224,13 +214,19 @@ ROWS = st.lists(st.sampled_from([
 
 @settings(max_examples=150, deadline=None)
 @given(rows=ROWS, end=st.sampled_from(["", "\n"]))
-def test_the_fast_read_of_ratings_takes_only_what_the_slow_one_takes(small_folder, rows, end):
+def test_rows_read_at_once_are_those_read_one_by_one(small_folder, rows, end):
     content = ("\n".join(rows) + end).encode("latin-1")
-    fast, slow = (Reading(RawFiles(small_folder), ML_1M, on_bad="quarantine") for _ in range(2))
-    slow.lines = SlowLines(**vars(slow.lines))
-    found = fast.check(content, 1)
-    assert found.equals(slow.check(content, 1)) and fast.bad.rows == slow.bad.rows
-    assert len(found) + fast.bad.count == sum(map(bool, rows))
+    config = DataConfig(on_bad="quarantine")
+    fast, slow = (Reading(RawFiles(small_folder), ML_1M, config) for _ in range(2))
+    found = []
+    for reading, at_once in ((fast, True), (slow, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RawFiles, "chunks", lambda *_: [content])
+            if not at_once:
+                patch.setattr(File, "at_once", lambda *_: None)
+            found.append(pl.concat(reading.ratings()))
+    assert found[0].equals(found[1]) and fast.bad.rows == slow.bad.rows
+    assert len(found[0]) + fast.bad.count == sum(bool(row.strip("\r")) for row in rows)
 
 
 @pytest.fixture(scope="module")
@@ -238,46 +234,16 @@ def small_folder(tmp_path_factory):
     return raw_folder(tmp_path_factory.mktemp("raw"))
 
 
-class SlowLines(RatingLines):
-    """Lines that are never read at once."""
-
-    def fast(self, content):
-        return None
-
-
-def test_the_fast_read_of_ratings_is_used_and_sees_every_pair_of_colons():
-    """A pair of colons that is moved by one is no pair."""
-    fast = ML_1M.ratings.fast
-    lines = [f"{k % 9 + 1}::{k % 7 + 1}::5::978300{k % 1000:03d}" for k in range(20_000)]
-    content = ("\n".join(lines) + "\n").encode()
-    found = fast(content)
-    assert [f"{u}::{i}::{r:.0f}::{t}" for u, i, r, t in found.iter_rows()] == lines
-    assert fast(content[:-1]).equals(found)
-    for broken in (content.replace(b"::5::", b":5:::", 1), content.replace(b"::5::", b":0:5::", 1),
-                   content.replace(b"5", b"+5", 1), content + b"\n"):
-        assert fast(broken) is None
-
-
-@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12))
-def test_repeated_marks_every_later_one_of_a_pair(pairs):
-    seen, expected = set(), []
-    for pair in pairs:
-        expected.append(pair in seen)
-        seen.add(pair)
-    user, item = (np.array([p[k] for p in pairs], dtype=np.int32) for k in (0, 1))
-    assert repeated(user, item).tolist() == expected
-
-
 @pytest.mark.parametrize("step", [1, 10**6, -1])
-def test_a_row_index_finds_ids_far_and_near(step):
+def test_rows_are_found_of_ids_far_and_near(step):
     """Ids are compared as they are written, whatever the type of the one or the other column."""
     ids = pl.Series([7, 3, 900]) * step
     wanted = pl.Series([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
     for one, other in itertools.product((ids, ids.cast(pl.String)),
                                         (wanted, wanted.cast(pl.String))):
-        assert RowIndex(one).rows(other).tolist() == [1, -1, 2, -1, -1, -1, 0]
+        assert rows_of(other, one).to_list() == [1, -1, 2, -1, -1, -1, 0]
     odd = pl.Series([f"0{7 * step}", f"{7 * step}.0", f"+{7 * step}", f" {7 * step}", "", "x"])
-    assert (RowIndex(ids).rows(odd) == -1).all()
+    assert (rows_of(odd, ids) == -1).all()
 
 
 def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
