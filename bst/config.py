@@ -13,9 +13,8 @@ Part = Literal["train", "valid", "test"]
 Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows", "cold-items"]
 Ties = Literal["strict", "stable"]
 TieOrder = Literal["file", "shuffled"]
-Format = Literal["auto", "ml-1m", "ml-100k", "ml-csv"]
-OnBad = Literal["stop", "quarantine"]
 Format = Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"]
+OnBad = Literal["stop", "quarantine"]
 Repeats = Literal["last", "first", "stop"]
 Pooling = Literal["mean-last-two", "last", "second-to-last"]
 Precision = Literal["fp32", "bf16"]
@@ -75,7 +74,7 @@ class DataConfig(Options):
     """Which ratings, which split, which text encoder."""
 
     data: Path | None = option(
-        None, "data set, CSV file of ratings, or store of make_sequences.py; none: synthetic data")
+        None, "data set, file of ratings, or store of make_sequences.py; none: synthetic data")
     format: Format = option(
         "auto", "how the raw files are written (data/README.md); auto: told by their names")
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
@@ -213,7 +212,7 @@ class RunConfig(Options):
         """The fields that can change a result: `to_dict` without places and intervals."""
         fixed = self.to_dict()
         del fixed["baselines"]
-        for name in (*PLACES, "format"):
+        for name in (*PLACES, "format", "columns", "repeats"):
             fixed["data"].pop(name)  # where and how, not what: the store has its hash
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)

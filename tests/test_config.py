@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from bst.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict
-from bst.data.formats import layout_of
-from bst.data.raw import BadRows
+from bst.data.formats import read_tables
 from bst.data.splits import Split, split_interactions
 from bst.data.text import embed_text, embed_texts, pool
 from bst.evaluation.baselines import BASELINES, SLOW
@@ -78,8 +77,9 @@ SPLIT = Split("temporal", "strict", *[np.arange(3)] * 5)
     (lambda: embed_texts(["a"], pooling="max", cache_dir=None), "pooling"),
     (lambda: embed_texts(["a"], precision="fp64", cache_dir=None), "precision"),
     (lambda: embed_text("a", None, None, "last", "BF16"), "precision"),
-    (lambda: pool((), None, "lst"), "pooling"), (lambda: BadRows("quarantaine"), "on_bad"),
-    (lambda: layout_of(None, "ml-2m"), "format"),
+    (lambda: pool((), None, "lst"), "pooling"),
+    (lambda: read_tables(None, on_bad="quarantaine"), "on-bad"),
+    (lambda: read_tables(None, format="ml-2m"), "format"),
     (lambda: RunConfig(baselines=("item mean", "knn")), "baselines")])
 def test_a_function_that_takes_a_name_refuses_one_it_does_not_know(call, name):
     with pytest.raises(OptionError, match=f"^{name} must be one of '"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bst.config import DataConfig, Format
+from bst.config import DataConfig
 from bst.data.movielens import ML_1M, ML_10M, ML_100K
 from bst.data.raw import (
     BadRows,
@@ -82,13 +82,12 @@ def open_reading(source: Path | DataConfig, options: dict, **how) -> Reading:
     return Reading(files, layout_of(files, config), config, **how)
 
 
-def layout_of(files: RawFiles, config: DataConfig | Format = AUTO) -> Layout:
+def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
     """The layout of a data set.
 
     Raises:
         DataError: the format is `auto` and no one format fits; names what was found.
     """
-    config = DataConfig(format=config) if isinstance(config, str) else config
     if config.format in MOVIELENS:
         if config.columns:
             raise DataError(f"--columns beside --format {config.format}, whose columns are known; "

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from bst.config import DataConfig, OnBad, check_option
+from bst.config import DataConfig, OnBad
 from bst.data.overviews import YEAR, merge_overviews
 from bst.data.schema import MOVIES, USER_FEATURES, ids_of, letters_of, rows_of
 from bst.data.sources import RawFiles
@@ -38,7 +38,6 @@ class BadRows:
     """Rows that break the format: all are counted, with `stop` only the first ones kept."""
 
     def __init__(self, on_bad: OnBad) -> None:
-        check_option("on_bad", on_bad, OnBad)
         self.on_bad, self.count, self.rows = on_bad, 0, []
         self.lost: dict[str, set[str]] = {"user_id": set(), "item_id": set()}  # named in bad rows
         self.followers = 0  # ratings of those, which are left out without a reason of their own
