@@ -75,9 +75,6 @@ def star(row: int, stars: float, of: str = "#found") -> str:
 
 def rate_five(browser: Browser) -> None:
     """Give stars to five films, by search and from the films that many know."""
-    for row, stars in enumerate((5, 4, 2)):
-        browser.click(star(row + 1, stars))
-        browser.until(f"document.querySelectorAll('#rated li').length === {row + 1}")
     for word, stars in (("matrix", 1), ("Film 39", 5)):
         browser.click("#query")
         browser.run("document.querySelector('#query').select()")
@@ -85,7 +82,12 @@ def rate_five(browser: Browser) -> None:
         browser.until(f"{FOUND} === 1 && document.querySelector('#found').innerText"
                       f".toLowerCase().includes({word.lower()!r})")
         browser.click(star(1, stars))
-    browser.until("document.querySelectorAll('#rated li').length === 5")
+    browser.run("""document.querySelector('#query').value = '';
+        document.querySelector('#query').dispatchEvent(new Event('input'))""")
+    browser.until(f"{FOUND} === 6")
+    for count, stars in enumerate((5, 4, 2), start=3):
+        browser.click(f"#found li:not(:has(:checked)) input[value='{stars}']")
+        browser.until(f"document.querySelectorAll('#rated li').length === {count}")
     browser.until(SETTLED)
 
 
@@ -97,7 +99,7 @@ def test_five_ratings_give_ten_films_and_another_rating_another_list(browser):
     assert len(set(films)) == 10 and films != most and stars == sorted(stars, reverse=True)
     assert all(len(guess) == 3 for guess in stars)  # one decimal
     rated = browser.run("[...document.querySelectorAll('#rated .title')].map(e => e.innerText)")
-    assert rated[0].startswith("Film 39") and rated[1].split() == ["The", "Matrix", "1988"]
+    assert rated[3:] == ["Film 39 1989", "The Matrix 1988"]
     assert not {title.rpartition(" ")[0] for title in rated} & set(films)
     chips = browser.run("[...document.querySelectorAll('#list .chip')].map(e => e.innerText)")
     named = [chip for chip in chips if chip.startswith("You gave ")]
@@ -106,7 +108,7 @@ def test_five_ratings_give_ten_films_and_another_rating_another_list(browser):
     assert browser.run("document.querySelector('#top-say').innerText") == (
         "Ranked by expected stars.")
     assert browser.run("document.querySelector('#mine-head').innerText") == "Your ratings (5)"
-    browser.click(star(2, 5, "#rated"))
+    browser.click(star(5, 5, "#rated"))
     browser.until(f"String({LISTED}) !== {','.join(films)!r}")
     assert browser.run(GUESSES) != stars and len(browser.run(LISTED)) == 10
     assert browser.complaints == []
