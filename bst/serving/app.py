@@ -1,10 +1,4 @@
-"""A run folder as a web service: predictions, top lists, reasons, and a page to try them.
-
-    app = create_app(Models(Path("runs/ml-1m")))   # scripts/serve.py serves it
-
-`bst/serving/messages.py` says what is sent, `bst/serving/gate.py` how, and
-`bst/serving/worker.py` who answers.
-"""
+"""A run folder as a web service: predictions, top lists, reasons, and a page to try them."""
 
 import asyncio
 import base64
@@ -28,8 +22,7 @@ from bst.serving.gate import Gate, Metrics, error_reply, reply
 from bst.serving.worker import Models, Refused, Worker
 from bst.utils.errors import DataError
 
-PAGES = {path: Path(__file__).with_name(name) for path, name in
-         (("/", "page.html"), ("/docs", "docs.html"))}
+PAGES = {"/": "page.html", "/docs": "docs.html"}
 
 
 def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
@@ -147,8 +140,7 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
         """200 when a request would be taken; what is served, and the last failed reload."""
         if worker.waiting >= worker.size:
             return error_reply(503, f"{worker.waiting} requests wait")
-        loaded = models.current
-        model = loaded.recommender
+        model = (loaded := models.current).recommender
         return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
                       "genres": model.catalogue.genres, "by": model.ways})
@@ -162,8 +154,8 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
 
 def _add_pages(app: FastAPI) -> None:
     """The pages, with the policy under which nothing but their own script and style runs."""
-    for path, file in PAGES.items():
-        text = file.read_text(encoding="utf-8")
+    for path, name in PAGES.items():
+        text = Path(__file__).with_name(name).read_text(encoding="utf-8")
         parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
         style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
                          for part in parts)
@@ -213,8 +205,7 @@ def _example(model: Recommender) -> tuple[dict, list[int | str]]:
 
 def _first_line(errors: list[dict]) -> str:
     """The first thing that is wrong with a request: where, and what."""
-    first, *others = errors
+    first, more = errors[0], f" (and {len(errors) - 1} more)" if errors[1:] else ""
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
                     for part in first["loc"][1:]).lstrip(".")
-    more = f" (and {len(others)} more)" if others else ""
     return f"{where or 'body'}: {first['msg']}{more}"

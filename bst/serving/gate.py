@@ -147,8 +147,7 @@ def reply(content: dict, status: int = 200, headers: dict[str, str] | None = Non
     text = json.dumps(content, allow_nan=False)
     # an id that JavaScript would round goes as text: "1" and 1 are one id
     exact = json.loads(text, parse_int=lambda digits: digits if len(digits) > 15 else int(digits))
-    text = json.dumps(exact)
-    return Response(text, status, headers, media_type="application/json")
+    return Response(json.dumps(exact), status, headers, media_type="application/json")
 
 
 def error_reply(status: int, line: str, *, wait: int = 0, close: bool = False) -> Response:

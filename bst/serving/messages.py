@@ -18,6 +18,7 @@ class _Strict(BaseModel):
 
 
 MovieId = Annotated[int | str, Field(examples=[1], description='"1" and 1 are one')]
+RATED = Field(None, description="stars that the history gives the film, which are the answer then")
 Seconds = Annotated[int, Field(description="seconds since 1970 UTC, of 1990 to 2050")]
 
 
@@ -81,9 +82,6 @@ class AskExplain(Asked):
     """What each event of the history does to a prediction."""
 
     movie_id: MovieId
-
-
-RATED = Field(None, description="stars that the history gives the film, which are the answer then")
 
 
 class Answer(BaseModel):
