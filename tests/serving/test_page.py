@@ -102,7 +102,7 @@ def test_five_ratings_give_ten_films_and_another_rating_another_list(browser):
     assert rated[3:] == ["Film 39 1989", "The Matrix 1988"]
     assert not {title.rpartition(" ")[0] for title in rated} & set(films)
     chips = browser.run("[...document.querySelectorAll('#list .chip')].map(e => e.innerText)")
-    named = [chip for chip in chips if chip.startswith("You gave ")]
+    named = [chip for chip in chips if chip.startswith("Your ")]
     assert len(named) >= 5 and max(map(named.count, named)) <= 3
     assert "About " in browser.run("document.querySelector('#list').innerText")
     assert browser.run("document.querySelector('#top-say').innerText") == (
