@@ -92,10 +92,10 @@ def test_the_baselines_of_a_config_are_those_that_there_are():
 
 def test_the_hash_changes_with_what_changes_results_and_with_nothing_else():
     base = RunConfig()
-    other = [replace(base, model=ModelConfig(width=64)), replace(base, train=TrainConfig(seed=1)),
-             replace(base, data=DataConfig(protocol="random"))]
-    assert len({base.hash, *(c.hash for c in other)}) == 4
-    assert replace(base, train=TrainConfig(threads=2)).hash == base.hash
+    other = [{"model": ModelConfig(width=64)}, {"train": TrainConfig(seed=1)},
+             {"data": DataConfig(protocol="random")}]
+    assert len({base.hash, *(replace(base, **changes).hash for changes in other)}) == 4
+    assert replace(base, train=TrainConfig(threads=2), baselines=("none",)).hash == base.hash
 
 
 def test_a_config_comes_back_from_its_json_and_another_is_told_by_its_flags():

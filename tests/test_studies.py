@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -28,8 +29,7 @@ def args(tmp_path_factory):
         runs=folder / "runs", json=folder / "study.json", figure=folder / "study.png")
 
 
-def arms(base: RunConfig) -> dict[str, RunConfig]:
-    return variants("dense", base)
+arms = partial(variants, "dense")
 
 
 def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
