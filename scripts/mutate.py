@@ -31,12 +31,13 @@ ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} 
 TESTS = {  # module -> arguments of pytest: its fast tests, without child processes
     "data.sequences": ["tests/data/test_sequences.py", "tests/data/test_preparation.py",
                        "-k", "test_sequences or columns_are or json_in_slices"],
-    "data.splits": ["tests/data/test_splits.py"],
+    "data.splits": ["tests/data/test_splits.py", "tests/test_config.py", "-k",
+                    "test_splits or takes_a_name"],
     "evaluation.metrics": ["tests/evaluation/test_metrics.py"],
     "model.batches": ["tests/model/test_batches.py"],
     "training.checkpoint": ["tests/training/test_loop.py", "tests/test_fuzz.py",
                             "tests/recommend/test_recommender.py", "-k",
-                            "saved_model or model_folder or json_that or "
+                            "saved_model or json_that or "
                             "resume_state or damaged_run or damaged_state or state_of or "
                             "run_folder_gives"],
     "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_formats.py",

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
+        "--batch-size", "512", "--steps", "1", "--save-every", "10"]  # a train.py of seconds
 IMPORTS = ["bst.run", "torch._inductor.config"]  # torch loads the last one late
 
 
@@ -26,11 +28,11 @@ def start(script: str, args, out: Path, errors: Path, fault=None, about: tuple =
     return process
 
 
-def call(script: str, *args, code: int = 0) -> subprocess.CompletedProcess:
+def call(script: str, *args, code: int = 0, fault=None) -> subprocess.CompletedProcess:
     """What `python scripts/SCRIPT ARGS` printed; it has to exit with `code`."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
-        process = start(script, args, out, errors)
+        process = start(script, args, out, errors, fault)
         process.join()
         done = subprocess.CompletedProcess(
             args, process.exitcode, out.read_text(), errors.read_text())

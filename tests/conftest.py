@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from bst.config import DataConfig, ModelConfig, RunConfig
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.schema import FIRST_IDX, MOVIES, RATINGS, USERS, Tables
 from bst.data.sequences import SequenceStore, build_sequences
 from bst.data.splits import split_interactions
@@ -23,6 +23,11 @@ from tests.command import call
 
 torch.set_num_threads(1)
 NUM_USERS, NUM_MOVIES = 23, 41
+SMALL = {"widths": (5, 3), "drift": (0.01, 0.3), "forgets": (0.02, 0.1), "key_var": (0.1, 0.1),
+         "width": 12, "heads": 3, "history_len": 13, "feature_dim": 3, "hidden": (17, 7, 5),
+         "buckets": 4}  # sizes of a ModelConfig, of other primes where they can be
+RUN = RunConfig(model=ModelConfig(**SMALL), train=TrainConfig(
+    epochs=3, steps=1, batch_size=128, patience=1.0, save_every=4, lr=3e-3))
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +67,20 @@ def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0
          "rating": rng.integers(1, 6, num_ratings).astype(np.float32),
          "timestamp": (978_000_000 + np.cumsum(step))[order]}, schema=RATINGS)
     return Tables(users, movies, ratings)
+
+
+def plain_batches(store: SequenceStore, split) -> Batches:
+    """What the network reads, all users of train known."""
+    return Batches(store, split, UserVocabulary.fit(store, split))
+
+
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with random weights: no zeros that could hide a path."""
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "log_" not in name:  # clocks and noises stay in range
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def from_then_on(store: SequenceStore, position: int) -> np.ndarray:
@@ -147,16 +166,9 @@ def small(store, split, text):
     """(config changes) -> (model in fp64 with random weights, batches)."""
 
     def build(*, store=store, split=split, **changes):
-        config = ModelConfig(**{"widths": (5, 3), "drift": (0.01, 0.3), "forgets": (0.02, 0.1),
-                                "key_var": (0.1, 0.1), "width": 12, "heads": 3, "history_len": 13,
-                                "feature_dim": 3, "hidden": (17, 7, 5), "buckets": 4, **changes})
-        batches = Batches(store, split, UserVocabulary.fit(store, split))
-        model = build_model(config, batches, text, seed=3)
-        torch.manual_seed(5)
-        for name, parameter in model.named_parameters():  # no zeros left that could hide a path
-            if "log_" not in name:  # but clocks and noises stay in range
-                torch.nn.init.normal_(parameter, std=0.3)
-        return model.double().eval(), batches
+        batches = plain_batches(store, split)
+        model = build_model(ModelConfig(**SMALL | changes), batches, text, seed=3)
+        return randomize(model).double().eval(), batches
 
     return build
 

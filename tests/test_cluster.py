@@ -9,10 +9,8 @@ import pytest
 
 from bst.data.sequences import COLUMNS
 from scripts.support.cluster import build_part, join_parts
-from tests.command import call
+from tests.command import TINY, call
 
-TRAIN = ["--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads", "1",
-         "--batch-size", "512", "--epochs", "2", "--steps", "1", "--save-every", "10"]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None,
                                reason='needs pip install -e ".[ray]"')
 
@@ -44,7 +42,7 @@ def test_ray_builds_the_files_of_the_local_store(raw, tmp_path):
 @needs_ray
 @pytest.mark.slow
 def test_one_worker_of_ray_trains_the_bits_of_a_plain_run_and_two_nearly(raw, tmp_path):
-    flags = ["--data", raw, *TRAIN]
+    flags = ["--data", raw, *TINY, "--epochs", "2"]
     call("train.py", *flags, "--out", tmp_path / "plain")
     call("train.py", *flags, "--out", tmp_path / "one", "--engine", "ray", "--workers", "1")
     said = call("train.py", *flags, "--out", tmp_path / "two", "--engine", "ray")

@@ -3,12 +3,14 @@
 `scripts/fuzz.py` looks for more such inputs; those that it found stand here.
 """
 
+import io
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,9 @@ from bst.data.formats import layout_of, read_tables
 from bst.data.overviews import read_metadata
 from bst.data.sequences import build_sequences, load_store, save_store
 from bst.data.sources import RawFiles
-from bst.training.checkpoint import load_fitted, load_model, load_resume
+from bst.evaluation.report import read_results
+from bst.training.checkpoint import config_of, load_fitted, load_model, load_resume
+from bst.training.loop import MetricsLog
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
@@ -28,6 +32,13 @@ DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
                    st.binary(min_size=1, max_size=9))
 ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x\ny", [], {},
                        [[]], {"a": 1}])
+
+
+def saved(what) -> bytes:
+    """A file of torch."""
+    content = io.BytesIO()
+    torch.save(what, content)
+    return content.getvalue()
 
 
 def damaged(content: bytes, damage: tuple[str, float, bytes]) -> bytes:
@@ -50,18 +61,65 @@ def copy(run, tmp_path):
     return lambda: shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
 
 
-@pytest.mark.parametrize("name", ["model.json", "fitted.json"])
-@pytest.mark.parametrize("found", [b"2", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{}",
-                                   b'{"version": 2}', b'{"version": 2, "config": []}',
-                                   b'{"version": "x\\ny"}'])
-def test_json_that_is_no_part_of_a_run_is_a_data_error(copy, name, found):
+def good_or_refused(read, *about):
+    """What `read` makes of a file; None where that is a DataError of one line."""
+    try:
+        return read(*about)
+    except DataError as error:
+        assert "\n" not in str(error)
+    return None
+
+
+def read_run(folder):
+    for read in (load_model, lambda folder: load_fitted(folder, IDENTITY), load_resume):
+        good_or_refused(read, folder)
+
+
+@pytest.mark.parametrize(("found", "told"), [
+    (None, "No such file"), (b"", "no readable model .* as scripts/train.py writes them$"),
+    (b"\x80\x04.", "no readable"),
+    (b"[" * 100_000, "no readable"), (b"\xff", "no readable"),
+    (b"2", "holds 2, expected an object"), (b"null", "holds null, expected an object"),
+    (b'["a long list of strings"]', r"holds \[.a long list of str, expected an object"),
+    (b"{}", "version None, expected"), (b'{"version": 9}', "version 9, expected"),
+    (b'{"version": "x\\ny"}', r"version 'x\\ny', expected"),
+    (b'{"version": 2}', r"do not fit \('\w+'\); they are damaged or from two runs, train again$"),
+    (b'{"version": 2, "config": []}', r"do not fit \(\S+ .+\); they are")])
+@pytest.mark.parametrize(("name", "read"), [
+    ("model.json", load_model), ("fitted.json", lambda folder: load_fitted(folder, IDENTITY))])
+def test_json_that_is_no_part_of_a_run_says_what_was_found(copy, name, read, found, told):
     folder = copy()
-    write_sealed(folder / name, found)
-    with pytest.raises(DataError, match=r"expected model.json|do not fit|version None|damaged or"
-                       r"|x\\ny.*, expected") as caught:
-        load_model(folder)
-        load_fitted(folder, IDENTITY)
+    if found is None:
+        (folder / name).unlink()
+    else:
+        write_sealed(folder / name, found)
+    with pytest.raises(DataError, match=f"{told}|it is damaged or from another version") as caught:
+        read(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("found", [b"", b"\x80\x04.", b"[]", b'{"data": 3}', b"[" * 100_000,
+                                   saved(Path())])
+@pytest.mark.parametrize(("name", "read", "told"), [
+    ("resume.pt", load_resume, r"not a resume state of scripts/train.py \((\w+ .+|EOFError)\); "
+     "train in another --run$"),
+    ("config.json", config_of, "; expected a run folder of scripts/train.py$")])
+def test_a_damaged_run_config_or_resume_state_says_what_to_do(copy, name, read, found, told):
+    folder = copy()
+    config = {part: {} for part in ("identity", "data", "model", "train")}
+    write_sealed(folder / "config.json", json.dumps(config).encode())
+    assert config_of(folder) == config
+    write_sealed(folder / name, found)
+    with pytest.raises(DataError, match=f"{folder / name}: .*{told}") as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_results, lambda path: MetricsLog(path, 9)])
+def test_json_that_nests_without_end_is_told(tmp_path, read):
+    write_sealed(tmp_path / "a.json", b"[" * 100_000)
+    with pytest.raises(DataError, match="a.json: maximum recursion .*; delete it"):
+        read(tmp_path / "a.json")
 
 
 @quietly
@@ -74,7 +132,7 @@ def test_any_value_of_a_run_may_be_any_other(copy, name, place, value):
     box, key = inner[place % len(inner)]
     box[key] = value
     write_sealed(folder / name, json.dumps(about).encode())
-    loads_or_is_a_data_error(folder)
+    read_run(folder)
 
 
 @quietly
@@ -83,19 +141,11 @@ def test_any_value_of_a_run_may_be_any_other(copy, name, place, value):
 def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
     folder = copy()
     write_sealed(folder / name, damaged((folder / name).read_bytes(), damage))
-    loads_or_is_a_data_error(folder)
-
-
-def loads_or_is_a_data_error(folder):
-    for load in (load_model, lambda folder: load_fitted(folder, IDENTITY), load_resume):
-        try:
-            load(folder)
-        except DataError as error:
-            assert "\n" not in str(error)
+    read_run(folder)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def kept_store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     save_store(build_sequences(random_tables(num_ratings=60)), folder)
     return folder
@@ -103,18 +153,14 @@ def saved(tmp_path_factory):
 
 @quietly
 @given(which=st.integers(0, 7), damage=DAMAGE)
-def test_a_damaged_store_is_whole_or_a_data_error(saved, tmp_path, which, damage):
+def test_a_damaged_store_is_whole_or_a_data_error(kept_store, tmp_path, which, damage):
     """Every byte that matters is under a hash: what loads is what was saved."""
-    folder = shutil.copytree(saved, tmp_path / "store", dirs_exist_ok=True)
+    folder = shutil.copytree(kept_store, tmp_path / "store", dirs_exist_ok=True)
     path = sorted(folder.iterdir())[which]
     write = write_sealed if path.name == "manifest.json" else Path.write_bytes  # deeper in
     write(path, damaged(path.read_bytes(), damage))
-    try:
-        found = load_store(folder)
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:
-        assert found.digest == load_store(saved).digest
+    found = good_or_refused(load_store, folder)
+    assert found is None or found.digest == load_store(kept_store).digest
 
 
 @quietly
@@ -129,31 +175,26 @@ def test_a_damaged_zip_is_read_or_is_a_data_error(tmp_path, damages, method):
     for damage in damages:
         content = damaged(content, damage)
     path.write_bytes(content)
-    try:
+
+    def read():
         files = RawFiles(path)
         layout_of(files)
-        found = [b"".join(files.chunks(name, 2**20)).decode() for name in good]
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:
-        assert found == list(good.values())
+        return [b"".join(files.chunks(name, 2**20)).decode() for name in good]
+
+    assert good_or_refused(read) in (None, list(good.values()))
 
 
-def test_a_file_name_of_two_lines_is_told_in_one(tmp_path):
+@pytest.mark.parametrize(("name", "stored", "told"), [
+    ("ml/a\nb.csv", b"ml/a\nb.csv", r"found 'a\\nb.csv'; expected the files of"),
+    ("\u00e9.csv", b"\xa6\xa6.csv", "cannot read it .*'utf-8' codec")])
+def test_a_zip_with_odd_names_is_refused_in_one_line(tmp_path, name, stored, told):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("ml/a\nb.csv", "x")
-    with pytest.raises(DataError, match=r"found 'a\\nb.csv'; expected the files of") as caught:
+        archive.writestr(name, "x")
+    content = (tmp_path / "all.zip").read_bytes()
+    (tmp_path / "all.zip").write_bytes(content.replace(name.encode(), stored))
+    with pytest.raises(DataError, match=told) as caught:
         read_tables(tmp_path / "all.zip")
     assert "\n" not in str(caught.value)
-
-
-def test_a_zip_whose_names_are_no_text_is_a_data_error(tmp_path):
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("é.csv", "x")
-    content = (tmp_path / "all.zip").read_bytes()
-    (tmp_path / "all.zip").write_bytes(content.replace("é".encode(), b"\xa6\xa6"))
-    with pytest.raises(DataError, match="cannot read it .*'utf-8' codec"):
-        read_tables(tmp_path / "all.zip")
 
 
 def test_a_cell_of_the_metadata_without_end_is_a_data_error(tmp_path):

@@ -183,6 +183,6 @@ def read_results(path: Path) -> list[dict]:
     """
     try:
         return json.loads(read_sealed(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}; delete it and run the run's scripts/train.py command "
                         "again, which computes it") from error

@@ -47,7 +47,7 @@ def config_of(folder: Path) -> dict:
         for name in ("identity", "data", "model", "train"):
             if not isinstance(found, dict) or not isinstance(found.get(name), dict):
                 raise ValueError(f"no field {name!r}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
                         "scripts/train.py") from error
     return found

@@ -328,7 +328,7 @@ class MetricsLog:
         try:
             lines = read_sealed(path).decode().splitlines() if path.exists() else []
             rows = list(map(json.loads, lines))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: {error}; delete it, the run goes on without the lines that "
                             "it had") from error
         self.rows = [row for row in rows if row["epoch"] <= epoch]

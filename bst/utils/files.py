@@ -133,6 +133,6 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
         sums = json.loads(path.read_bytes())
         if all(isinstance(digest, str) for digests in sums.values() for digest in digests):
             return sums
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         pass  # told below
     raise DataError(f"{SUMS} is damaged, so nothing tells whether the files beside it are whole")

@@ -1,5 +1,6 @@
 """Which part a rating is in, what it sees, and leaks. Run: pytest tests/data/test_splits.py."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +21,17 @@ def rated_at(*times: list[int], movies: int = 40) -> SequenceStore:
         offsets=np.cumsum([0, *map(len, times)]))
 
 
+def audited(store, split) -> list[str]:
+    lines = audit_split(store, split)
+    assert all(re.match("[a-z]+ |LEAKY by", line) for line in lines), lines
+    return lines
+
+
 @pytest.mark.parametrize("protocol", ["temporal", "leave-last-one", "random"])
 @pytest.mark.parametrize("ties", ["strict", "stable"])
 def test_a_history_is_what_the_rule_says(store, protocol, ties):
     split = split_interactions(store, protocol=protocol, ties=ties)
-    assert len(audit_split(store, split)) >= 3
+    assert len(audited(store, split)) >= 3
     hidden = set(split.valid) | set(split.test) if protocol == "random" else set()
     assert set(np.flatnonzero(~split.is_history)) == hidden
     for p in range(len(store)):
@@ -60,6 +67,7 @@ def test_the_cuts_of_time_belong_to_the_earlier_part(seed):
     rank = np.random.default_rng([seed, 90]).permutation(40)[store.item_idx - FIRST_IDX]
     cold = split_interactions(store, protocol="cold-items", seed=seed)
     np.testing.assert_array_equal(cold.is_history, rank < 32)
+    assert any("no held-out movie" in line for line in audited(store, cold))
     assert cold.train.tolist() == [p for p in range(321) if rank[p] < 32]
     assert cold.valid.tolist() == [p for p in range(321, 361) if 32 <= rank[p] < 36]
     assert cold.test.tolist() == [p for p in range(361, 401) if rank[p] >= 36]
@@ -71,7 +79,7 @@ def test_random_tests_on_a_tenth_and_validates_on_a_twentieth(store):
     assert split.test.tolist() == np.flatnonzero(rank >= 630).tolist()
     assert split.valid.tolist() == np.flatnonzero((rank >= 595) & (rank < 630)).tolist()
     np.testing.assert_array_equal(split.is_history, rank < 595)
-    assert any("595 train, 35 valid, 70 test" in line for line in audit_split(store, split))
+    assert any("595 train, 35 valid, 70 test" in line for line in audited(store, split))
 
 
 def test_a_history_begins_with_its_user_whatever_the_neighbours_times():
@@ -107,7 +115,7 @@ def test_keras_windows_end_where_the_keras_loop_ends_them(store, sizes):
     for part, low, high in (("train", 0, 0.8), ("valid", 0.8, 0.85), ("test", 0.85, 1)):
         share = np.sort(expected)[(draw >= low) & (draw < high)]
         assert split.part(part).tolist() == share.tolist()
-    assert sizes or any("LEAKY" in line for line in audit_split(store, split))
+    assert sizes or any("LEAKY" in line for line in audited(store, split))
 
 
 def test_a_scale_that_changes_after_train_is_told(store):

@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+import bst.data.preparation
 import bst.training.loop
 import bst.utils.files
 from tests.command import start
@@ -23,10 +24,10 @@ class Child:
         self.log = log
         self.process = start(script, args, log, log, fault, about)
 
-    def wait(self) -> int:
-        """The exit code, negative for a signal that killed it."""
+    def ends(self, *codes: int) -> int:
+        """The exit code, one of `codes`, else 0; negative for a signal that killed it."""
         self.process.join(300)
-        assert self.process.exitcode is not None, f"no end: {self.said}"
+        assert self.process.exitcode in (codes or (0,)), (self.process.exitcode, self.said)
         return self.process.exitcode
 
     def wait_for(self, words: str) -> None:
@@ -51,20 +52,55 @@ class Child:
         return [k for k in lines if k.startswith(("error:", "Traceback", "  File", "thread '"))]
 
 
+def before_each(module, name: str, act) -> None:
+    """Have `act(number of the call, from 1)` happen before each call of a function."""
+    real, count = getattr(module, name, open), itertools.count(1)
+
+    def call(*args, **options):
+        act(next(count))
+        return real(*args, **options)
+
+    setattr(module, name, call)
+
+
 def kill_at(when: str, number: int) -> None:
     """Die by SIGKILL at the `number`-th call of the one of `CALLS` that is named `when`.
 
     They are what an atomic write calls, in its order.
     """
-    module, name = CALLS[when]
-    real, count = getattr(module, name, open), itertools.count(1)
 
-    def call(*args, **options):
-        if next(count) == number:
+    def die(at: int) -> None:
+        if at == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **options)
 
-    setattr(module, name, call)
+    before_each(*CALLS[when], die)
+
+
+def slow_steps() -> None:
+    """Have each update take a while, so that a signal comes before the last one."""
+    before_each(bst.training.loop, "train_step", lambda _: time.sleep(0.05))
+
+
+def endless_steps() -> None:
+    """Have an update take for ever after the first 30."""
+
+    def stick(number: int) -> None:
+        while number > 30:
+            print("stuck", flush=True)
+            time.sleep(0.1)
+
+    before_each(bst.training.loop, "train_step", stick)
+
+
+def fill_disk(stuff: Path) -> None:
+    """Fill the disk before the 26th update, with a file `stuff`."""
+
+    def fill(number: int) -> None:
+        if number == 26:
+            free = os.statvfs(stuff.parent)
+            stuff.write_bytes(bytes(free.f_bavail * free.f_frsize))
+
+    before_each(bst.training.loop, "train_step", fill)
 
 
 def turn_clock_back() -> None:
@@ -100,8 +136,6 @@ def forbid_network() -> None:
 
 def change_while_read(path: Path) -> None:
     """Append a rating to the file once it has been opened and read."""
-    import bst.data.preparation
-
     real = bst.data.preparation.read_tables
 
     def read(*args, **options):

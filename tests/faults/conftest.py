@@ -1,6 +1,5 @@
 """A tiny run to break, and the list of survived faults at the end of the report."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -32,13 +31,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
             terminalreporter.write_line(name.removeprefix("test_").replace("_", " "))
 
 
-def digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-def losses(folder: Path) -> list[tuple]:
+def bits(folder: Path) -> tuple[bytes, list]:
+    """The model of a run folder, and what was logged but for the seconds that it took."""
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row.get("train_loss"), row["valid_mae"]) for row in rows]
+    return ((folder / "model.safetensors").read_bytes(),
+            [(row["step"], row.get("train_loss"), row["valid_mae"]) for row in rows])
 
 
 @pytest.fixture(scope="session")
@@ -48,31 +45,37 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def start(raw, cache, tmp_path):
+def start(raw, tmp_path_factory):
     """(run folder, flags, fault, what about it) -> a train.py of the tiny run."""
-    count = iter(range(100))
+    folder, count = tmp_path_factory.mktemp("said"), iter(range(1000))
 
     def begin(out, *flags, fault=None, about=(), data=raw):
-        return Child(tmp_path / f"said{next(count)}.log", "train.py",
-                     ["--data", data, "--cache", cache, "--out", out, *TINY, *flags],
+        return Child(folder / f"{next(count)}.log", "train.py",
+                     ["--data", data, "--cache", folder / "cache", "--out", out, *TINY, *flags],
                      fault, about)
 
     return begin
 
 
 @pytest.fixture(scope="session")
-def whole(raw, cache, tmp_path_factory):
+def whole(start, tmp_path_factory):
     """The folder of a run that nothing has interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    child = Child(tmp_path_factory.mktemp("said") / "log", "train.py",
-                  ["--data", raw, "--cache", cache, "--out", out, *TINY])
-    assert child.wait() == 0, child.said
+    start(out).ends()
     return out
+
+
+@pytest.fixture
+def finish(start, whole):
+    """(run folder, options of `start`) -> what the run says that ends there with whole's bits."""
+
+    def finish(out, **options):
+        child = start(out, **options)
+        child.ends()
+        assert bits(out) == bits(whole) and not (out / "run.lock").exists()
+        return child.said
+
+    return finish
 
 
 @pytest.fixture

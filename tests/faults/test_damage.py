@@ -22,12 +22,13 @@ from bst.training.checkpoint import load_fitted, load_model, load_resume
 from bst.training.loop import MetricsLog
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
-from tests.faults.conftest import digest
+from tests.faults.conftest import bits
 
 RUN_FILES = ["config.json", "fitted.json", "metrics.jsonl", "model.json",
              "model.safetensors", "results.json", "resume.pt", "sums.json"]
 STORE_FILES = ["item_idx.npy", "manifest.json", "movies.parquet", "offsets.npy", "rating.npy",
                "sums.json", "timestamp.npy", "users.parquet"]
+FILES = [*(("run", name) for name in RUN_FILES), *(("store", name) for name in STORE_FILES)]
 
 
 def read_run(folder: Path) -> None:
@@ -51,20 +52,6 @@ def damages(content: bytes, seed: int) -> list[bytes]:
     return [*found, b"", content[:len(content) // 2], content[:-1], content + b"\n"]
 
 
-def refused_in_one_line(read, path: Path) -> None:
-    good = path.read_bytes()
-    for number, bad in enumerate(damages(good, seed=len(good))):
-        if path.name == "sums.json" and newest(bad) == newest(good):
-            continue  # only what was there before the last write has changed
-        path.write_bytes(bad)
-        with pytest.raises(DataError) as caught:
-            read(path.parent)
-            pytest.fail(f"damage {number} of {path.name} passed")
-        assert "\n" not in str(caught.value) and str(path.parent) in str(caught.value)
-    path.write_bytes(good)
-    read(path.parent)
-
-
 def newest(sums: bytes) -> dict | None:
     """What the sums say of the files that stand there."""
     try:
@@ -74,37 +61,36 @@ def newest(sums: bytes) -> dict | None:
 
 
 @pytest.fixture(scope="module")
-def run_copy(whole, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copy") / "run"
-    shutil.copytree(whole, folder)
-    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
-    return folder
+def folders(whole, raw, tmp_path_factory):
+    """A run folder and a store, and what reads each."""
+    run, store = tmp_path_factory.mktemp("copy") / "run", tmp_path_factory.mktemp("store")
+    shutil.copytree(whole, run)
+    save_store(build_sequences(read_tables(raw)), store)
+    for folder, names in ((run, RUN_FILES), (store, STORE_FILES)):
+        assert sorted(path.name for path in folder.iterdir()) == names
+    return {"run": (run, read_run), "store": (store, load_store)}
 
 
-@pytest.mark.parametrize("name", RUN_FILES)
-def test_a_damaged_file_of_a_run_folder_is_refused(run_copy, name):
-    refused_in_one_line(read_run, run_copy / name)
-
-
-@pytest.fixture(scope="module")
-def store_copy(raw, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    save_store(build_sequences(read_tables(raw)), folder)
-    assert sorted(path.name for path in folder.iterdir()) == STORE_FILES
-    return folder
-
-
-@pytest.mark.parametrize("name", STORE_FILES)
-def test_a_damaged_file_of_a_store_is_refused(store_copy, name):
-    refused_in_one_line(load_store, store_copy / name)
+@pytest.mark.parametrize(("what", "name"), FILES)
+def test_a_damaged_file_is_refused_in_one_line(folders, what, name):
+    folder, read = folders[what]
+    path, good = folder / name, (folder / name).read_bytes()
+    for number, bad in enumerate(damages(good, seed=len(good))):
+        if name == "sums.json" and newest(bad) == newest(good):
+            continue  # only what was there before the last write has changed
+        path.write_bytes(bad)
+        with pytest.raises(DataError) as caught:
+            read(folder)
+            pytest.fail(f"damage {number} of {name} passed")
+        assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    path.write_bytes(good)
+    read(folder)
 
 
 @pytest.mark.parametrize("what", ["run", "store"])
-def test_a_folder_of_an_older_version_is_refused_and_says_what_to_do(
-    whole, store_copy, tmp_path, what
-):
+def test_a_folder_of_an_older_version_is_refused_and_says_what_to_do(folders, tmp_path, what):
     """One without sums.json."""
-    folder, read = {"run": (whole, read_run), "store": (store_copy, load_store)}[what]
+    folder, read = folders[what]
     shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("sums.json"))
     with pytest.raises(DataError, match="no sums.json .* make it again") as caught:
         read(tmp_path / "old")
@@ -118,9 +104,10 @@ def test_a_run_folder_of_other_data_is_refused(whole, start, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(whole, copy)
     child = start(copy, data=other)
-    assert child.wait() == 1 and len(child.errors) == 1, child.said
-    assert f"error: {copy} holds a run on other data, " in child.errors[0]
-    assert digest(copy) == digest(whole)
+    child.ends(1)
+    (line,) = child.errors
+    assert line.startswith(f"error: {copy} holds a run on other data, ")
+    assert bits(copy) == bits(whole)
 
 
 def test_damaged_built_in_data_is_written_again(tmp_path):
@@ -145,39 +132,36 @@ class Bomb:
         return (Path.write_text, (self.marker, "boom"))
 
 
-def bombs(marker: Path) -> dict[str, bytes]:
-    """Pickles in the wrappings that a loader may open."""
-    torch_file, archive = io.BytesIO(), io.BytesIO()
-    torch.save({"model": Bomb(marker)}, torch_file)
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("archive/data.pkl", pickle.dumps(Bomb(marker)))
-        file.writestr("archive/version", "3")
-    array = io.BytesIO()
-    np.save(array, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
-    return {"pickle": pickle.dumps(Bomb(marker)), "torch": torch_file.getvalue(),
-            "zip": archive.getvalue(), "npy": array.getvalue()}
+def bomb(kind: str, marker: Path) -> bytes:
+    """A pickle in a wrapping that a loader may open."""
+    content = io.BytesIO()
+    if kind == "pickle":
+        pickle.dump(Bomb(marker), content)
+    elif kind == "torch":
+        torch.save({"model": Bomb(marker)}, content)
+    elif kind == "npy":
+        np.save(content, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
+    else:
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr("archive/data.pkl", pickle.dumps(Bomb(marker)))
+            file.writestr("archive/version", "3")
+    return content.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "zip", "npy"])
-def test_a_bomb_in_the_place_of_any_file_does_not_go_off(
-    whole, store_copy, tmp_path, kind
-):
+def test_a_bomb_in_the_place_of_any_file_does_not_go_off(folders, tmp_path, kind):
     """With its sha256 in place, as an attacker would have it."""
     marker = tmp_path / "marker"
-    bomb = bombs(marker)[kind]
-    places = [(whole, read_run, name) for name in RUN_FILES]
-    places += [(store_copy, load_store, name) for name in STORE_FILES]
-    for folder, read, name in places:
-        copy = tmp_path / f"{folder.name}-{name}"
+    for what, name in FILES:
+        folder, read = folders[what]
+        copy = tmp_path / f"{what}-{name}"
         shutil.copytree(folder, copy)
-        if name == "sums.json":
-            (copy / name).write_bytes(bomb)
-        else:
-            write_sealed(copy / name, bomb)
+        write = Path.write_bytes if name == "sums.json" else write_sealed
+        write(copy / name, bomb(kind, marker))
         with pytest.raises(DataError):
             read(copy)
     assert not marker.exists()
-    pickle.loads(bombs(marker)["pickle"])  # noqa: S301 - the bomb is a real one
+    pickle.loads(bomb("pickle", marker))  # noqa: S301 - the bomb is a real one
     assert marker.exists()
 
 

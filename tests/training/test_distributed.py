@@ -21,53 +21,35 @@ import torch
 import torch.distributed as dist
 
 import bst.training.loop
-from bst.config import ModelConfig, RunConfig, TrainConfig
+from bst.config import ModelConfig
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.evaluation.metrics import mae, rmse
-from bst.model.batches import Batches, UserVocabulary
+from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.run import only_run_in
+from bst.training import distributed
 from bst.training.checkpoint import load_resume
-from bst.training.distributed import (
-    all_equal,
-    chance_seed,
-    first_goes_first,
-    most,
-    process_group,
-    rank,
-    shard,
-    size,
-    wait_for_all,
-)
 from bst.training.loop import fit, gather_shard, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.guard import FolderInUseError, folder_lock
-from tests.conftest import random_tables
+from tests.command import ROOT, TINY
+from tests.conftest import RUN as ALONE
+from tests.conftest import SMALL, plain_batches, random_tables, randomize
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-RUN = RunConfig(
-    model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
-                      width=12, heads=3, history_len=13, feature_dim=3, hidden=(17, 7, 5),
-                      dropout=0.0, item_dropout=0.0, interest=0.1),
-    train=TrainConfig(epochs=3, steps=1, batch_size=256, patience=1.0, save_every=4, lr=3e-3),
-)
+RUN = replace(ALONE, train=replace(ALONE.train, batch_size=256), model=ModelConfig(
+    **SMALL, dropout=0.0, item_dropout=0.0, interest=0.1))
 OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
               "adamw32": (torch.optim.AdamW, torch.float32)}
+COLUMNS = "step", "train_loss", "valid_mae", "valid_rmse"
 SIZES = (1, 100, 307, 8192)  # events and targets of an evaluation batch
 
 
 def small_job():
     """A model without zeros that could hide a path, and its batches."""
     store = build_sequences(random_tables(num_ratings=870))
-    split = split_interactions(store)
-    batches = Batches(store, split, UserVocabulary.fit(store, split))
-    model = build_model(RUN.model, batches, None, seed=3)
-    torch.manual_seed(5)
-    for name, parameter in model.named_parameters():
-        if "log_" not in name:  # clocks and noises stay in range
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model, batches
+    batches = plain_batches(store, split_interactions(store))
+    return randomize(build_model(RUN.model, batches, None, seed=3)), batches
 
 
 def steps(name: str, *, clip: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -101,13 +83,13 @@ def predictions(batch_size: int, *, predict=None) -> np.ndarray:
 
 def train(out: Path, *, stop_after: int | None = None, asker: int = 0) -> bool:
     """`fit` in `out`; process `asker` asks for a stop after so many steps of this call."""
-    if rank() == 0:
+    if distributed.rank() == 0:
         out.mkdir(exist_ok=True)
     model, batches = small_job()
     asked = iter(range(10**6))
 
     def stop() -> bool:
-        return next(asked) + 1 == stop_after and rank() == asker
+        return next(asked) + 1 == stop_after and distributed.rank() == asker
 
     return fit(model, batches, RUN, out, info={}, stop_requested=stop)
 
@@ -116,50 +98,35 @@ def fail(*_):
     torch.linalg.cholesky(-torch.eye(2))
 
 
-def refuses_a_loss_of_one_process(fault: str) -> bool:
-    """True when a fault in the shard of the last process stops this one, its weights unchanged."""
+def refuse_what_is_wrong_in_one(folder: Path) -> None:
+    """A loss, a prediction, weights or a busy folder of one process stop this one too."""
     model, batches = small_job()
     before = [p.detach().clone() for p in model.parameters()]
-    rows = max(plan_of(batches), key=len)
-    batch, share = gather_shard(batches, rows, "cpu")
-    if rank() == size() - 1 and fault == "nan":
-        batch = replace(batch, label=batch.label * torch.nan)
-    elif rank() == size() - 1:
+    batch, share = gather_shard(batches, max(plan_of(batches), key=len), "cpu")
+    optimizer, is_last = torch.optim.SGD(model.parameters(), lr=0.1), distributed.rank() == 1
+    wrong = replace(batch, label=batch.label * torch.nan) if is_last else batch
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        train_step(model, wrong, optimizer, clip=1.0, share=share)
+    if is_last:
         model.loss = fail
     with pytest.raises(FloatingPointError, match="the loss is nan"):
-        train_step(model, batch, torch.optim.SGD(model.parameters(), lr=0.1), clip=1.0,
-                   share=share)
-    return all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-def refuses_a_prediction_of_one_process() -> bool:
-    """True when a failure of the last process to predict stops this one."""
+        train_step(model, batch, optimizer, clip=1.0, share=share)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     with pytest.raises(FloatingPointError, match="of the predictions of valid are not finite"):
-        predictions(1, predict=fail if rank() == size() - 1 else None)
-    return True
-
-
-def refuses_other_weights(out: Path) -> bool:
-    """True when `fit` stops because the processes do not start from the same weights."""
-    model, batches = small_job()
+        predictions(1, predict=fail if is_last else None)
     with torch.no_grad():
-        model.head[-1].bias += rank()
+        model.head[-1].bias += distributed.rank()
     with pytest.raises(DataError, match="starts from other weights than the others"):
-        fit(model, batches, RUN, out, info={})
-    return not out.exists()
-
-
-def keeps_both_out(out: Path) -> bool:
-    """True when a run of both is refused in both while somebody is in the folder, then let in."""
+        fit(model, batches, RUN, folder / "other", info={})
+    assert not (folder / "other").exists()
     with contextlib.ExitStack() as somebody:
-        if rank() == 0:
-            somebody.enter_context(folder_lock(out))
-        with pytest.raises(FolderInUseError, match="expected nobody"), only_run_in(out):
+        if distributed.rank() == 0:
+            somebody.enter_context(folder_lock(folder / "busy"))
+        with pytest.raises(FolderInUseError, match="expected nobody"), only_run_in(folder / "busy"):
             pytest.fail("let in")
-    with only_run_in(out):
-        is_locked = (out / "run.lock").exists()
-        wait_for_all()
-    return is_locked
+    with only_run_in(folder / "busy"):
+        assert (folder / "busy" / "run.lock").exists()
+        distributed.wait_for_all()
 
 
 def work(number: int, folder: Path) -> None:
@@ -174,28 +141,25 @@ def work(number: int, folder: Path) -> None:
                                 world_size=2)
 
     join("first")
-    with process_group("cpu"):
+    with distributed.process_group("cpu"):
         print("from a process")
         for name in OPTIMIZERS:
             found[f"{name} losses"], found[f"{name} weights"] = steps(name)
         for number_of in SIZES:
             found[f"predictions {number_of}"] = predictions(number_of)
-        found["seed"] = np.array(chance_seed(7, 11))
-        found["most"] = np.array(most(number * 5))
-        found["all equal"] = np.array([all_equal(3.0, -1.0), all_equal(3.0, -number)])
-        found["shard"] = np.array(shard([10, 11, 12]))
-        with first_goes_first():
+        found["seed"] = np.array(distributed.chance_seed(7, 11))
+        assert distributed.most(number * 5) == 5
+        assert distributed.all_equal(3.0, -1.0) and not distributed.all_equal(3.0, -number)
+        assert list(distributed.shard([10, 11, 12])) == [[10, 12], [11]][number]
+        with distributed.first_goes_first():
             found["there already"] = np.array((folder / "mark").exists())
             (folder / "mark").touch()
-        found["refused"] = np.array([
-            refuses_a_loss_of_one_process("nan"), refuses_a_loss_of_one_process("cholesky"),
-            refuses_a_prediction_of_one_process(), refuses_other_weights(folder / "other")])
-        found["kept out"] = np.array(keeps_both_out(folder / "busy"))
+        refuse_what_is_wrong_in_one(folder)
         found["whole"] = np.array(train(folder / "whole"))
         found["stopped"] = np.array(train(folder / "changing", stop_after=3, asker=1))
     dist.destroy_process_group()
     if number == 0:
-        assert size() == 1
+        assert distributed.size() == 1
         train(folder / "changing", stop_after=4)
         (folder / "alone").touch()
     while not (folder / "alone").exists():
@@ -229,30 +193,23 @@ def logged(folder: Path, *columns: str) -> np.ndarray:
     return np.array([[row.get(column, 0.0) for column in columns] for row in rows])
 
 
-def test_the_plan_has_batches_of_one_row_and_of_several():
-    rows = [len(batch) for batch in plan_of(small_job()[1])]
-    assert 1 in rows and max(rows) >= 3
+def assert_same_log(folder: Path, other: Path) -> None:
+    np.testing.assert_allclose(logged(folder, *COLUMNS), logged(other, *COLUMNS), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_two_processes_take_the_steps_of_one_in_fp64(group, name):
+@pytest.mark.parametrize(("name", "of_losses", "of_weights"), [
+    ("sgd", 1e-12, 1e-12), ("adamw", 1e-12, 1e-12), ("adamw32", 1e-5, 0.1)])
+def test_two_processes_take_the_steps_of_one(group, name, of_losses, of_weights):
     losses, weights = steps(name)
     for found in group[1]:
-        np.testing.assert_allclose(found[f"{name} losses"], losses, rtol=1e-12)
-        np.testing.assert_allclose(found[f"{name} weights"], weights, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found[f"{name} losses"], losses, rtol=of_losses)
+        np.testing.assert_allclose(found[f"{name} weights"], weights, rtol=0, atol=of_weights)
+    first, second = group[1]
+    assert np.array_equal(first[f"{name} weights"], second[f"{name} weights"])
     unclipped = steps(name, clip=1e9)[1]
     assert np.abs(unclipped - weights).max() > 1e-6  # the clipping had an effect
-
-
-def test_two_processes_have_the_losses_of_one_in_fp32(group):
-    for found in group[1]:
-        np.testing.assert_allclose(found["adamw32 losses"], steps("adamw32")[0], rtol=1e-5)
-
-
-def test_the_processes_hold_equal_bits(group):
-    first, second = group[1]
-    for name in OPTIMIZERS:
-        assert np.array_equal(first[f"{name} weights"], second[f"{name} weights"])
+    rows = [len(batch) for batch in plan_of(small_job()[1])]
+    assert 1 in rows and max(rows) >= 3  # a batch for one process alone, and for both
 
 
 @pytest.mark.parametrize("batch_size", SIZES)
@@ -267,16 +224,9 @@ def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, batch_si
             measure(reference[0, valid], label[valid]), rel=1e-6)
 
 
-def test_a_folder_where_somebody_works_is_refused_in_every_process(group):
-    assert all(found["kept out"] for found in group[1])
-    assert not list((group[0] / "busy").iterdir())
-
-
 def test_a_run_of_two_processes_logs_what_one_logs(group, tmp_path):
     train(tmp_path / "one")
-    columns = "step", "train_loss", "valid_mae", "valid_rmse"
-    whole, one = logged(group[0] / "whole", *columns), logged(tmp_path / "one", *columns)
-    np.testing.assert_allclose(whole, one, rtol=1e-5)
+    assert_same_log(group[0] / "whole", tmp_path / "one")
     assert logged(group[0] / "whole", "processes").ravel().tolist() == [2, 2, 2, 2]
 
 
@@ -284,31 +234,23 @@ def test_a_stop_in_one_process_stops_both_and_one_then_two_go_on(group):
     folder, found = group
     assert [bool(f["stopped"]) for f in found] == [False, False]
     assert all(f["whole"] for f in found)
-    columns = "step", "train_loss", "valid_mae", "valid_rmse"
-    np.testing.assert_allclose(logged(folder / "changing", *columns),
-                               logged(folder / "whole", *columns), rtol=1e-5)
+    assert_same_log(folder / "changing", folder / "whole")
     states = [load_resume(folder / name)["model"] for name in ("changing", "whole")]
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
 
 
-def test_only_the_first_process_prints_and_it_goes_first(group):
+def test_the_first_goes_first_and_prints_and_each_has_its_own_chance(group):
     first, second = group[1]
-    assert "from a process" in str(first["printed"])
-    assert "from a process" not in str(second["printed"])
+    assert [str(f["printed"]).count("from a process") for f in group[1]] == [1, 0]
     assert [bool(f["there already"]) for f in group[1]] == [False, True]
-
-
-def test_each_process_has_its_rows_and_its_own_chance(group):
-    first, second = group[1]
-    assert first["shard"].tolist() == [10, 12] and second["shard"].tolist() == [11]
-    assert int(first["seed"]) == chance_seed(7, 11)  # the first one's is that of a process alone
+    assert int(first["seed"]) == distributed.chance_seed(7, 11)  # as of a process alone
     assert first["seed"] % 2**32 != second["seed"] % 2**32  # the CPU's generator reads 32 bits
-    assert all(int(f["most"]) == 5 and f["all equal"].tolist() == [True, False] for f in group[1])
 
 
-def test_a_loss_a_prediction_or_weights_that_are_wrong_in_one_process_stop_both(group):
-    assert all(found["refused"].tolist() == [True] * 4 for found in group[1])
+def test_what_is_wrong_in_one_process_has_stopped_both(group):
+    """`refuse_what_is_wrong_in_one` has passed, else there were no findings."""
+    assert len(group[1]) == 2 and not list((group[0] / "busy").iterdir())
 
 
 def test_a_step_on_an_empty_shard_alone_changes_no_weight():
@@ -319,13 +261,11 @@ def test_a_step_on_an_empty_shard_alone_changes_no_weight():
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def torchrun(raw: Path, out: Path, *flags: str, processes: int = 2) -> subprocess.Popen:
+def torchrun(raw: Path, out: Path, *flags, processes: int = 2) -> subprocess.Popen:
     """`scripts/train.py` under torchrun on loopback, on small data."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags,
                f"--nproc-per-node={processes}", "scripts/train.py", "--data", raw, "--out", out,
-               "--no-text", "--width", "16", "--heads", "2", "--history-len", "20", "--threads",
-               "1", "--batch-size", "512", "--epochs", "12", "--steps", "1", "--patience", "1",
-               "--save-every", "10"]
+               *TINY, "--epochs", "12", "--patience", "1"]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 
@@ -350,44 +290,28 @@ def uninterrupted(raw, tmp_path_factory):
     return out
 
 
-def assert_same_results(out: Path, other: Path) -> None:
-    columns = "step", "train_loss", "valid_mae", "valid_rmse"
-    np.testing.assert_allclose(logged(out, *columns), logged(other, *columns), rtol=1e-5)
-    ours, theirs = (json.loads((f / "results.json").read_text())[0] for f in (out, other))
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "restarts"), [(0, 1), (1, 1), (1, 0)])
+def test_a_killed_process_is_made_up_for(raw, uninterrupted, tmp_path, victim, restarts):
+    out = tmp_path / "run"
+    process = torchrun(raw, out, "--max-restarts", restarts)
+    wait_for_epoch(out, 3)
+    os.kill(children(process)[victim], signal.SIGKILL)
+    said, problems = process.communicate(timeout=400)
+    if not restarts:
+        assert process.returncode != 0 and not (out / "results.json").exists()
+        assert "process 0 of 2 lost another one" in problems
+        said = torchrun(raw, out).communicate(timeout=400)[0]
+    assert said.count("resuming from step") == 1 and not list(out.glob("*.tmp"))
+    assert_same_log(out, uninterrupted)
+    ours, theirs = (json.loads((f / "results.json").read_text())[0] for f in (out, uninterrupted))
     for name in ("mae", "rmse", "mae_star"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
-    assert not list(out.glob("*.tmp"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_torchrun_restarts_after_a_killed_process(raw, uninterrupted, tmp_path, victim):
-    process = torchrun(raw, tmp_path / "run", "--max-restarts", "1")
-    wait_for_epoch(tmp_path / "run", 3)
-    os.kill(children(process)[victim], signal.SIGKILL)
-    said = process.communicate(timeout=400)[0]
-    assert process.returncode == 0 and said.count("resuming from step") == 1
-    assert_same_results(tmp_path / "run", uninterrupted)
-
-
-@pytest.mark.slow
-def test_the_same_command_goes_on_after_a_killed_process(raw, uninterrupted, tmp_path):
-    process = torchrun(raw, tmp_path / "run")
-    wait_for_epoch(tmp_path / "run", 3)
-    os.kill(children(process)[1], signal.SIGKILL)
-    problems = process.communicate(timeout=400)[1]
-    assert process.returncode != 0
-    assert "process 0 of 2 lost another one" in problems and not (
-        tmp_path / "run" / "results.json").exists()
-    assert "resuming from step" in torchrun(raw, tmp_path / "run").communicate(timeout=400)[0]
-    assert_same_results(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("receiver", ["torchrun", "worker"])
-def test_sigterm_saves_and_another_number_of_processes_goes_on(
-    raw, uninterrupted, tmp_path, receiver
-):
+def test_sigterm_saves_and_other_processes_go_on(raw, uninterrupted, tmp_path, receiver):
     """2 -> 1 -> 2: dropout differs between them, so the losses agree only roughly."""
     out, steps_done = tmp_path / "run", []
     for number, processes in ((3, 2), (6, 1)):

@@ -7,34 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-import bst.training.checkpoint
 import bst.training.loop
-from bst.config import ModelConfig, RunConfig, TrainConfig
-from bst.model.batches import Batches, UserVocabulary
+from bst.config import TrainConfig
+from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.model.network import BST
 from bst.training.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.training.loop import averaged, fit, learning_rate, optimizer_of, predict_part, train_step
-from bst.utils.errors import DataError
-from bst.utils.files import write_sealed
-
-RUN = RunConfig(
-    model=ModelConfig(widths=(5, 3), drift=(0.01, 0.3), forgets=(0.02, 0.1), key_var=(0.1, 0.1),
-                      width=12, heads=3, history_len=13, hidden=(17, 7, 5)),
-    train=TrainConfig(epochs=3, steps=1, batch_size=128, patience=1.0, save_every=4, lr=3e-3),
-)
-
-
-def plain_batches(store, split):
-    return Batches(store, split, UserVocabulary.fit(store, split))
+from tests.conftest import RUN, plain_batches
 
 
 @pytest.fixture
 def job(store, split, text):
-    """(out, stop after n steps) -> finished?; a fresh process would do the same."""
+    """(out, stop after n steps, TrainConfig) -> finished?; a fresh process would do the same."""
 
-    def start(out, stop_after=None, run=RUN, spoil=lambda model: None, store=store):
+    def start(out, stop_after=None, spoil=lambda model: None, store=store, **changes):
         out.mkdir(exist_ok=True)
+        run = replace(RUN, train=replace(RUN.train, **changes))
         batches = plain_batches(store, split)
         model = build_model(run.model, batches, text, seed=run.train.seed)
         spoil(model)
@@ -82,39 +71,9 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(job, tmp_
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
-class Killed(BaseException):
-    """Nothing catches it."""
-
-
-def test_a_run_killed_at_any_write_replays_to_the_same_bits(job, tmp_path, monkeypatch):
-    """A kill loses the steps since the last resume point, and nothing is logged twice."""
-    run = replace(RUN, train=replace(RUN.train, epochs=1))
-    assert job(tmp_path / "whole", run=run)
-    left, write = [0], bst.training.checkpoint.write_sealed
-
-    def write_or_die(*what):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        write(*what)
-
-    for module in (bst.training.checkpoint, bst.training.loop):
-        monkeypatch.setattr(module, "write_sealed", write_or_die)
-    for number in range(1, 100):
-        out, left[0] = tmp_path / str(number), number
-        try:
-            assert job(out, run=run)
-        except Killed:
-            assert job(out, run=run)
-            assert_same_bits(out, tmp_path / "whole")
-        else:
-            break
-    assert number > 6
-
-
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(job, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        job(tmp_path / name, run=replace(RUN, train=replace(RUN.train, seed=seed)))
+        job(tmp_path / name, seed=seed)
     assert_same_bits(tmp_path / "a", tmp_path / "b")
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
@@ -136,29 +95,24 @@ def test_patience_counts_epochs_since_the_best_one(job, tmp_path, store, monkeyp
     scripted = iter(errors)
     monkeypatch.setattr(bst.training.loop, "predict_part",
                         lambda *_, **__: (store.rating + next(scripted), None))
-    assert job(tmp_path, run=replace(RUN, train=replace(RUN.train, epochs=10, patience=0.2)))
+    assert job(tmp_path, epochs=10, patience=0.2)
     found = rows(tmp_path)
     assert [row["valid_mae"] for row in found] == pytest.approx(errors[:-1])
     assert load_model(tmp_path)[2]["step"] == found[3]["step"]
 
 
-def test_a_small_data_set_gets_as_many_epochs_as_its_least_steps_take(
-    job, tmp_path, monkeypatch
-):
+def test_a_small_data_set_gets_its_least_steps(job, tmp_path, monkeypatch):
     reach = []
     monkeypatch.setattr(bst.training.loop, "averaged",
                         lambda model, steps: reach.append(steps) or averaged(model, steps))
-    run = replace(RUN, train=replace(RUN.train, epochs=1, steps=20, average=0.25))
-    assert job(tmp_path, run=run)
+    assert job(tmp_path, epochs=1, steps=20, average=0.25)
     steps = [row["step"] for row in rows(tmp_path)]
     assert steps[-2] < 20 <= steps[-1] and len(steps) > 3
     assert reach == [0.25 * steps[-1]]
 
 
-def test_training_that_only_harms_leaves_the_model_as_it_was_before_the_first_step(
-    job, tmp_path, store, split, text
-):
-    job(tmp_path, run=replace(RUN, train=replace(RUN.train, lr=0.5, lr_dense=0.5, average=0.0)))
+def test_training_that_only_harms_leaves_the_first_model(job, tmp_path, store, split, text):
+    job(tmp_path, lr=0.5, lr_dense=0.5, average=0.0)
     valid = [row["valid_mae"] for row in rows(tmp_path)]
     assert len(valid) == 4 and valid[0] < min(valid[1:])
     model, _, info = load_model(tmp_path)
@@ -240,9 +194,7 @@ def fails_at(step, fault):
     (lambda loss, model: loss + (model.items.id.weight.sum() * 0).sqrt(),
      "the norm of the gradient is nan"),
     (lambda loss, _: torch.linalg.cholesky(-torch.eye(2)).sum(), "the loss is nan")])
-def test_a_step_that_fails_stops_the_run_names_itself_and_changes_nothing(
-    job, tmp_path, fault, told
-):
+def test_a_step_that_fails_is_named_and_changes_nothing(job, tmp_path, fault, told):
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert not job(whole, stop_after=8)
     with pytest.raises(FloatingPointError, match=f"^step 9: {told}; the last resume point"
@@ -253,11 +205,9 @@ def test_a_step_that_fails_stops_the_run_names_itself_and_changes_nothing(
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_prediction_that_fails_stops_the_run_and_keeps_the_best_model(
-    job, tmp_path, split, monkeypatch, epoch
-):
+def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monkeypatch, epoch):
     whole, out = tmp_path / "whole", tmp_path / "run"
-    assert job(whole, run=replace(RUN, train=replace(RUN.train, epochs=1)))
+    assert job(whole, epochs=1)
     step = rows(whole)[epoch]["step"]
     validations, predict = [], BST.predict
 
@@ -297,22 +247,3 @@ def test_a_resume_state_comes_back_and_before_the_first_there_is_none(tmp_path):
     save_resume(tmp_path, state)
     found = load_resume(tmp_path)
     assert torch.equal(found["model"].pop("a"), state["model"].pop("a")) and found == state
-
-
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda f: (f / "model.json").unlink(), "no readable model .*No such file"),
-    (lambda f: (f / "model.safetensors").unlink(), "no readable model .*No such file"),
-    (lambda f: write_sealed(f / "model.safetensors", b"\x80\x04."), "no readable model"),
-    (lambda f: write_sealed(f / "model.json", b'{"version": 9}'), "version 9, expected 2"),
-    (lambda f: write_sealed(f / "model.json", b'["a long list of strings"]'),
-     r"model.json holds \[.a long list of str, expected an object"),
-])
-def test_a_damaged_model_folder_is_refused_in_one_line(
-    store, split, text, tmp_path, damage, message
-):
-    batches = plain_batches(store, split)
-    save_model(tmp_path, build_model(RUN.model, batches, text, seed=3), batches.vocabulary, {})
-    damage(tmp_path)
-    with pytest.raises(DataError, match=message) as caught:
-        load_model(tmp_path)
-    assert "\n" not in str(caught.value) and "train" in str(caught.value)  # says what to do
