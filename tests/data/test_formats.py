@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -519,6 +519,7 @@ def plain_rows(lines: list[str], tabs: bool) -> tuple[list[tuple], set[int]]:
 
 
 @settings(max_examples=150, deadline=None)
+@example(rows=[["4" * 60]], odd=True, tabs=False, end="")
 @given(rows=LINES, odd=st.booleans(), tabs=st.booleans(), end=st.sampled_from(["", "\n", "\r\n"]))
 def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs, end):
     """Plain rows are read at once, anything odd one by one: the result is the oracle's."""
@@ -544,7 +545,7 @@ def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs
     except DataError:
         assert not good
     listed = folder / "bad_rows.csv"
-    found = pl.read_csv(listed)["line"].to_list() if listed.exists() else []
+    found = pl.read_csv(listed, columns=["line"])["line"].to_list() if listed.exists() else []
     assert sorted(found) == sorted(bad)
     shutil.rmtree(folder)
 
