@@ -22,7 +22,7 @@ import polars as pl
 
 from bst.config import DataConfig, OnBad
 from bst.data.overviews import YEAR, merge_overviews
-from bst.data.schema import MOVIES, USER_FEATURES, ids_of, letters_of, rows_of
+from bst.data.schema import MOVIES, USER_FEATURES, ids_of, rows_of
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
@@ -87,95 +87,70 @@ class File:
     quoted: bool = False  # a cell may stand in quotes, which end on its line
 
     def blocks(self, files: RawFiles, chunk_bytes: int, texts: set[str]) -> Iterator[pl.DataFrame]:
-        """The rows, blank lines left out: line, reason (null: none) and the cells of `place`.
+        """The rows, blank lines left out: line, raw (its text), reason (null: none), and `place`.
 
-        Cells are text without blanks around, "" where there is none, or whole numbers. `raw`, the
-        text of a row, is left out where the cells and separators are all of it. `texts` gains the
-        names of cells that are text by the file's own types, whatever they spell.
+        Cells are text without blanks around, "" where there is none. `texts` gains the names of
+        cells that are text by the file's own types, whatever they spell.
         """
         if self.kind == "parquet":
             yield from self._parquet(files, texts)
             return
         first = 1
         for content in files.chunks(self.name, chunk_bytes):
-            if self.header and first == 1:
-                first, content = 2, content.partition(b"\n")[2]
-            rows = self.at_once(content, first)
-            yield self.one_by_one(content, first, texts) if rows is None else rows
-            first += content.count(b"\n") if rows is None else len(rows)
+            text = pl.DataFrame({"raw": [content.decode(self.encoding, "replace")]})
+            lines = text.select(pl.col("raw").str.split("\n").explode().str.strip_chars_end("\r"))
+            rows = _numbered(lines, first).filter(pl.col("raw") != "", pl.col("line") > self.header)
+            yield self._cells(rows, texts)
+            first += content.count(b"\n")
 
-    def at_once(self, content: bytes, first: int) -> pl.DataFrame | None:
-        """What `one_by_one` makes of the rows of a ratings file, if they are plainly written.
+    def _cells(self, rows: pl.DataFrame, texts: set[str]) -> pl.DataFrame:
+        """The rows with their cells, and with what is wrong with a line."""
+        raw, fields, size = pl.col("raw"), pl.col("fields"), pl.col("fields").list.len()
+        rows = rows.with_columns(
+            by_hand=raw.str.contains('"', literal=True) & self.quoted | (self.kind == "json"),
+            fields=raw.str.split(self.separator))
+        if rows["by_hand"].any():
+            odd = rows.filter("by_hand")
+            parsed = pl.DataFrame([self._parsed(line, texts) for line in odd["raw"]],
+                                  dict.fromkeys(("reason", "fields"), pl.String), orient="row")
+            odd = odd.with_columns(parsed.with_columns(fields.str.split("\0")))
+            rows = pl.concat([rows.filter(~pl.col("by_hand")), odd]).sort("line")
+        count, at = (self.count, self.place) if self.kind == "lines" else (
+            len(self.place), {name: k for k, name in enumerate(self.place)})
+        wrong = (
+            (raw.str.contains("\0", literal=True), pl.lit("a NUL byte, expected text")),
+            (raw.str.contains("\ufffd"), pl.lit("bytes that are not UTF-8")),
+            (pl.col("reason").is_not_null(), pl.col("reason")),
+            (size != count, pl.format(f"{{}} fields, expected {count} separated by "
+                                      f"{self.separator!r}", size)))
+        return rows.select(
+            "line", "raw", reason=pl.coalesce(pl.when(rule).then(text) for rule, text in wrong),
+            **{name: pl.lit("") if k is None else fields.list.get(k, null_on_oob=True).fill_null(
+                "").str.strip_chars() for name, k in at.items()})
 
-        A typed read. Numbers are as long as their text only if they are written as Python does:
-        the length of the block shows that nothing but the cells and separators is in it. Polars
-        splits at one byte: of two, an empty column stands between the fields.
-        """
-        width, fields = len(self.separator), self.count
-        if set(self.place) != {*CELLS} or {*self.place.values()} != {*range(fields)} or \
-                not content.isascii() or any(odd in content for odd in b' \r\0"') or not content:
-            return None
-        columns = {f"column_{k}": pl.String for k in range(width * (fields - 1) + 1)}
-        user, item, rating, timestamp = (f"column_{width * self.place[name]}" for name in CELLS)
-        for ids, stars in ((pl.Int64, pl.Int64), (pl.Int64, pl.String), (pl.String, pl.String)):
-            try:
-                rows = pl.read_csv(
-                    content, separator=self.separator[0], has_header=False, quote_char=None,
-                    empty_string_is_null=False, columns=sorted((user, item, rating, timestamp)),
-                    schema=columns | {user: ids, item: ids, rating: stars, timestamp: pl.Int64})
-            except pl.exceptions.PolarsError:
-                continue
-            marks = len(rows) * width * (fields - 1) + len(rows) - (not content.endswith(b"\n"))
-            if any(rows.null_count().row(0)) or rows[rating].dtype == pl.String and (
-                    rows[rating] == "").any():
-                return None
-            if sum(map(letters_of, rows)) + marks == len(content):
-                return _numbered(rows.select(
-                    user=user, item=item, rating=rating, timestamp=timestamp), first)
-        return None
-
-    def one_by_one(self, content: bytes, first: int, texts: set[str]) -> pl.DataFrame:
-        """The rows of any lines."""
-        lines = content.decode(self.encoding, "replace").split("\n")
-        rows = [(number, raw, *self._cells(raw, texts))
-                for number, raw in enumerate(lines, first) if raw.strip("\r")]
-        schema = dict.fromkeys(("line", "raw", "reason", *self.place), pl.String)
-        return pl.DataFrame(rows, schema | {"line": pl.UInt32}, orient="row")
-
-    def _cells(self, raw: str, texts: set[str]) -> tuple:
-        """What is wrong with a line, and its cells."""
+    def _parsed(self, line: str, texts: set[str]) -> tuple[str | None, str]:
+        """What is wrong with a line of JSON or with quotes, and its fields with NUL between."""
         try:
-            if "\0" in raw or "\ufffd" in raw:
-                raise ValueError("a NUL byte, expected text" if "\0" in raw
-                                 else "bytes that are not UTF-8")
-            return None, *(self._object(raw, texts) if self.kind == "json" else self._split(raw))
-        except ValueError as error:
-            return str(error), *[""] * len(self.place)
+            return None, "\0".join(
+                self._object(line, texts) if self.kind == "json" else
+                next(csv.reader([line], delimiter=self.separator, strict=True)))
+        except (ValueError, csv.Error) as error:
+            what = f"broken quotes ({error})" if self.quoted else str(error)
+            return what, line.replace(self.separator, "\0")
 
-    def _split(self, raw: str) -> list[str]:
+    def _object(self, line: str, texts: set[str]) -> list[str]:
         try:
-            fields = raw.split(self.separator) if not self.quoted or '"' not in raw else \
-                next(csv.reader([raw], delimiter=self.separator, strict=True))
-        except csv.Error as error:
-            raise ValueError(f"broken quotes ({error})") from error
-        if len(fields) != self.count:
-            raise ValueError(f"{len(fields)} fields, expected {self.count} separated by "
-                             f"{self.separator!r}")
-        return ["" if k is None else fields[k].strip() for k in self.place.values()]
-
-    def _object(self, raw: str, texts: set[str]) -> Iterator[str]:
-        try:
-            found = json.loads(raw, parse_int=Number, parse_float=Number, parse_constant=Number)
+            found = json.loads(line, parse_int=Number, parse_float=Number, parse_constant=Number)
             values = [found.get(key) for key in self.place.values()]
         except (ValueError, RecursionError, AttributeError) as error:
             raise ValueError("no JSON object") from error
-        for name, value in zip(self.place, values, strict=True):
-            value = "|".join(map(str, value)) if isinstance(value, list) else value
-            if not isinstance(value, str | None):
+        for k, (name, value) in enumerate(zip(self.place, values, strict=True)):
+            values[k] = "|".join(map(str, value)) if isinstance(value, list) else value or ""
+            if not isinstance(value, str | list | None) or "\0" in values[k]:
                 raise ValueError(f"{name} is neither a number nor text")
             if type(value) is str:
                 texts.add(name)
-            yield (value or "").strip()
+        return values
 
     def _parquet(self, files: RawFiles, texts: set[str]) -> Iterator[pl.DataFrame]:
         """The rows of a parquet file, some at a time; numbers as they would be written."""
@@ -190,6 +165,7 @@ class File:
                     cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
                     else cells for cells in part])
                 part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
+                part = part.with_columns(raw=pl.concat_str(pl.all(), separator=","))
                 yield _numbered(part, begin + 1)
 
 
@@ -251,18 +227,15 @@ class Reading:
 
     def _complete(self, blocks: Iterable[pl.DataFrame]) -> None:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
-        ids = {name: pl.Series([], dtype=pl.Int64) for name in ("user", "item")}
+        seen = {name: pl.Series([], dtype=pl.String) for name in ("user", "item")}
         for block in blocks:
-            for name, seen in ids.items():
-                both = [seen, ids_of(block[name].unique(), name in self.texts)]
-                if both[0].dtype != both[1].dtype:
-                    both = [column.cast(pl.String) for column in both]
-                ids[name] = pl.concat(both).unique()
+            seen = {name: pl.concat([ids, block[name]]).unique() for name, ids in seen.items()}
+        users, items = (pl.DataFrame({f"{name}_id": ids_of(ids, name in self.texts).sort()})
+                        for name, ids in seen.items())
         if self.users is None:
-            self.users = pl.DataFrame({"user_id": ids["user"].sort()}).with_columns(
+            self.users = users.with_columns(
                 pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
         if self.movies is None:
-            items = pl.DataFrame({"item_id": ids["item"].sort()})
             self.movies = items.select(
                 "item_id", title=pl.format("item {}", "item_id"), year=pl.lit(None, pl.Int32),
                 genres=pl.lit([], MOVIES["genres"]), overview=pl.lit(None, pl.String),
@@ -299,8 +272,7 @@ class Reading:
         stars, seconds = pl.col("stars"), pl.col("seconds")
         rules = [
             (pl.col("reason").is_not_null(), pl.col("reason")),
-            *((pl.col(name) == "", pl.lit(f"no {name}")) for name in ("user", "item")
-              if rows[name].dtype == pl.String),
+            *((pl.col(name) == "", pl.lit(f"no {name}")) for name in ("user", "item")),
             (stars.is_null() | ~stars.is_finite(), _of("rating", "is not a number")),
             *[(stars != stars.floor(), _of("rating", "is not a whole number"))
               ] * self.layout.is_whole,
@@ -313,20 +285,12 @@ class Reading:
             rule.fill_null(True) for rule, _ in rules)).to_series()
         if is_bad.any():
             reason = pl.coalesce(pl.when(rule).then(reason) for rule, reason in rules)
-            self._note(rows.filter(is_bad).with_columns(reason=reason), bad)
+            bad.add(self.layout.ratings.name, rows.filter(is_bad).with_columns(reason=reason))
             ends = [end for end in (rows["stars"].min(), rows["stars"].max(), *self.range)
                     if end is not None and math.isfinite(end)]
             self.range = (min(ends), max(ends)) if ends else ()
             rows = rows.filter(~is_bad)
         return rows.with_columns(stars.cast(pl.Float32))
-
-    def _note(self, rows: pl.DataFrame, bad: BadRows) -> None:
-        """Add rows of the ratings file with their reasons to the bad ones."""
-        file = self.layout.ratings
-        if "raw" not in rows.columns:
-            cells = sorted(CELLS, key=lambda name: str(file.place[name]))
-            rows = rows.with_columns(raw=pl.concat_str(cells, separator=file.separator))
-        bad.add(file.name, rows)
 
     def _seconds(self, column: pl.Series) -> pl.Series:
         """Whole seconds since 1970 UTC; null where the text writes no time."""
@@ -345,13 +309,13 @@ class Reading:
     def _note_strangers(self, rows: pl.DataFrame) -> None:
         """Rows of users or items that the tables lack are bad; of `lost` ones they are counted."""
         is_lost = rows.select(pl.any_horizontal(
-            pl.col(name).cast(pl.String).is_in(self.bad.lost[f"{name}_id"])
+            pl.col(name).is_in(self.bad.lost[f"{name}_id"])
             for name in ("user", "item"))).to_series()
         self.bad.followers += is_lost.sum()
         users, items = self.layout.known_from
         reason = pl.when(pl.col("user_row") < 0).then(
             _of("user", f"is not in {users}")).otherwise(_of("item", f"is not in {items}"))
-        self._note(rows.filter(~is_lost).with_columns(reason=reason), self.bad)
+        self.bad.add(self.layout.ratings.name, rows.filter(~is_lost).with_columns(reason=reason))
 
     def kept(self, user_row: np.ndarray, item_row: np.ndarray, timestamp: np.ndarray,
              line: np.ndarray) -> np.ndarray:
@@ -414,7 +378,7 @@ class Reading:
 
 def _of(column: str, what: str) -> pl.Expr:
     """What is wrong with a cell, and how it begins."""
-    return pl.format(f"{column} '{{}}' {what}", pl.col(column).cast(pl.String).str.slice(0, 40))
+    return pl.format(f"{column} '{{}}' {what}", pl.col(column).str.slice(0, 40))
 
 
 def _time(text: str) -> int | None:
@@ -456,12 +420,10 @@ def table(
     (of_id, *_), (cell, *_), rows, texts = schema, file.place, {}, set()
     for block in file.blocks(files, CHUNK, texts):
         wrong = []
-        block = block.select("line", "reason", *file.place, raw=pl.col("raw") if "raw" in
-                             block.columns else pl.concat_str(*file.place, separator=","))
-        for line, reason, *cells, raw in block.iter_rows():
+        for line, raw, reason, *cells in block.select(
+                "line", "raw", "reason", *file.place).iter_rows():
             try:
                 if reason is not None:
-                    cells[0] = raw.partition(file.separator)[0].strip()
                     raise ValueError(reason)
                 row = parse(*cells)
                 if row[0] in rows or not row[0]:

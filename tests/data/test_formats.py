@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.data.formats import LARGEST, layout_of, read_tables
+from bst.data.formats import LARGEST, read_tables
 from bst.data.movielens import ML_100K
 from bst.data.preparation import make_store, open_store, stream_store
 from bst.data.raw import EARLIEST, LATEST, BadRows
@@ -493,22 +493,22 @@ def plain_time(text: str) -> int:
     raise ValueError
 
 
-def plain_rows(lines: list[str], tabs: bool) -> tuple[list[tuple], set[int]]:
+def plain_rows(lines: list[str], separator: str) -> tuple[list[tuple], set[int]]:
     """Good rows and lines of bad ones by the rules in words: an oracle without numpy or polars."""
     good, bad = {}, set()
-    for number, line in enumerate(lines, start=1 if tabs else 2):
+    for number, line in enumerate(lines, start=1 + (separator == ",")):
         try:
             if not line.strip("\r"):
                 continue
             if "\0" in line:
                 raise ValueError
-            cells = line.split("\t") if tabs else next(csv.reader([line], strict=True)) \
-                if '"' in line else line.split(",")
+            is_csv = separator == "," and '"' in line
+            cells = next(csv.reader([line], strict=True)) if is_csv else line.split(separator)
             user, item, rating, when = (cell.strip() for cell in cells)
             stars, time = float(rating), plain_time(when)
             if "_" in rating or item not in ("5", "7") or not abs(stars) <= LARGEST or not user:
                 raise ValueError
-            if tabs and (user not in ("1", "5") or stars not in (1, 2, 3, 4, 5)):
+            if separator != "," and (user not in ("1", "5") or stars not in (1, 2, 3, 4, 5)):
                 raise ValueError
             again = good.get((user, item))
             if again is None or again[1][3] <= time:
@@ -518,25 +518,31 @@ def plain_rows(lines: list[str], tabs: bool) -> tuple[list[tuple], set[int]]:
     return [row for _, row in sorted(good.values())], bad
 
 
-@settings(max_examples=150, deadline=None)
-@example(rows=[["4" * 60]], odd=True, tabs=False, end="")
-@given(rows=LINES, odd=st.booleans(), tabs=st.booleans(), end=st.sampled_from(["", "\n", "\r\n"]))
-def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs, end):
-    """Plain rows are read at once, anything odd one by one: the result is the oracle's."""
+FLAGS = "|0" * 18
+BESIDE = {  # files beside the ratings, their name and the separator of their fields
+    "table": {"movies.csv": "movieId,title\n5,A\n7,B\n", "ratings.csv": ","},
+    "ml-100k": {"u.user": "1|24|F|writer|1\n5|24|F|writer|1\n",
+                "u.item": f"5|A||||0{FLAGS}\n7|B||||0{FLAGS}\n", "u.data": "\t"},
+    "ml-1m": {"users.dat": "1::F::1::0::1\n5::F::1::0::1\n", "movies.dat": "5::A::\n7::B::\n",
+              "ratings.dat": "::"}}
+
+
+@settings(max_examples=200, deadline=None)
+@example(rows=[["4" * 60]], format="table", end="", slip="")
+@given(rows=LINES, format=st.sampled_from(sorted(BESIDE)), end=st.sampled_from(["", "\n", "\r\n"]),
+       slip=st.sampled_from(["", "::", "\t", ","]))
+def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, format, end, slip):
+    """No field slips from one line, or from one column, into another (`slip` stands in front)."""
     folder = tmp_path_factory.mktemp("raw")
-    rows = rows if odd else [r for r in rows if len(r) == 4 and r[2] in (".5", "3.5", "5", "3")]
-    lines = [("\t" if tabs else ",").join(row) for row in rows]
-    good, bad = plain_rows("\n".join(lines).split("\n"), tabs)
-    if tabs:
-        (folder / "u.user").write_text("1|24|F|writer|1\n5|24|F|writer|1\n")
-        flags = "|0" * 19
-        (folder / "u.item").write_text(f"5|A||||{flags[1:]}\n7|B||||{flags[1:]}\n")
-        lines = lines or [""]
-    else:
-        (folder / "movies.csv").write_text("movieId,title\n5,A\n7,B\n")
-        lines = ["user,item,rating,timestamp", *lines]
+    for name, text in BESIDE[format].items():
+        (folder / name).write_text(text)
+    separator = text
+    lines = [separator.join(row) for row in rows] or [""]
+    lines[0] = slip + lines[0]
+    good, bad = plain_rows("\n".join(lines).split("\n"), separator)
+    lines = ["user,item,rating,timestamp"] * (format == "table") + lines
     text = (end or "\n").join(lines) + end
-    (folder / ("u.data" if tabs else "ratings.csv")).write_bytes(text.encode("utf-8"))
+    (folder / name).write_bytes(text.encode("utf-8"))
     if not text.strip():
         bad = set()  # the file is empty: told without a line
     try:
@@ -548,23 +554,6 @@ def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, odd, tabs
     found = pl.read_csv(listed, columns=["line"])["line"].to_list() if listed.exists() else []
     assert sorted(found) == sorted(bad)
     shutil.rmtree(folder)
-
-
-def test_plain_rows_are_read_at_once_and_no_field_slips_into_a_line_that_lacks_one(tmp_path):
-    for source in (write_100k(tmp_path / "a", random_tables()), write_1m(tmp_path / "c",
-                   random_tables()), write_csv(tmp_path / "b", on_scale(random_tables(), HALVES))):
-        file = layout_of(RawFiles(source)).ratings
-        lines = (source / file.name).read_bytes().replace(b"\r", b"").splitlines(keepends=True)
-        short, long = lines[file.header:][:2]
-        content = b"".join(lines[file.header:])
-        assert len(file.at_once(content, 1)) == 700
-        assert file.at_once(content.replace(b"1", b"A1", 1), 1) is not None  # an id of letters
-        mark = file.separator.encode()
-        for old, new in ((mark, b""), (mark, mark * 2), (b"978", b"0978"), (mark, b" " + mark)):
-            assert file.at_once(content.replace(old, new, 1), 1) is None
-        short, long = short.replace(mark, b"", 1), long.replace(mark, mark + b"7" + mark, 1)
-        for broken in (short + long, long + short):
-            assert file.at_once(broken, 1) is None
 
 
 @quietly

@@ -21,12 +21,9 @@ from hypothesis import strategies as st
 import bst.data.preparation
 from bst.config import DataConfig
 from bst.data.formats import read_tables
-from bst.data.movielens import ML_1M
 from bst.data.preparation import make_store, stream_store
-from bst.data.raw import File, Reading
 from bst.data.schema import rows_of
 from bst.data.sequences import _json_of, build_sequences, load_store, save_store
-from bst.data.sources import RawFiles
 from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
 from tests.conftest import random_tables
@@ -202,36 +199,6 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
     (source / "ratings.dat").write_bytes(b"1" * 10_000)
     with pytest.raises(DataError, match="ratings.dat: a line of more than 1,000 bytes"):
         stream_store(source, tmp_path / "store", chunk_bytes=1000)
-
-
-ROWS = st.lists(st.sampled_from([
-    "1::5::3::978300760", "4::7::5::978300761", *BAD, "1:x:5::3::978300760", ":1::5::3::978300760",
-    "1::5:3:::978300760", "1::5::3::978300760:", "::5::3::978300760", "1:::5::3:978300760",
-    "1::5::3::978300760::1", "-1::5::3::978300760", " 1::5::3::978300760", "1::5::3.0::978300760",
-    "1::5::3::9783007600000000", "99999999999::5::3::978300760", "1::5::\x003::978300760", "\r"]),
-    min_size=1, max_size=4)
-
-
-@settings(max_examples=150, deadline=None)
-@given(rows=ROWS, end=st.sampled_from(["", "\n"]))
-def test_rows_read_at_once_are_those_read_one_by_one(small_folder, rows, end):
-    content = ("\n".join(rows) + end).encode("latin-1")
-    config = DataConfig(on_bad="quarantine")
-    fast, slow = (Reading(RawFiles(small_folder), ML_1M, config) for _ in range(2))
-    found = []
-    for reading, at_once in ((fast, True), (slow, False)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RawFiles, "chunks", lambda *_: [content])
-            if not at_once:
-                patch.setattr(File, "at_once", lambda *_: None)
-            found.append(pl.concat(reading.ratings()))
-    assert found[0].equals(found[1]) and fast.bad.rows == slow.bad.rows
-    assert len(found[0]) + fast.bad.count == sum(bool(row.strip("\r")) for row in rows)
-
-
-@pytest.fixture(scope="module")
-def small_folder(tmp_path_factory):
-    return raw_folder(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.mark.parametrize("step", [1, 10**6, -1])
