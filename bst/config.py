@@ -17,7 +17,6 @@ Format = Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"]
 OnBad = Literal["stop", "quarantine"]
 Repeats = Literal["last", "first", "stop"]
 Pooling = Literal["mean-last-two", "last", "second-to-last"]
-Precision = Literal["fp32", "bf16"]
 RankBy = Literal["stars", "interest", "both"]
 Baseline = Literal["none", "global mean", "item mean", "user mean", "user + item bias",
                    "streaming bias", "matrix factorisation", "item kNN"]
@@ -94,8 +93,6 @@ class DataConfig(Options):
         None, "BERT folder or hub name for the overviews; none: the packaged MiniLM")
     pooling: Pooling = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)")
-    precision: Precision = option(
-        "fp32", "of BERT's products; bf16: 1.7 times as fast where the CPU has it, cosine 0.9999")
     text_source: Literal["overview", "title", "shuffled", "random"] = option(
         "overview", "what BERT reads; controls: another film's overview, or random vectors")
     cache: Path = option(Path("data/cache"), "folder of cached overview vectors")

@@ -74,8 +74,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     text = None
     if config.model.text:
         text = embed_texts(texts_of(store, config.data), bert=config.data.bert,
-                           pooling=config.data.pooling, precision=config.data.precision,
-                           cache_dir=config.data.cache)
+                           pooling=config.data.pooling, cache_dir=config.data.cache)
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
     batches = Batches(store, split, UserVocabulary.fit(store, split))
@@ -193,8 +192,7 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
-        {"bert": config.bert, "pooling": config.pooling, "precision": config.precision,
-         "text_source": config.text_source},
+        {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
         list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()}))
 
 

@@ -12,7 +12,7 @@ import pytest
 from bst.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 from bst.data.formats import read_tables
 from bst.data.splits import Split, split_interactions
-from bst.data.text import embed_text, embed_texts, pool
+from bst.data.text import embed_texts, pool
 from bst.evaluation.baselines import BASELINES, SLOW
 from bst.evaluation.report import evaluate
 from bst.utils.errors import OptionError
@@ -75,8 +75,6 @@ SPLIT = Split("temporal", "strict", *[np.arange(3)] * 5)
     (lambda: SPLIT.part("tset"), "part"),
     (lambda: evaluate(None, None, SPLIT, "Test", scorer="", seed=0, config_hash=""), "part"),
     (lambda: embed_texts(["a"], pooling="max", cache_dir=None), "pooling"),
-    (lambda: embed_texts(["a"], precision="fp64", cache_dir=None), "precision"),
-    (lambda: embed_text("a", None, None, "last", "BF16"), "precision"),
     (lambda: pool((), None, "lst"), "pooling"),
     (lambda: read_tables(None, on_bad="quarantaine"), "on-bad"),
     (lambda: read_tables(None, format="ml-2m"), "format"),

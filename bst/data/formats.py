@@ -17,18 +17,8 @@ import polars as pl
 
 from bst.config import DataConfig
 from bst.data.movielens import ML_1M, ML_10M, ML_100K
-from bst.data.raw import (
-    BadRows,
-    File,
-    Layout,
-    Reading,
-    movie_table,
-    scan_parquet,
-    table,
-    whole,
-    year_of,
-)
-from bst.data.schema import USERS, Tables
+from bst.data.raw import File, Layout, Reading, scan_parquet
+from bst.data.schema import Tables
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 
@@ -38,7 +28,11 @@ EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same withou
             ".jsonl, .parquet, .inter, each also .gz)")
 LARGEST = 10**6  # magnitude of a rating of a table
 RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
-OTHERS = {"items": "movies|items|books|products", "users": "users", "links": "links"}
+BESIDE = {  # of the tables beside them, with their columns, those that need not be there last
+    "movies": ("movies|items|books|products", ("item",), ("title", "genres")),
+    "users": ("users", ("user",), ("sex", "age", "occupation", "zip")),
+    "links": ("links", ("item", "TMDB id")),
+}
 NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
     "user": "user userid uid username reviewer reviewerid customer customerid member memberid",
     "item": "item itemid iid movie movieid film filmid asin parentasin product productid isbn "
@@ -50,7 +44,11 @@ NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
 }
 KEY = ("user_row", "item_row", "timestamp", "line")  # by which repeats are found
 AUTO = DataConfig()
-SEPARATORS = ("::", "\t", ";", ",", "|", " ")
+HINTS = {
+    r"\[": "a JSON array, expected an object a line; convert it with jq -c '.[]'",
+    "[0-9]+:$": "the Netflix Prize, expected a rating a line: user,item,rating,date, read with "
+                "--columns 1,2,3,4"}
+SEPARATORS = ("::", "\t", ";", ",", "|")  # or blanks, where there is none of them
 
 
 def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **options) -> Tables:
@@ -98,7 +96,7 @@ def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
     tables = names if files.is_alone else _tables(names, RATINGS)
     fits = tables if files.is_alone or config.format == "table" else \
         [name for name in names if name in marks] + tables
-    known = [name for stems in (RATINGS, *OTHERS.values()) for name in _tables(names, stems)]
+    known = _tables(names, "|".join(stems for stems, *_ in BESIDE.values()))
     fits = fits or [name for name in _tables(names, ".*") if name not in known]
     shown = (name[:80] if name.isprintable() else ascii(name)[:80] for name in (fits or names)[:6])
     found = (", ".join(shown) or "no file") + ", ..." * (len(fits or names) > 6)
@@ -110,7 +108,7 @@ def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
                         f"--format {marks.get(fits[0], 'table')} or another, or give one file")
     if fits[0] in marks and not files.is_alone:
         return layout_of(files, replace(config, format=marks[fits[0]]))
-    return _table(files, names, fits[0], config.columns)
+    return _table(files, names, fits[0], config)
 
 
 def _tables(names: list[str], stems: str) -> list[str]:
@@ -119,32 +117,16 @@ def _tables(names: list[str], stems: str) -> list[str]:
         rf"({stems})\.(csv|tsv|inter|jsonl|ndjson|json|parquet)(\.gz)?", name, re.IGNORECASE)]
 
 
-def _table(files: RawFiles, names: list[str], ratings: str, columns: str | None) -> Layout:
+def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) -> Layout:
     """The layout of a table of ratings, and of those of items and users beside it."""
-    others = {} if files.is_alone else {
-        what: found[0] for what, stems in OTHERS.items() if (found := _tables(names, stems))}
-    file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), columns)
-
-    def people(files: RawFiles, bad: BadRows) -> tuple:
-        users = items = None
-        if "items" in others:
-            items = movie_table(files, _file(
-                files, others["items"], ("item",), ("title", "genres")), _movie, bad)
-        if "users" in others:
-            users = table(files, _file(files, others["users"], ("user",), (
-                "sex", "age", "occupation", "zip")), _user, USERS, bad)
-        return users, items
-
-    def links(files: RawFiles, bad: BadRows) -> dict:
-        if "links" not in others:
-            return {}
-        found = table(files, _file(files, others["links"], ("item", "TMDB id")), _link,
-                      {"item_id": pl.String, "tmdb": pl.String}, bad)
-        return dict(found.drop_nulls().iter_rows())
-
-    return Layout(
-        ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, read_people=people,
-        read_links=links, known_from=(others.get("users", ratings), others.get("items", ratings)))
+    file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), config.columns)
+    beside = {}
+    for what, (stems, *cells) in BESIDE.items():
+        found = [] if files.is_alone else _tables(names, stems)
+        if found and (what != "links" or config.metadata):
+            beside[what] = _file(files, found[0], *cells)
+    return Layout(ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, user=_user,
+                  movie=lambda *cells: (*cells, ""), **beside)
 
 
 def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = (),
@@ -200,31 +182,17 @@ def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
         if text.startswith("{"):
             return list(json.loads(text)), {"kind": "json"}
         plain = re.sub('"[^"]*"', "", text)
-        separator = max(SEPARATORS, key=plain.count)
-        if any(map(plain.count, SEPARATORS[:-1])):
-            separator = max(SEPARATORS[:-1], key=plain.count)
+        separator = max(filter(plain.count, SEPARATORS), key=plain.count, default=" ")
         quoted = len(separator) == 1
         titles = next(csv.reader(io.StringIO(text), delimiter=separator), []) if quoted else \
             text.split(separator)
     except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{where}:1: {error}; expected a header, or a JSON object") from error
-    if text.startswith("["):
-        raise DataError(f"{where} looks like a JSON array, expected an object a line; convert it "
-                        "with jq -c '.[]'")
-    if re.fullmatch(r"[0-9]+:", text):
-        raise DataError(f"{where} looks like the Netflix Prize, expected a rating a line; write "
-                        "them as user,item,rating,date (awk -F, '/:/ {m = $1 + 0; next} "
-                        "{print $1 FS m FS $2 FS $3}') and give --columns 1,2,3,4")
+    for mark, hint in HINTS.items():
+        if re.match(mark, text):
+            raise DataError(f"{where} looks like {hint}")
     return [title.strip() for title in titles], {"separator": separator, "quoted": quoted}
-
-
-def _movie(item: str, title: str, genres: str) -> tuple:
-    return item, title or f"item {item}", year_of(title), genres.replace("(no genres listed)", "")
 
 
 def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     return user, sex or None, age or None, occupation or None, zip_code[:1] or None
-
-
-def _link(item: str, tmdb: str) -> tuple:
-    return item, str(whole(tmdb, "TMDB id")) if tmdb else None

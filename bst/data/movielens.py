@@ -7,11 +7,8 @@ ml-100k  u.user, u.item, u.data in latin-1; `|` and tabs. An age in years become
 """
 
 import re
-from collections.abc import Callable
 
-from bst.data.raw import BadRows, File, Layout, movie_table, table, whole, year_of
-from bst.data.schema import USERS
-from bst.data.sources import RawFiles
+from bst.data.raw import File, Layout, whole
 
 AGES = ("1", "18", "25", "35", "45", "50", "56")  # codes of MovieLens-1M: youngest of the group
 GENRES = ("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
@@ -39,7 +36,7 @@ def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tupl
 
 
 def _movie_1m(item: str, title: str, genres: str) -> tuple:
-    return _id(item, "item"), title, year_of(title), genres.replace("(no genres listed)", "")
+    return _id(item, "item"), title, genres, ""
 
 
 def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags: str) -> tuple:
@@ -48,7 +45,7 @@ def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags
     if set(flags) - {"0", "1"}:
         raise ValueError(f"genre flags {'|'.join(flags)!r} are not all 0 or 1")
     genres = "|".join(name for name, flag in zip(GENRES, flags, strict=True) if flag == "1")
-    return _id(item, "item"), title, year_of(title) or year_of(f"({date[-4:]})"), genres
+    return _id(item, "item"), title, genres, date
 
 
 def _id(value: str, name: str) -> str:
@@ -65,28 +62,20 @@ def _file(name: str, separator: str, count: int, **options) -> File:
                    "encoding": "latin-1", **options})
 
 
-def _people(user: Callable[..., tuple], users: File | None, movie: Callable[..., tuple],
-            movies: File) -> Callable[[RawFiles, BadRows], tuple]:
-    """What reads the users and the movies of a layout, from their parsers and files."""
-    return lambda files, bad: (users and table(files, users, user, USERS, bad),
-                               movie_table(files, movies, movie, bad))
-
-
 RATING = {"user": 0, "item": 1, "rating": 2, "timestamp": 3}
 ML_1M = Layout(
-    ratings=_file("ratings.dat", "::", 4, place=RATING), known_from=("users.dat", "movies.dat"),
-    read_people=_people(_user_1m, _file("users.dat", "::", 5),
-                        _movie_1m, _file("movies.dat", "::", 3)),
+    ratings=_file("ratings.dat", "::", 4, place=RATING),
+    users=_file("users.dat", "::", 5), user=_user_1m,
+    movies=_file("movies.dat", "::", 3), movie=_movie_1m,
     otherwise="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
     ratings=_file("ratings.dat", "::", 4, place=RATING, encoding="utf-8"),
-    scale=(-100, 100), is_whole=False, known_from=("ratings.dat", "movies.dat"),
-    read_people=_people(_user_1m, None,
-                        _movie_1m, _file("movies.dat", "::", 3, encoding="utf-8")),
+    scale=(-100, 100), is_whole=False, user=_user_1m,
+    movies=_file("movies.dat", "::", 3, encoding="utf-8"), movie=_movie_1m,
 )
 ML_100K = Layout(
-    ratings=_file("u.data", "\t", 4, place=RATING), known_from=("u.user", "u.item"),
-    read_people=_people(_user_100k, _file("u.user", "|", 5),
-                        _movie_100k, _file("u.item", "|", 5 + len(GENRES))),
+    ratings=_file("u.data", "\t", 4, place=RATING),
+    users=_file("u.user", "|", 5), user=_user_100k,
+    movies=_file("u.item", "|", 5 + len(GENRES)), movie=_movie_100k,
 )

@@ -21,8 +21,8 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig, OnBad
-from bst.data.overviews import YEAR, merge_overviews
-from bst.data.schema import MOVIES, USER_FEATURES, ids_of, rows_of
+from bst.data.overviews import merge_overviews
+from bst.data.schema import MOVIES, USER_FEATURES, USERS, ids_of, rows_of
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
@@ -31,6 +31,8 @@ EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 19
 UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**24, 2**19  # bytes of a file, rows of parquet, that are read together
+YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
+NO_GENRE = ["", "(no genres listed)"]
 CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
 
 
@@ -191,9 +193,11 @@ class Layout:
     ratings: File  # its cells are `CELLS`; without times, the order of the lines counts
     scale: tuple[float, float] = (1, 5)  # lowest and highest rating that is taken
     is_whole: bool = True  # ratings are whole numbers
-    known_from: tuple[str, str]  # files of the users and of the items, for messages
-    read_people: Callable[[RawFiles, BadRows], tuple[pl.DataFrame | None, pl.DataFrame | None]]
-    read_links: Callable[[RawFiles, BadRows], dict[int | str, str]] = lambda files, bad: {}
+    users: File | None = None  # none: those of the ratings
+    movies: File | None = None
+    links: File | None = None  # TMDB id of items
+    user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
+    movie: Callable[..., tuple]  # cells of a row -> id, title, genres with "|" between, date
     otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
 
 
@@ -219,8 +223,10 @@ class Reading:
         self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
         self._held: Sequence[pl.DataFrame] = ()
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
-        self.users, self.movies = layout.read_people(files, self.bad)
-        self.links = layout.read_links(files, self.bad) if config.metadata else {}
+        self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
+        self.movies = layout.movies and movie_table(files, layout.movies, layout.movie, self.bad)
+        self.links = layout.links and dict(table(files, layout.links, _link, {
+            "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         if self.users is None or self.movies is None:
             self._held = list(self._blocks(self.bad)) if is_small else ()
             self._complete(self._held or self._blocks(BadRows("stop")))
@@ -312,7 +318,8 @@ class Reading:
             pl.col(name).is_in(self.bad.lost[f"{name}_id"])
             for name in ("user", "item"))).to_series()
         self.bad.followers += is_lost.sum()
-        users, items = self.layout.known_from
+        users, items = ((file or self.layout.ratings).name
+                        for file in (self.layout.users, self.layout.movies))
         reason = pl.when(pl.col("user_row") < 0).then(
             _of("user", f"is not in {users}")).otherwise(_of("item", f"is not in {items}"))
         self.bad.add(self.layout.ratings.name, rows.filter(~is_lost).with_columns(reason=reason))
@@ -413,6 +420,10 @@ def whole(value: str, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
     return int(value)
 
 
+def _link(item: str, tmdb: str) -> tuple:
+    return item, str(whole(tmdb, "TMDB id")) if tmdb else None
+
+
 def table(
     files: RawFiles, file: File, parse: Callable[..., tuple], schema: dict, bad: BadRows
 ) -> pl.DataFrame:
@@ -446,22 +457,15 @@ def movie_table(
 ) -> pl.DataFrame:
     """Columns of `schema.MOVIES`.
 
-    `parse` gives id, title, year and genres, whose names have `|` between them.
+    `parse` gives id, title, genres with `|` between them, and a date, whose year counts if the
+    title does not end with one.
     """
-    found = {name: MOVIES[name] for name in ("item_id", "title", "year")} | {"genres": pl.String}
-    movies = table(files, file, parse, found, bad)
-    names = pl.col("genres").str.split("|")  # in one expression: 4 k Python lists are slow
-    return movies.with_columns(
-        names.list.eval(pl.element().filter(pl.element() != "")),
+    found = dict.fromkeys(("item_id", "title", "genres", "date"), pl.String)
+    genres, title = pl.col("genres").str.split("|"), pl.col("title")
+    year = pl.coalesce(title.str.extract(rf"\({YEAR}\)\s*$"),
+                       pl.col("date").str.extract(f"{YEAR}$"))
+    return table(files, file, parse, found, bad).select(
+        "item_id", pl.when(title != "").then(title).otherwise(pl.format("item {}", "item_id")),
+        year=year.cast(pl.Int32),
+        genres=genres.list.eval(pl.element().filter(~pl.element().is_in(NO_GENRE))),
         overview=pl.lit(None, pl.String), match=pl.lit("none"))
-
-
-def year_of(title: str) -> int | None:
-    """The release year at the end of a title, None if it has no plausible one.
-
-    Example:
-        >>> year_of("Matrix, The (1999)"), year_of("Matrix (0000)")
-        (1999, None)
-    """
-    found = YEAR.search(title)
-    return int(found[1]) if found and 1870 <= int(found[1]) <= 2100 else None

@@ -1,4 +1,4 @@
-"""Overviews -> BERT vectors, cached by (model hash, text hash, pooling, precision)."""
+"""Overviews -> BERT vectors, cached by (model hash, text hash, pooling)."""
 
 import hashlib
 import importlib.util
@@ -10,7 +10,7 @@ import numpy as np
 from einops import reduce
 from tqdm import tqdm
 
-from bst.config import Pooling, Precision, check_option
+from bst.config import Pooling, check_option
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of, write_atomic
 
@@ -29,8 +29,8 @@ class TextVectors:
 
 
 def embed_texts(
-    texts: list[str | None], *, bert: str | None = None,
-    pooling: Pooling = "mean-last-two", precision: Precision = "fp32", cache_dir: Path,
+    texts: list[str | None], *, bert: str | None = None, pooling: Pooling = "mean-last-two",
+    cache_dir: Path,
 ) -> TextVectors:
     """Embed every text with a frozen BERT.
 
@@ -41,28 +41,25 @@ def embed_texts(
         bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
             all-MiniLM-L6-v2.
         pooling: see `pool`.
-        precision: of the matrix products, `fp32` or `bf16`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 
     Raises:
         DataError: the encoder is missing, damaged or has no safetensors.
-        OptionError: on a pooling or a precision that is none of these.
+        OptionError: on a pooling that is none of these.
     """
     check_option("pooling", pooling, Pooling)
-    check_option("precision", precision, Precision)
     folder = encoder_folder(bert)
     weights = sha256_of(folder / "model.safetensors")
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
                         f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
-    how = f"{pooling}-{MAX_TOKENS}-alone" + f"-{precision}" * (precision != "fp32")
-    cache = Path(cache_dir) / f"{weights[:16]}-{how}"
+    cache = Path(cache_dir) / f"{weights[:16]}-{pooling}-{MAX_TOKENS}-alone"
     cleaned = [text.strip() if text else "" for text in texts]
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
     known = _read_cache(cache)
     missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in known}
     if missing:
-        _embed_missing(missing, folder, pooling, precision, cache)
+        _embed_missing(missing, folder, pooling, cache)
         known = _read_cache(cache)
     width = len(next(iter(known.values()))) if known else 1
     rows = [known[k] if t else np.zeros(width, np.float32)
@@ -132,9 +129,7 @@ def encoder_folder(bert: str | None) -> Path:
     return folder
 
 
-def _embed_missing(
-    missing: dict[str, str], folder: Path, pooling: str, precision: str, cache: Path
-) -> None:
+def _embed_missing(missing: dict[str, str], folder: Path, pooling: Pooling, cache: Path) -> None:
     """Embed texts and write a file of the cache every `CHUNK` texts."""
     tokenizer, model = load_encoder(folder)
     keys = sorted(missing)
@@ -144,21 +139,17 @@ def _embed_missing(
         for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
             vectors = []
             for key in chunk:
-                vectors.append(embed_text(missing[key], tokenizer, model, pooling, precision))
+                vectors.append(embed_text(missing[key], tokenizer, model, pooling))
                 bar.update()
             _write_cache(cache, chunk, np.stack(vectors))
 
 
-def embed_text(
-    text: str, tokenizer, model, pooling: Pooling, precision: Precision = "fp32"
-) -> np.ndarray:
+def embed_text(text: str, tokenizer, model, pooling: Pooling) -> np.ndarray:
     """Vector of a text, (t,) float32."""
     import torch
 
-    check_option("precision", precision, Precision)
     tokens = tokenizer([text], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    is_low = precision == "bf16"
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_low):
+    with torch.inference_mode():
         states = model(**tokens, output_hidden_states=True).hidden_states
     return pool(states, tokens["attention_mask"], pooling)[0].numpy()
 

@@ -361,7 +361,7 @@ class Recommender:
                             "with --text-source overview to place new films")
         texts = titles if encoder["text_source"] == "title" else overviews
         found = embed_texts(texts, bert=encoder["bert"], pooling=encoder["pooling"],
-                            precision=encoder["precision"], cache_dir=cache_dir)
+                            cache_dir=cache_dir)
         if found.has_text.any():
             return found
         return TextVectors(np.zeros((len(texts), self.model.sizes.overview), np.float32),

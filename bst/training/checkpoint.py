@@ -31,7 +31,7 @@ class Fitted:
     version: int
     identity: dict  # hash of the config and digest of the data, as in model.json
     protocol: dict  # name, ties and seed of the split
-    encoder: dict  # bert, pooling, precision, text_source of `DataConfig`
+    encoder: dict  # bert, pooling, text_source of `DataConfig`
     genres: list[str]  # of all movies, in the order of the content features
     movies: dict  # item_id, title, year, genres, ratings (in train), overview: a list each
 

@@ -11,7 +11,7 @@ NOTE = "lowest cosine with the reference {:.6f}"
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Common):
-    """Overviews per second, one at a time, against padded batches in file order in fp32."""
+    """Overviews per second, one at a time, against padded batches in file order."""
 
     metadata: Path | None = None
     """Kaggle's movies_metadata.csv; none: overviews of the built-in synthetic data"""
@@ -20,28 +20,25 @@ class Args(Common):
 
 
 def run(args: Args) -> list[Row]:
-    """Time the three ways and compare their vectors."""
+    """Time the two ways and compare their vectors."""
     import torch
 
     from bst.data.text import encoder_folder, load_encoder
 
     torch.set_num_threads(args.threads)
     texts, encoder = overviews(args), load_encoder(encoder_folder(None))
-    vectors, names = {}, ("reference", "fp32", "bf16")
+    vectors, ways = {}, {"reference": in_batches, "alone": one_by_one}
 
     def embed(name: str) -> None:
-        vectors[name] = (in_batches(texts, *encoder) if name == "reference"
-                         else one_by_one(texts, encoder, name))
+        vectors[name] = ways[name](texts, *encoder)
 
-    seconds = alternate({name: lambda name=name: embed(name) for name in names}, args.runs)
+    seconds = alternate({name: lambda name=name: embed(name) for name in ways}, args.runs)
     rate = {name: len(texts) / taken.of(args.threads) for name, taken in seconds.items()}
-    jobs = (("overviews, one at a time, fp32 (default)", "fp32", 3.0),
-            ("overviews, one at a time, --precision bf16", "bf16", 3.0))
+    goal = 3.0
     unit = "texts / CPU s" if args.threads == 1 else "texts / s"
-    return [Row(work, rate[name], unit, "fp32 in file order", rate["reference"],
-                rate[name] / rate["reference"], goal, rate[name] >= goal * rate["reference"],
-                NOTE.format(lowest_cosine(vectors["reference"], vectors[name])))
-            for work, name, goal in jobs]
+    return [Row("overviews, one at a time", rate["alone"], unit, "in file order", rate["reference"],
+                rate["alone"] / rate["reference"], goal, rate["alone"] >= goal * rate["reference"],
+                NOTE.format(lowest_cosine(vectors["reference"], vectors["alone"])))]
 
 
 def overviews(args: Args) -> list[str]:
@@ -57,13 +54,13 @@ def overviews(args: Args) -> list[str]:
     return [film["overview"] for film in films[:args.texts]]
 
 
-def one_by_one(texts: list[str], encoder: tuple, precision: str):
+def one_by_one(texts: list[str], tokenizer, model):
     """Vector of each text as `embed_texts` makes it, (n, t) float32."""
     import numpy as np
 
     from bst.data.text import embed_text
 
-    return np.stack([embed_text(text, *encoder, "mean-last-two", precision) for text in texts])
+    return np.stack([embed_text(text, tokenizer, model, "mean-last-two") for text in texts])
 
 
 def in_batches(texts: list[str], tokenizer, model):

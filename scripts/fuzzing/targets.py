@@ -51,7 +51,7 @@ def small_run(folder: Path) -> Path:
     save_model(folder, model, vocabulary, {"identity": IDENTITY})
     save_fitted(folder, Fitted(
         FITTED_VERSION, IDENTITY, {"protocol": "temporal", "ties": "strict", "seed": 0},
-        {"bert": None, "pooling": "last", "precision": "fp32", "text_source": "overview"},
+        {"bert": None, "pooling": "last", "text_source": "overview"},
         ["Drama"], {"item_id": [1, 3], "title": ["a", "b"], "year": [1995, None],
                     "genres": [["Drama"], []], "ratings": [2, 0]}))
     save_resume(folder, {"step": 3, "model": dict(model.head.state_dict()), "best": [0.5, None]})

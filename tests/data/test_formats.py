@@ -20,7 +20,7 @@ from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.formats import LARGEST, read_tables
 from bst.data.movielens import ML_100K
 from bst.data.preparation import make_store, open_store, stream_store
-from bst.data.raw import EARLIEST, LATEST, BadRows
+from bst.data.raw import EARLIEST, LATEST, Reading
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences, save_store
 from bst.data.sources import RawFiles
@@ -84,7 +84,7 @@ def test_ages_in_years_become_groups_and_occupations_keep_their_names(tmp_path):
     (folder / "u.user").write_text("".join(
         f"{k}|{age}|F|{'none' if k % 2 else 'doctor'}|{'T8H1N' if k else ''}\n"
         for k, age in enumerate([7, 17, 18, 24, 25, 44, 45, 49, 50, 55, 56, 73], start=1)))
-    users = ML_100K.read_people(RawFiles(folder), BadRows("stop"))[0]
+    users = Reading(RawFiles(folder), ML_100K, DataConfig()).users
     assert users["age"].to_list() == ["1", "1", "18", "18", "25", "35", "45", "45", "50", "50",
                                       "56", "56"]
     assert users.row(0)[2:] == ("1", "none", "T")
@@ -97,7 +97,7 @@ def test_the_quirks_of_the_published_movielens_are_read(tmp_path):
     (folder / "u.item").write_bytes(
         f"267|unknown||||1{flags}\n5|Caf\xe9 (1994)|01-Mar-1996|||0|1{flags[2:]}\n"
         f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n".encode("latin-1"))
-    movies = ML_100K.read_people(RawFiles(folder), BadRows("stop"))[1]
+    movies = Reading(RawFiles(folder), ML_100K, DataConfig()).movies
     assert movies.select("item_id", "title", "year", "genres").rows() == [
         (267, "unknown", None, []), (5, "Café (1994)", 1994, ["Action"]),
         (6, "Four Rooms", 1971, []), (7, "Odd (0000)", None, [])]

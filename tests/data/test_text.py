@@ -56,16 +56,6 @@ def test_a_vector_is_that_of_transformers_and_its_bits_depend_on_the_text_alone(
     np.testing.assert_allclose(alone, expected.numpy(), atol=1e-5)
 
 
-def test_bf16_is_close_to_fp32_and_kept_apart_from_it(embedded):
-    exact, folder = embedded[0].vectors[[0, 2]], embedded[1]
-    rough = embed_texts(TEXTS, precision="bf16", cache_dir=folder).vectors[[0, 2]]
-    assert np.abs(rough - exact).max() > 1e-4  # it was done at all
-    cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
-    assert cosine.min() > 0.999 and rough.dtype == np.float32
-    again = embed_texts(TEXTS, cache_dir=folder).vectors[[0, 2]]
-    assert again.tobytes() == exact.tobytes()
-
-
 def test_the_cache_gives_the_same_bytes_without_loading_the_model(embedded, monkeypatch):
     first, folder = embedded
     monkeypatch.setattr(bst.data.text, "load_encoder", lambda folder: pytest.fail("loaded again"))
@@ -95,7 +85,7 @@ def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
 def test_a_damaged_cache_file_is_named_and_made_again(embedded, tmp_path, capsys):
     first = embedded[0]
     shutil.copytree(embedded[1], tmp_path, dirs_exist_ok=True)
-    path = next(tmp_path.glob("*-alone/*.safetensors"))  # not those of bf16
+    path = next(tmp_path.glob("*-alone/*.safetensors"))
     path.write_bytes(path.read_bytes()[:-4] + b"oops")
     assert embed_texts(TEXTS, cache_dir=tmp_path).vectors.tobytes() == first.vectors.tobytes()
     assert "damaged" in capsys.readouterr().err
