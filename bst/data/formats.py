@@ -7,7 +7,6 @@ table                   one file of ratings, or a folder or zip with it and, if 
 """
 
 import csv
-import io
 import json
 import re
 from dataclasses import replace
@@ -143,14 +142,13 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
         titles, options = _first_line(f"{files.source}: {name}", start.partition(b"\n")[0])
         if "separator" in options:
             options |= {"count": len(titles), "header": not by_place}
+    labels = [str(k + 1) for k in range(len(titles))] if by_place else titles
     plain = [re.sub("[-_ ]|:(token|float)(_seq)?$", "", title.lower()) for title in titles]
     place = {}
     for column in wanted + optional:
-        names = [told[column]] if column in told else NAMES[column].split()
-        found = [k for k, title in enumerate(titles) if (
-            str(k + 1) if by_place else title if column in told else plain[k]) in names]
-        if by_place and column not in told:
-            found = []
+        is_told = by_place or column in told
+        names = [told.get(column)] if is_told else NAMES[column].split()
+        found = [k for k, title in enumerate(labels if is_told else plain) if title in names]
         if len(found) > 1 or (not found and (column in wanted or column in told)):
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
             raise DataError(
@@ -184,8 +182,7 @@ def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
         plain = re.sub('"[^"]*"', "", text)
         separator = max(filter(plain.count, SEPARATORS), key=plain.count, default=" ")
         quoted = len(separator) == 1
-        titles = next(csv.reader(io.StringIO(text), delimiter=separator), []) if quoted else \
-            text.split(separator)
+        titles = next(csv.reader([text], delimiter=separator)) if quoted else text.split(separator)
     except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{where}:1: {error}; expected a header, or a JSON object") from error
     for mark, hint in HINTS.items():

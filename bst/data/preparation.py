@@ -7,6 +7,7 @@ byte the one that `build_sequences` and `save_store` make.
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,55 +103,43 @@ def stream_store(
     reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes,
                            is_small=False)
     size, num_users = reading.files.size(reading.layout.ratings.name), len(reading.users)
-    parts = _Parts(folder / "parts.tmp", num_users=num_users, count=max(1, -(-size // part_bytes)))
-    with parts, StoreWriter(folder) as writer:
+    count = max(1, -(-size // part_bytes))
+    with _scratch(folder / "parts.tmp") as parts, StoreWriter(folder) as writer:
         for ratings in reading.ratings():
-            parts.add(ratings)
-        counts = np.zeros(num_users, dtype=np.int64)
-        for rows in parts:
+            _share_out(ratings, parts, num_users, count)
+        sizes = np.zeros(num_users, dtype=np.int64)
+        for part in filter(Path.exists, (parts / str(number) for number in range(count))):
+            rows = np.fromfile(part, dtype=ROW)
+            part.unlink()
             rows = rows[reading.kept(*(rows[name] for name in KEY))]
             rows = rows[time_order(rows["user_row"], rows["timestamp"])]
-            counts += np.bincount(rows["user_row"], minlength=num_users)
+            sizes += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
                           timestamp=rows["timestamp"])
-        movies = reading.finish(int(counts.sum()))
-        writer.append(offsets=np.concatenate([[0], np.cumsum(counts)]))
+        movies = reading.finish(int(sizes.sum()))
+        writer.append(offsets=np.concatenate([[0], np.cumsum(sizes)]))
         writer.finish(reading.users, movies, reading.files.sha256)
 
 
-class _Parts:
-    """Rows in temporary files, one a range of users, in file order; gone when the block is left."""
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A new folder that is gone when the block is left."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def __init__(self, folder: Path, *, num_users: int, count: int) -> None:
-        self.folder, self.num_users, self.count = folder, num_users, count
 
-    def __enter__(self) -> "_Parts":
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
-        self.folder.mkdir(parents=True)
-        return self
-
-    def __exit__(self, *_) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def add(self, ratings: pl.DataFrame) -> None:
-        """Append each rating to the file of its user's range."""
-        if not len(ratings):
-            return
-        rows = np.empty(len(ratings), dtype=ROW)
-        for name in ROW.names:
-            rows[name] = ratings[name].to_numpy()
-        part = rows["user_row"].astype(np.int64) * self.count // self.num_users
-        order = np.argsort(part, kind="stable")
-        names, begin = np.unique(part[order], return_index=True)
-        for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=True):
-            path = self.folder / str(name)
-            with naming(path, AS_IT_WAS), open(path, "ab") as file:
-                file.write(piece)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The rows of each range, users ascending; a file is removed once it is read."""
-        for name in range(self.count):
-            path = self.folder / str(name)
-            if path.exists():
-                yield np.fromfile(path, dtype=ROW)
-                path.unlink()
+def _share_out(ratings: pl.DataFrame, parts: Path, num_users: int, count: int) -> None:
+    """Append each rating to the file of its user's range, of `count` of them, in file order."""
+    rows = np.empty(len(ratings), dtype=ROW)
+    for name in ROW.names:
+        rows[name] = ratings[name].to_numpy()
+    part = rows["user_row"].astype(np.int64) * count // max(num_users, 1)
+    order = np.argsort(part, kind="stable")
+    names, begin = np.unique(part[order], return_index=True)
+    for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=False):
+        with naming(parts / str(name), AS_IT_WAS), open(parts / str(name), "ab") as file:
+            file.write(piece)

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +21,16 @@ import polars as pl
 
 from bst.config import DataConfig, OnBad
 from bst.data.overviews import merge_overviews
-from bst.data.schema import MOVIES, USER_FEATURES, USERS, ids_of, rows_of
+from bst.data.schema import USER_FEATURES, USERS, ids_of, rows_of
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
-UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**24, 2**19  # bytes of a file, rows of parquet, that are read together
 YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
+MOVIE = dict.fromkeys(("item_id", "title", "genres", "date"), pl.String)  # "|" between genres
 NO_GENRE = ["", "(no genres listed)"]
 CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
 
@@ -197,7 +196,7 @@ class Layout:
     movies: File | None = None
     links: File | None = None  # TMDB id of items
     user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
-    movie: Callable[..., tuple]  # cells of a row -> id, title, genres with "|" between, date
+    movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`
     otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
 
 
@@ -224,7 +223,8 @@ class Reading:
         self._held: Sequence[pl.DataFrame] = ()
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
-        self.movies = layout.movies and movie_table(files, layout.movies, layout.movie, self.bad)
+        self.movies = layout.movies and movies_of(
+            table(files, layout.movies, layout.movie, MOVIE, self.bad))
         self.links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         if self.users is None or self.movies is None:
@@ -242,10 +242,8 @@ class Reading:
             self.users = users.with_columns(
                 pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
         if self.movies is None:
-            self.movies = items.select(
-                "item_id", title=pl.format("item {}", "item_id"), year=pl.lit(None, pl.Int32),
-                genres=pl.lit([], MOVIES["genres"]), overview=pl.lit(None, pl.String),
-                match=pl.lit("none"))
+            self.movies = movies_of(items.with_columns(title=pl.lit(""), genres=pl.lit(""),
+                                                       date=pl.lit("")))
 
     def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block: user_row and item_row (Int32), rating, timestamp, line."""
@@ -261,7 +259,7 @@ class Reading:
 
     def _blocks(self, bad: BadRows) -> Iterator[pl.DataFrame]:
         """Rows whose cells are good by themselves; the others go to `bad`."""
-        self.total, self.units, self.range, start = 0, Counter(), (), None
+        self.total, self.num_milli, self.range, start = 0, 0, (), None
         for rows in self.layout.ratings.blocks(self.files, self.chunk_bytes, self.texts):
             self.total += len(rows)
             if self.layout.ratings.place["timestamp"] is None and len(rows):
@@ -305,12 +303,9 @@ class Reading:
             odd = column.filter(found.is_null()).unique()
             found = found.fill_null(column.replace_strict(
                 odd, [_time(text) for text in odd], default=None, return_dtype=pl.Int64))
-        if (found > LATEST).any():
-            for unit, size in UNITS.items():
-                is_unit = found.is_between(EARLIEST * size, LATEST * size).fill_null(False)
-                self.units[unit] += is_unit.sum()
-                found = (found // size).zip_with(is_unit, found)
-        return found
+        is_milli = found.is_between(1000 * EARLIEST, 1000 * LATEST).fill_null(False)
+        self.num_milli += is_milli.sum()
+        return (found // 1000).zip_with(is_milli, found)
 
     def _note_strangers(self, rows: pl.DataFrame) -> None:
         """Rows of users or items that the tables lack are bad; of `lost` ones they are counted."""
@@ -351,9 +346,8 @@ class Reading:
                             + "; see bad_rows.csv" * bool(self.bad.count))
         if self.num_again:
             self._tell_repeats(name)
-        for unit in +self.units:
-            print(f"{name}: {self.units[unit]:,} of {self.total:,} times are in {unit}, read as "
-                  "seconds")
+        if self.num_milli:
+            print(f"{name}: {self.num_milli:,} of {self.total:,} times are in milliseconds")
         if self.layout.ratings.place["timestamp"] is None:
             print(f"{name} has no times: the order of its lines counts")
         if metadata is None:
@@ -430,7 +424,6 @@ def table(
     """Good rows of a file with one row per id, which comes first; bad ones go to `bad`."""
     (of_id, *_), (cell, *_), rows, texts = schema, file.place, {}, set()
     for block in file.blocks(files, CHUNK, texts):
-        wrong = []
         for line, raw, reason, *cells in block.select(
                 "line", "raw", "reason", *file.place).iter_rows():
             try:
@@ -442,29 +435,21 @@ def table(
                                      else "no id")
                 rows[row[0]] = row
             except ValueError as error:
-                wrong.append((line, str(error), raw))
+                bad.add(file.name, pl.DataFrame({"line": line, "reason": str(error), "raw": raw}))
                 bad.lost.get(of_id, set()).add(cells[0])
-        if wrong:
-            bad.add(file.name, pl.DataFrame(wrong, ["line", "reason", "raw"], orient="row"))
-    columns = zip(*rows.values(), strict=True) if rows else [()] * len(schema)
-    found = pl.DataFrame(dict(zip(schema, columns, strict=True)),
-                         schema={**schema, of_id: pl.String})
+    found = pl.DataFrame([*rows.values()], {**schema, of_id: pl.String}, orient="row")
     return found.with_columns(ids_of(found[of_id], cell in texts))
 
 
-def movie_table(
-    files: RawFiles, file: File, parse: Callable[..., tuple], bad: BadRows
-) -> pl.DataFrame:
-    """Columns of `schema.MOVIES`.
+def movies_of(found: pl.DataFrame) -> pl.DataFrame:
+    """Columns of `schema.MOVIES` from those of `MOVIE`; an item without a title is named by its id.
 
-    `parse` gives id, title, genres with `|` between them, and a date, whose year counts if the
-    title does not end with one.
+    The year is that at the end of the title, or else that of the date.
     """
-    found = dict.fromkeys(("item_id", "title", "genres", "date"), pl.String)
     genres, title = pl.col("genres").str.split("|"), pl.col("title")
     year = pl.coalesce(title.str.extract(rf"\({YEAR}\)\s*$"),
                        pl.col("date").str.extract(f"{YEAR}$"))
-    return table(files, file, parse, found, bad).select(
+    return found.select(
         "item_id", pl.when(title != "").then(title).otherwise(pl.format("item {}", "item_id")),
         year=year.cast(pl.Int32),
         genres=genres.list.eval(pl.element().filter(~pl.element().is_in(NO_GENRE))),

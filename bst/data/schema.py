@@ -101,10 +101,6 @@ def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> 
 
     Raises:
         DataError: names the table, the first bad column, what was found and what was expected.
-
-    Example:
-        >>> check_table(pl.DataFrame({"a": [1]}), {"a": pl.Int64}, "t").shape
-        (1, 1)
     """
     for column, dtype in schema.items():
         found = df.schema.get(column)
