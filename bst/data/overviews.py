@@ -44,18 +44,15 @@ def merge_overviews(
     candidates = []  # (gap of years, other title, rank of the key, movie, row); best first
     for movie, (item, title, year) in enumerate(
             movies.select("item_id", "title", "year").iter_rows()):
-        linked = by_id.get((links or {}).get(item))
-        if linked is not None:
+        if (linked := by_id.get((links or {}).get(item))) is not None:
             candidates.append((LINKED, False, 0, movie, linked))
-        keys = title_keys(title)
-        for rank, key in enumerate(keys):
+        for rank, key in enumerate(title_keys(title) if year else ()):
             for row in by_key[key]:
-                gap = abs(films[row]["year"] - year) if year else 9
+                gap = abs(films[row]["year"] - year)
                 if gap <= 2:
                     same = plain_title(title) in (films[row]["title"], films[row]["original_title"])
                     candidates.append((gap, not same, rank, movie, row))
-    overview, match = [None] * len(movies), ["none"] * len(movies)
-    used: set[int] = set()
+    overview, match, used = [None] * len(movies), ["none"] * len(movies), set()
     for gap, differs, _, movie, row in sorted(candidates):
         if match[movie] == "none" and row not in used:
             used.add(row)
@@ -75,8 +72,8 @@ def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None
         *["linked"] * ("linked" in how), "exact", "normalised", "year off", "none"))
     print(f"overviews: {found:,} of {len(movies):,} movies ({found / len(movies):.1%}): {ways}")
     if defects:
-        print("metadata rows not used: "
-              + ", ".join(f"{count:,} {what}" for what, count in sorted(defects.items())))
+        print("metadata rows not used:",
+              ", ".join(f"{count:,} {what}" for what, count in sorted(defects.items())))
     if report_dir is not None:
         report_dir.mkdir(parents=True, exist_ok=True)
         unmatched = movies.filter(pl.col("match") == "none").select("item_id", "title", "year")
@@ -106,8 +103,7 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
     try:
         for row in reader:
             values = {c: (row[c] or "").strip() for c in wanted}
-            defect = _defect(row, values, seen)
-            if defect:
+            if defect := _defect(row, values, seen):
                 defects[defect] += 1
                 continue
             seen.add(values["id"])

@@ -103,13 +103,10 @@ def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> 
         DataError: names the table, the first bad column, what was found and what was expected.
     """
     for column, dtype in schema.items():
-        found = df.schema.get(column)
-        either = column.endswith("_id") and found == pl.String
-        if found != dtype and not either:
-            wanted = f"{dtype} or String" if column.endswith("_id") else dtype
+        found, is_id = df.schema.get(column), column.endswith("_id")
+        if found != dtype and not (is_id and found == pl.String):
             raise DataError(
-                f"table '{name}': column '{column}' should be {wanted}, "
+                f"table '{name}': column '{column}' should be {dtype}{' or String' * is_id}, "
                 f"found {found or 'no such column'} (columns: {', '.join(df.columns)}); "
-                "run scripts/make_sequences.py again if this file is from an older version"
-            )
+                "run scripts/make_sequences.py again if this file is from an older version")
     return df

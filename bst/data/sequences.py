@@ -83,23 +83,15 @@ def build_sequences(tables: Tables) -> SequenceStore:
     user = rows_of(tables.ratings["user_id"], tables.users["user_id"]).to_numpy()
     item = rows_of(tables.ratings["item_id"], tables.movies["item_id"]).to_numpy()
     rating, timestamp = (tables.ratings[name].to_numpy() for name in ("rating", "timestamp"))
-    strays = np.count_nonzero((user < 0) | (item < 0))
-    if strays:
-        raise DataError(
-            f"{strays} ratings name a user or movie that the tables lack, "
-            "expected none; check that the three files belong together"
-        )
+    if strays := np.count_nonzero((user < 0) | (item < 0)):
+        raise DataError(f"{strays} ratings name a user or movie that the tables lack, expected "
+                        "none; check that the three files belong together")
     order = time_order(user, timestamp)
     counts = np.bincount(user, minlength=len(tables.users))
     return SequenceStore(
-        item_idx=item[order] + np.int32(FIRST_IDX),
-        rating=rating[order],
-        timestamp=timestamp[order],
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        users=tables.users,
-        movies=tables.movies,
-        manifest={"source": tables.source},
-    )
+        item[order] + np.int32(FIRST_IDX), rating[order], timestamp[order],
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), users=tables.users,
+        movies=tables.movies, manifest={"source": tables.source})
 
 
 def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
@@ -210,26 +202,19 @@ def load_store(folder: Path) -> SequenceStore:
     if version != STORE_VERSION:
         raise DataError(f"{folder}: store version {version}, expected "
                         f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
-    try:
-        sha256 = {name: manifest["sha256"][name] for name in FILES}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is damaged, "
-                        "make the store again") from error
     for name in FILES:
-        _refuse_other(folder / name, sha256[name])
+        try:
+            is_same = sha256_of(folder / name) == manifest["sha256"][name]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is "
+                            "damaged, make the store again") from error
+        except OSError as error:
+            raise DataError(f"{folder / name}: {error.strerror}; make the store again") from error
+        if not is_same:
+            raise DataError(f"{folder / name}: its sha256 is not the manifest's; the store is "
+                            "damaged or mixed, make it again")
     users, movies = (pl.read_parquet(folder / name) for name in TABLES)
     check_table(users, USERS, "users")
     check_table(movies, MOVIES, "movies")
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
     return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)
-
-
-def _refuse_other(path: Path, sha256: str) -> None:
-    """Raise if the file is not the one with this hash."""
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; make the store again") from error
-    if found != sha256:
-        raise DataError(f"{path}: its sha256 is not the manifest's; the store is damaged or "
-                        "mixed, make it again")

@@ -86,7 +86,7 @@ class RawFiles:
                 self.sha256[name] = sha256_of(path)
             return path
         with self._unpacked(name) as file:
-            return b"".join(iter(lambda: file.read(2**24), b""))
+            return file.read()
 
     @contextmanager
     def _unpacked(self, name: str) -> Iterator[IO[bytes]]:
@@ -109,7 +109,7 @@ class RawFiles:
             with zipfile.ZipFile(self.source) as archive:
                 found = [m for m in _visible(archive) if m.split("/")[-1] == name]
                 if len(found) != 1:
-                    held = f"holds {' and '.join(map(ascii, found[:4]))}" if found else f"no {name}"
+                    held = f"holds {' and '.join(map(ascii, found[:4])) or f'no {name}'}"
                     raise DataError(f"{self.source}: {held}, expected one data set with {name}; "
                                     "unpack it and give the folder, see data/README.md")
                 member = archive.getinfo(found[0])
@@ -167,13 +167,13 @@ def _refuse_binary(what: str, start: bytes) -> None:
 def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes]:
     rest = b""
     while block := file.read(chunk_bytes):
-        end = block.rfind(b"\n") + 1
-        if not end and len(rest) > chunk_bytes:
+        lines, end, part = block.rpartition(b"\n")
+        if end:
+            yield rest + lines + end
+            rest = b""
+        elif len(rest) > chunk_bytes:
             raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected a row "
                             "a line")
-        if end:
-            yield rest + block[:end]
-            rest = b""
-        rest += block[end:]
+        rest += part
     if rest:
         yield rest
