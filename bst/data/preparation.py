@@ -87,15 +87,10 @@ def stream_store(
     """Raw files -> store on disk; memory does not grow with the ratings.
 
     It grows with users, items, the ratings of the busiest range of users, and with bad rows if
-    `on_bad` is `quarantine`. Takes about as much disk beside the store as the store itself, in
-    `folder`, until it is done.
+    `on_bad` is `quarantine`. Until it is done, `folder` holds about as much again.
 
-    Args:
-        source: as for `read_tables`.
-        folder: of the store and of bad_rows.csv and unmatched_movies.csv.
-        chunk_bytes: of the ratings file that are checked at a time.
-        part_bytes: of the ratings file that are sorted at a time, on average.
-        options: as for `read_tables`.
+    Source and options are those of `read_tables`; `folder` also gets its reports. `chunk_bytes` of
+    the ratings file are checked, and about `part_bytes` sorted, at a time.
 
     Raises:
         DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.

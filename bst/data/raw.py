@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,13 +60,12 @@ class BadRows:
         listed = hint + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in listed)
         if self.on_bad == "stop":
             raise DataError(f"{self.count} bad rows, expected none: {listed}"
-                            f"{'; ...' if self.count > SHOWN else ''}; correct them, or leave them "
-                            "out with --on-bad quarantine")
+                            + "; ..." * (self.count > SHOWN)
+                            + "; correct them, or leave them out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(rows).write_csv(folder / "bad_rows.csv")
-        more = f" and {self.followers:,} ratings of them" if self.followers else ""
-        print(f"left out {self.count} bad rows{more}, listed in {folder / 'bad_rows.csv'}: "
-              f"{listed}")
+        more = f" and {self.followers:,} ratings of them" * bool(self.followers)
+        print(f"left out {self.count} bad rows{more}, listed in {folder}/bad_rows.csv: {listed}")
 
 
 class Number(str):
@@ -132,9 +131,8 @@ class File:
     def _parsed(self, line: str, texts: set[str]) -> tuple[str | None, str]:
         """What is wrong with a line of JSON or with quotes, and its fields with NUL between."""
         try:
-            return None, "\0".join(
-                self._object(line, texts) if self.kind == "json" else
-                next(csv.reader([line], delimiter=self.separator, strict=True)))
+            return None, "\0".join(self._object(line, texts) if self.kind == "json" else next(
+                csv.reader([line], delimiter=self.separator, strict=True)))
         except (ValueError, csv.Error) as error:
             what = f"broken quotes ({error})" if self.quoted else str(error)
             return what, line.replace(self.separator, "\0")
@@ -220,15 +218,15 @@ class Reading:
         self.files, self.layout, self.config = files, layout, config
         self.bad = BadRows(config.on_bad)
         self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
-        self._held: Sequence[pl.DataFrame] = ()
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
         self.movies = layout.movies and movies_of(
             table(files, layout.movies, layout.movie, MOVIE, self.bad))
         self.links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
-        if self.users is None or self.movies is None:
-            self._held = list(self._blocks(self.bad)) if is_small else ()
+        is_lacking = self.users is None or self.movies is None
+        self._held = list(self._blocks(self.bad)) if is_lacking and is_small else ()
+        if is_lacking:
             self._complete(self._held or self._blocks(BadRows("stop")))
 
     def _complete(self, blocks: Iterable[pl.DataFrame]) -> None:
@@ -264,8 +262,7 @@ class Reading:
             self.total += len(rows)
             if self.layout.ratings.place["timestamp"] is None and len(rows):
                 start = rows["line"][0] if start is None else start
-                rows = rows.with_columns(
-                    timestamp=EARLIEST + rows["line"].cast(pl.Int64) - start)
+                rows = rows.with_columns(timestamp=EARLIEST - start + rows["line"].cast(pl.Int64))
             yield self._typed(rows, bad)
 
     def _typed(self, rows: pl.DataFrame, bad: BadRows) -> pl.DataFrame:
@@ -285,8 +282,7 @@ class Reading:
                                     "date")),
             (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050")),
         ]
-        is_bad = rows.select(pl.any_horizontal(
-            rule.fill_null(True) for rule, _ in rules)).to_series()
+        is_bad = rows.select(pl.any_horizontal(rule.fill_null(True) for rule, _ in rules))[:, 0]
         if is_bad.any():
             reason = pl.coalesce(pl.when(rule).then(reason) for rule, reason in rules)
             bad.add(self.layout.ratings.name, rows.filter(is_bad).with_columns(reason=reason))
@@ -309,9 +305,8 @@ class Reading:
 
     def _note_strangers(self, rows: pl.DataFrame) -> None:
         """Rows of users or items that the tables lack are bad; of `lost` ones they are counted."""
-        is_lost = rows.select(pl.any_horizontal(
-            pl.col(name).is_in(self.bad.lost[f"{name}_id"])
-            for name in ("user", "item"))).to_series()
+        is_lost = rows["user"].is_in(self.bad.lost["user_id"]) | rows["item"].is_in(
+            self.bad.lost["item_id"])
         self.bad.followers += is_lost.sum()
         users, items = ((file or self.layout.ratings).name
                         for file in (self.layout.users, self.layout.movies))
@@ -329,8 +324,7 @@ class Reading:
         order = np.lexsort((when, pair))  # stable: equal times stay in the order of lines
         is_new = pair[order][1:] != pair[order][:-1]
         keep = np.empty(len(pair), dtype=bool)
-        keep[order] = np.append(*((is_new, True) if self.config.repeats == "last" else
-                                  (True, is_new)))
+        keep[order] = np.append(*(is_new, True)[::1 if self.config.repeats == "last" else -1])
         again = pl.DataFrame({"line": line, "user": user_row, "item": item_row}).filter(~keep)
         self.num_again += len(again)
         self.again.append(again.sort("line").head(SHOWN))

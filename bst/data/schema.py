@@ -75,8 +75,8 @@ def ids_of(column: pl.Series, is_text: bool = False) -> pl.Series:
         [True, False, False, False, False]
     """
     whole = column.cast(pl.Int64, strict=False)
-    is_same = not is_text and whole.cast(pl.String).eq_missing(column).all()
-    return whole if is_same else column
+    is_whole = not is_text and whole.cast(pl.String).eq_missing(column).all()
+    return whole if is_whole else column
 
 
 def id_text(value: int | str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +117,7 @@ def _json_of(*tables: pl.DataFrame) -> Iterator[bytes]:
         yield b"]"
 
 
-class StoreWriter:
+class StoreWriter(AbstractContextManager):
     """Writes a store whose columns come in pieces, users in order, oldest rating first.
 
     A folder with a manifest is complete: the columns stand in temporary files until `finish`.
@@ -129,9 +129,6 @@ class StoreWriter:
         self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
         for name in COLUMNS:
             self._write_header(name)  # again at the end, when the length is known
-
-    def __enter__(self) -> "StoreWriter":
-        return self
 
     def __exit__(self, *_) -> None:
         for file in self.files.values():

@@ -50,23 +50,15 @@ class Shape:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.num_users < 1 or self.num_movies < 40
-                or self.num_ratings < 20 * self.num_users):
+        if self.num_users < 1 or self.num_movies < 40 or self.num_ratings < 20 * self.num_users:
             raise ValueError(f"expected at least 1 user, 40 movies and 20 ratings a user, got "
                              f"{self.num_users}, {self.num_movies} and {self.num_ratings}")
 
 
 def write_synthetic(folder: Path, **size: int) -> Path:
-    """Write users.dat, movies.dat, ratings.dat and movies_metadata.csv; equal seeds, equal bytes.
+    """Write `FILES` of a `Shape` to the folder, which is returned; equal seeds, equal bytes.
 
     A folder that already holds the same data is left as it is.
-
-    Args:
-        folder: made if it is not there.
-        size: fields of `Shape`.
-
-    Returns:
-        The folder.
     """
     shape = Shape(**size)
     done = folder / "synthetic.json"
@@ -121,9 +113,8 @@ class _Movies:
                 name = f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} {k}"
                 article = rng.random() < 0.25
                 genres = "|".join(NAMED[g] for g in self.genres[k])
-                movies.write(f"{item}::{name}{', The' if article else ''} ({self.year[k]})"
-                             f"::{genres}\n")
-                full = f"{'The ' if article else ''}{name}"
+                movies.write(f"{item}::{name}{', The' * article} ({self.year[k]})::{genres}\n")
+                full = f"{'The ' * article}{name}"
                 overview = "" if rng.random() < 0.03 else self._overview(rng, k, words)
                 metadata.writerow([10_000 + k, full, full, overview, f"{self.year[k]}-06-01"])
 

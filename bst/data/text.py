@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -116,13 +117,11 @@ def encoder_folder(bert: str | None) -> Path:
             raise DataError(f"package {PACKAGED.replace('_', '-')} with the default BERT is not "
                             "installed; pip install -r requirements.txt, or give --bert a folder")
         folder = Path(spec.submodule_search_locations[0]) / "model"
-    elif Path(bert).is_dir():
-        folder = Path(bert)
     else:
-        folder = cached_folder(bert)
-        if folder is None:
-            raise DataError(f"--bert {bert}: neither a folder nor in the local Hugging Face cache; "
-                            f"download it first: hf download {bert}")
+        folder = Path(bert) if Path(bert).is_dir() else cached_folder(bert)
+    if folder is None:
+        raise DataError(f"--bert {bert}: neither a folder nor in the local Hugging Face cache; "
+                        f"download it first: hf download {bert}")
     if not (folder / "model.safetensors").exists():
         raise DataError(f"--bert {bert or folder}: no model.safetensors there, expected one (other "
                         "weight formats can execute code and are not read)")
@@ -133,15 +132,12 @@ def _embed_missing(missing: dict[str, str], folder: Path, pooling: Pooling, cach
     """Embed texts and write a file of the cache every `CHUNK` texts."""
     tokenizer, model = load_encoder(folder)
     keys = sorted(missing)
-    with tqdm(total=len(keys), desc="overviews", unit="text", disable=None) as bar:
-        if bar.disable:
-            print(f"embedding {len(keys):,} overviews", file=sys.stderr)
-        for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
-            vectors = []
-            for key in chunk:
-                vectors.append(embed_text(missing[key], tokenizer, model, pooling))
-                bar.update()
-            _write_cache(cache, chunk, np.stack(vectors))
+    bar = tqdm(keys, desc="overviews", unit="text", disable=None)
+    if bar.disable:
+        print(f"embedding {len(keys):,} overviews", file=sys.stderr)
+    vectors = (embed_text(missing[key], tokenizer, model, pooling) for key in bar)
+    for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
+        _write_cache(cache, chunk, np.stack([*islice(vectors, len(chunk))]))
 
 
 def embed_text(text: str, tokenizer, model, pooling: Pooling) -> np.ndarray:

@@ -81,11 +81,13 @@ quietly = settings(max_examples=25, deadline=None,
 
 
 @quietly
-@given(**SIZES)
+@given(**SIZES, wrap=st.sampled_from([
+    lambda c: c, lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c,
+    lambda c: c.rstrip(), lambda c: b"\n" + c.replace(b"\n", b"\n\n", 3)]))
 def test_any_chunks_and_parts_give_the_bytes_of_the_store_in_memory(
-        scratch, seed, tie_share, chunk_bytes, parts, grouped):
+        scratch, seed, tie_share, chunk_bytes, parts, grouped, wrap):
     work = scratch()
-    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped)
+    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped, wrap=wrap)
     part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
     in_memory(source, work / "one")
     stream_store(source, work / "other", chunk_bytes=chunk_bytes, part_bytes=part_bytes)
@@ -93,14 +95,18 @@ def test_any_chunks_and_parts_give_the_bytes_of_the_store_in_memory(
 
 
 @quietly
-@given(**SIZES, on_bad=st.sampled_from(["stop", "quarantine"]),
+@given(**SIZES, on_bad=st.sampled_from(["stop", "quarantine"]), alone=st.booleans(),
        bad=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([*BAD, REPEAT, REPEAT])),
                     max_size=14))
 def test_bad_rows_are_told_in_the_same_words_and_leave_the_same_files(
-        scratch, seed, tie_share, chunk_bytes, parts, grouped, on_bad, bad):
+        scratch, seed, tie_share, chunk_bytes, parts, grouped, on_bad, bad, alone):
     work = scratch()
     source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped, bad=bad)
     part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
+    if alone:  # a table without users and items: a big file is read twice
+        rows = (source / "ratings.dat").read_text("latin-1")
+        source = work / "ratings.csv"
+        source.write_text("user::item::rating::time\n" + rows, encoding="utf-8")
     expected = outcome(in_memory, source, work / "one", on_bad=on_bad)
     found = outcome(stream_store, source, work / "other", on_bad=on_bad, chunk_bytes=chunk_bytes,
                     part_bytes=part_bytes)
@@ -117,16 +123,6 @@ def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path)
     assert str(caught.value).startswith("13 bad rows") and "; ...;" in str(caught.value)
     assert len(listed) == 10 and listed == sorted(listed)
     assert "is not in users.dat" in str(caught.value)
-
-
-@pytest.mark.parametrize("wrap", [
-    lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c, lambda c: c.rstrip(),
-    lambda c: b"\n" + c, lambda c: c.replace(b"\n", b"\n\n", 3)])
-def test_line_ends_a_bom_and_blank_lines_are_the_same_in_chunks(tmp_path, wrap):
-    source = raw_folder(tmp_path / "raw", wrap=wrap)
-    in_memory(source, tmp_path / "one")
-    stream_store(source, tmp_path / "other", chunk_bytes=50, part_bytes=200)
-    assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -201,15 +197,13 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
         stream_store(source, tmp_path / "store", chunk_bytes=1000)
 
 
-@pytest.mark.parametrize("step", [1, 10**6, -1])
-def test_rows_are_found_of_ids_far_and_near(step):
-    """Ids are compared as they are written, whatever the type of the one or the other column."""
-    ids = pl.Series([7, 3, 900]) * step
-    wanted = pl.Series([3 * step, 0, 900 * step, -1, 901 * step, 2**40, 7 * step])
+def test_ids_are_compared_as_they_are_written():
+    """Whatever the type of the one or the other column."""
+    ids, wanted = pl.Series([7, -3, 900]), pl.Series([-3, 0, 900, -1, 901, 2**40, 7])
     for one, other in itertools.product((ids, ids.cast(pl.String)),
                                         (wanted, wanted.cast(pl.String))):
         assert rows_of(other, one).to_list() == [1, -1, 2, -1, -1, -1, 0]
-    odd = pl.Series([f"0{7 * step}", f"{7 * step}.0", f"+{7 * step}", f" {7 * step}", "", "x"])
+    odd = pl.Series(["07", "7.0", "+7", " 7", "", "x"])
     assert (rows_of(odd, ids) == -1).all()
 
 
