@@ -28,7 +28,7 @@ from bst.utils.files import sha256_of
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
-CHUNK, PARQUET_ROWS = 2**24, 2**19  # bytes of a file, rows of parquet, that are read together
+CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
 YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
 MOVIE = dict.fromkeys(("item_id", "title", "genres", "date"), pl.String)  # "|" between genres
 NO_GENRE = ["", "(no genres listed)"]
