@@ -127,8 +127,8 @@ def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, conte
 
 
 def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
-    out, _, _ = trained
-    said = call("recommend.py", "--model", out, "--user", "42", "--k", "3", "--json",
+    model, mine = ("--model", trained[0]), tmp_path / "mine.csv"
+    said = call("recommend.py", *model, "--user", "42", "--k", "3", "--json",
                 tmp_path / "top.json").stdout.splitlines()
     items = json.loads((tmp_path / "top.json").read_text())["items"]
     assert said[0].endswith("ratings known") and len(said) == 2 + len(items) == 5
@@ -137,23 +137,24 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
         assert f"{item['stars']:.2f}" in line and item["title"] in line
     films = [line.split("::")[1] for line in
              (raw / "movies.dat").read_text(encoding="latin-1").splitlines()[:3]]
-    mine = tmp_path / "mine.csv"
     mine.write_text(f'title,stars\n"{films[0]}",3\n"{films[1]}",4.5\nNothing,5\n', encoding="utf-8")
-    flags = "--model", out, "--history", mine, "--explain", films[2], "--skip-unknown"
-    found = call("recommend.py", *flags)
-    said = found.stdout
-    assert said.startswith("2 ratings known") and films[0] in said and films[1] in said
-    assert "you rated it" not in said
+
+    def explain(film, *more):
+        return call("recommend.py", *model, "--history", mine, "--skip-unknown", "--explain", film,
+                    *more)
+
+    found = explain(films[2])
+    assert found.stdout.startswith("2 ratings known") and "you rated it" not in found.stdout
+    assert films[0] in found.stdout and films[1] in found.stdout
     for line in ("1 of 3 films are not found and left out:", f"{mine}:4: no films are 'Nothing'",
                  "1 of 2 ratings are none of 1, 2, 3, 4, 5: the nearest one counts, 5 for 4.5"):
         assert line in found.stderr
-    woman = call("recommend.py", *flags, "--about", "sex=F", "age=25").stdout
-    assert woman.splitlines()[1] != said.splitlines()[1]
-    (found,) = json.loads(call("recommend.py", *flags, "--json", "-").stdout)["items"]
-    assert found["title"] == films[2] and f"{found['stars']:.2f} stars" in said
-    assert f"{found['reasons'][0]['difference']:+.3f}" in said
-    said = call("recommend.py", *flags[:4], flags[-1], "--explain", films[1]).stdout
-    assert f"{films[1]}: 5.00 stars (you rated it 5)" in said
+    woman = explain(films[2], "--about", "sex=F", "age=25").stdout
+    assert woman.splitlines()[1] != found.stdout.splitlines()[1]
+    (item,) = json.loads(explain(films[2], "--json", "-").stdout)["items"]
+    assert item["title"] == films[2] and f"{item['stars']:.2f} stars" in found.stdout
+    assert f"{item['reasons'][0]['difference']:+.3f}" in found.stdout
+    assert f"{films[1]}: 5.00 stars (you rated it 5)" in explain(films[1]).stdout
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
 from scripts.support.upload import add_history
-from tests.command import ROOT
+from tests.command import ROOT, call
 from tests.conftest import keep, refused
 
 T = 978_000_000
@@ -111,20 +112,6 @@ def port(models):
         yield port
 
 
-@pytest.fixture
-def slow(models, monkeypatch):
-    """Predictions that wait for this event: a scoring thread that is busy as long as we like."""
-    go, predict = threading.Event(), models.current.recommender.predict
-
-    def waiting(*args, **kwargs):
-        assert go.wait(30)
-        return predict(*args, **kwargs)
-
-    monkeypatch.setattr(models.current.recommender, "predict", waiting)
-    yield go
-    go.set()
-
-
 def plain(found) -> dict:
     """A dataclass as JSON gives it."""
     return json.loads(json.dumps(asdict(found)))
@@ -200,25 +187,20 @@ def test_the_rule_for_ids_stars_and_times_is_the_same_at_every_door(
 
 
 def test_search_is_that_of_the_catalogue(port, default):
-    found = default.catalogue
-    for query, k, words in (("fil 19", 50, "fil+19"), ("F\u00cdLM 12", 10, "F%C3%8DLM%2012"),
-                            ("", 3, "")):
-        items = [found.about(item) for item in found.search(query, k)]
-        assert ask(port, f"/movies?q={words}&k={k}").json()["items"] == items != []
+    for query, k in (("fil 19", 50), ("F\u00cdLM 12", 10), ("", 3)):
+        items = [default.catalogue.about(item) for item in default.catalogue.search(query, k)]
+        assert ask(port, f"/movies?q={quote(query)}&k={k}").json()["items"] == items != []
 
 
 MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "message"), [
-    ("/predict", {"movies": [6]}, 422, "no movie 6 in the catalogue of 41"),
     ("/predict", {"movies": [7], "history": [{"movie_id": 9, "stars": 1}], "at": 5}, 422, "at: "),
     ("/predict", {"movies": [7.0]}, 422, r"movies\[0\].int: Input should be a valid integer"),
-    ("/predict", {"movies": [True]}, 422, r"movies\[0\].int: Input should be a valid integer"),
     ("/predict", {"movies": ["7", "a\nb"]}, 422, r"no movie 'a\\nb' in the catalogue"),
     ("/predict", {"movies": [7], "histroy": []}, 422, "histroy: Extra inputs"),
-    ("/predict", {"movies": [7], "history": [{"movie_id": 7}]}, 422,
-     r"history\[0\].stars: Field required"),
+    ("/predict", {"movies": [7], "history": [{"movie_id": 7}]}, 422, r"y\[0\].stars: Field requi"),
     ("/predict", {"movies": [7] * (MOVIES + 1)}, 422, f"movies: .* at most {MOVIES} items"),
     ("/predict", {"movies": [7], "history": MANY}, 422, f"history: .* at most {HISTORY} items"),
     ("/recommend", {"history": MANY[:EXPLAINED + 1], "reasons": 1}, 422, f"at most {EXPLAINED}"),
@@ -272,14 +254,13 @@ def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_p
     with serving(models) as port:
         known = [film["movie_id"] for film in ask(port, "/movies?k=3").json()["items"]]
         assert all(isinstance(film, str) and int(film) in ids for film in known)
-        history = [{"movie_id": known[0], "stars": 5}]
-        said = ask(port, "/predict", {"history": history, "movies": known}).json()["items"]
-        assert [item["movie_id"] for item in said] == known
-        numbers = {"history": [{"movie_id": int(known[0]), "stars": 5}],
-                   "movies": list(map(int, known))}
-        assert ask(port, "/predict", numbers).json()["items"] == said
-        why = ask(port, "/explain", {"history": history, "movie_id": known[1]}).json()
-        assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
+        for film in (known[0], int(known[0])):
+            asked = {"history": [{"movie_id": film, "stars": 5}]}
+            said = ask(port, "/predict", asked | {"movies": [film, *known[1:]]}).json()["items"]
+            assert [(item["movie_id"], item["rated"]) for item in said] == [
+                (known[0], 5), (known[1], None), (known[2], None)]
+            why = ask(port, "/explain", asked | {"movie_id": known[1]}).json()
+            assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True,
@@ -331,31 +312,28 @@ def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, m
     assert ask(port, "/predict", {"movies": [7]}).status == 200
 
 
-def test_a_full_queue_answers_429_at_once_and_serves_those_who_wait(models, slow):
-    with serving(models, waiting=2) as port, ThreadPoolExecutor(2) as clients:
-        first = [clients.submit(ask, port, "/predict", {"movies": [7]}) for _ in range(2)]
-        until(lambda: number(port, "bst_queue_requests") == 2)
+def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(models, monkeypatch):
+    go, predict = threading.Event(), models.current.recommender.predict
+    monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
+                        lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
+    with serving(models, waiting=2, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
+        def one_more(waiting):
+            client = clients.submit(ask, port, "/predict", {"movies": [7]})
+            until(lambda: number(port, "bst_queue_requests") == waiting)
+            return client
+
+        first, second = one_more(1), one_more(2)
         found = ask(port, "/predict", {"movies": [7]})
-        assert (found.status, found.headers["retry-after"]) == (429, "1") and "2 requests" in \
-            found.error()
+        assert (found.status, found.headers["retry-after"]) == (429, "1")
+        assert "2 requests" in found.error()
         assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
-        slow.set()
-        assert [client.result().status for client in first] == [200, 200]
-        assert ask(port, "/readyz").status == 200
-        assert number(port, 'bst_requests_total{path="/predict",status="429"}') == 1
-
-
-def test_who_waited_too_long_gets_503(models, slow):
-    with serving(models, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
-        first = clients.submit(ask, port, "/predict", {"movies": [7]})
-        until(lambda: number(port, "bst_queue_requests") == 1)
-        second = clients.submit(ask, port, "/predict", {"movies": [7]})
         time.sleep(0.4)
-        slow.set()
+        go.set()
         assert first.result().status == 200
         late = second.result()
         assert (late.status, late.headers["retry-after"]) == (503, "1")
         assert "not served within 0.2 seconds" in late.error()
+        until(lambda: ask(port, "/readyz").status == 200)
 
 
 def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, default):
@@ -382,39 +360,34 @@ def other(recommender: Recommender, add: float) -> Recommender:
 
 
 def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(default, tmp_path):
-    models = Models(keep(default, tmp_path))
+    models, weights = Models(keep(default, tmp_path)), tmp_path / "model.safetensors"
     body = {"history": EVENTS, "movies": default.catalogue.ids}
-    with serving(models, every=0.02) as port:
-        old = ask(port, "/predict", body).json()
-        seen, stop = [], threading.Event()
+    with serving(models, every=0.02) as port, ThreadPoolExecutor(1) as clients:
+        old, stop = ask(port, "/predict", body).json(), threading.Event()
 
         def hammer():
+            seen = []
             while not stop.is_set():
                 seen.append(ask(port, "/predict", body).json())
+            return seen
 
-        client = threading.Thread(target=hammer)
-        client.start()
+        client = clients.submit(hammer)
         keep(other(default, 0.5), tmp_path)
         until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
-        client.join()
         new = ask(port, "/predict", body).json()
         assert new["items"] != old["items"] and new["model"] != old["model"]
-        assert all(found in (old, new) for found in seen) and old in seen
+        assert old in client.result() and all(found in (old, new) for found in client.result())
 
-        weights = tmp_path / "model.safetensors"
-        for broken, line in ((weights.read_bytes()[:-9], "no readable model"), (b"", "no readable"),
-                             (None, "predicts nan")):
-            failures = models.failures
-            good = weights.read_bytes()
-            if broken is None:
-                keep(other(default, float("nan")), tmp_path)
-            else:
-                weights.write_bytes(broken)
-            until(lambda: models.failures > failures)  # noqa: B023
+        good = weights.read_bytes()
+        for failures, (spoil, line) in enumerate((
+                (lambda: weights.write_bytes(good[:-9]), "no readable model"),
+                (lambda: weights.write_bytes(b""), "no readable model"),
+                (lambda: keep(other(default, float("nan")), tmp_path), "predicts nan"))):
+            spoil()
+            until(lambda: line in (ask(port, "/readyz").json()["reload_error"] or ""))  # noqa: B023
             assert ask(port, "/predict", body).json() == new
-            assert line in ask(port, "/readyz").json()["reload_error"]
-            assert number(port, "bst_model_reload_failures_total") >= 1
+            assert number(port, "bst_model_reload_failures_total") > failures
             weights.write_bytes(good)
             until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new
@@ -435,32 +408,27 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
     assert (models.reloads, models.failures) == (loaded, 1)
 
 
-@pytest.fixture
-def process(models):
-    started = subprocess.Popen(
-        [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    yield started
-    started.kill()
-    started.communicate()
-
-
-def test_signals_reload_and_finish_what_is_in_flight(process, models, default):
-    line = process.stdout.readline()
-    assert models.current.digest in line
-    port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
-    process.send_signal(signal.SIGHUP)
-    until(lambda: number(port, "bst_model_reloads_total") == 1)  # the files have not changed
+def test_signals_reload_and_finish_what_is_in_flight(models, default):
     films = default.catalogue.ids
     body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
-    with ThreadPoolExecutor(40) as clients:
-        asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
-        until(lambda: number(port, "bst_queue_requests")
-              + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
-        process.send_signal(signal.SIGTERM)
-        assert not all(client.done() for client in asked)
-        assert [client.result().status for client in asked] == [200] * 40
-    assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"]
+    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, \
+            ThreadPoolExecutor(40) as clients:
+        try:
+            line = process.stdout.readline()
+            assert models.current.digest in line
+            port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
+            process.send_signal(signal.SIGHUP)
+            until(lambda: number(port, "bst_model_reloads_total") == 1)  # files have not changed
+            asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
+            until(lambda: number(port, "bst_queue_requests")
+                  + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
+            process.send_signal(signal.SIGTERM)
+            assert not all(client.done() for client in asked)
+            assert [client.result().status for client in asked] == [200] * 40
+            assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            process.kill()
     with pytest.raises(ConnectionRefusedError):
         ask(port, "/healthz")
 
@@ -538,9 +506,8 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
 
 @pytest.mark.slow
 def test_the_load_test_writes_what_it_saw(models, tmp_path):
-    subprocess.run([sys.executable, "scripts/load_test.py", "--model", models.folder, "--clients",
-                    "30", "--seconds", "2", "--json", tmp_path / "load.json"], cwd=ROOT, check=True,
-                   capture_output=True)
+    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--json",
+         tmp_path / "load.json")
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["model"] == models.current.digest and found["movies"] == 41
     for name in ("one", "many", "too many", "many again"):
