@@ -1,5 +1,6 @@
 """A run as a program that needs torch alone. Run: pytest tests/recommend/test_export.py."""
 
+import io
 import json
 import subprocess
 import sys
@@ -20,16 +21,12 @@ FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attenti
          dict(dense="bucket"), dict(text=False), dict(interest=0.1),
          dict(user_features=False, dense="none")]
 FRESH = """
-import json, sys
+import io, json, sys
 import torch
 extra = {sys.argv[2]: ""}
 program = torch.export.load(sys.argv[1], extra_files=extra).module()
-kinds = (torch.int64, torch.float32, torch.int64, torch.int64, torch.int64, torch.int64)
-found = []
-for asked in json.load(sys.stdin):
-    with torch.no_grad():
-        tensors = [torch.tensor(x, dtype=kind) for x, kind in zip(asked, kinds)]
-        found.append(program(*tensors).tolist())
+with torch.no_grad():
+    found = [program(*asked).tolist() for asked in torch.load(io.BytesIO(sys.stdin.buffer.read()))]
 assert not {"bst", "einops", "polars", "safetensors"} & set(sys.modules)
 print(json.dumps({"about": json.loads(extra[sys.argv[2]]), "stars": found}))
 """
@@ -40,12 +37,9 @@ def inputs(recommender, history, movies, at, user=None):
     known, columns = recommender.vocabulary.features, zip(*history, strict=True)
     codes = [values.index(user[name]) + 2 if name in (user or {}) else 1
              for name, values in known.items()]
-    return *map(list, columns if history else ((), (), ())), codes, at, list(movies)
-
-
-def tensors(asked):
-    kinds = (torch.int64, torch.float32, torch.int64, torch.int64, torch.int64, torch.int64)
-    return [torch.tensor(x, dtype=kind) for x, kind in zip(asked, kinds, strict=True)]
+    values = *(columns if history else ((), (), ())), codes, at, movies
+    return [torch.tensor(value, dtype=torch.float32 if k == 1 else torch.int64)
+            for k, value in enumerate(values)]
 
 
 def questions(recommender):
@@ -83,7 +77,7 @@ def longer(recommender):
 def test_the_program_is_the_recommender(build, changes):
     recommender = longer(build(**changes)[0])
     program, cases = Program(recommender), list(questions(recommender))
-    close([program(*tensors(inputs(recommender, *case))) for case in cases], recommender, cases)
+    close([program(*inputs(recommender, *case)) for case in cases], recommender, cases)
 
 
 def test_what_the_recommender_refuses_is_nan(default):
@@ -95,7 +89,7 @@ def test_what_the_recommender_refuses_is_nan(default):
         ((5, 4.0, T), 8, T + 1, [1]), ((5, 4.0, T), 10**9, T + 1, [1]),
     ]:
         history = [(7, 2.0, T - 9), event]
-        found = program(*tensors(inputs(default, history, [11, movie], at))).isnan()
+        found = program(*inputs(default, history, [11, movie], at)).isnan()
         assert found.nonzero()[:, 0].tolist() == spoilt, (event, movie, at)
         if spoilt:
             with refused("no movie|stars|not before"):
@@ -110,9 +104,9 @@ def run(default, tmp_path_factory):
 def fresh(path, recommender):
     """What the file holds about itself; a process that has torch alone gives the right stars."""
     cases = list(questions(recommender))
-    asked = [inputs(recommender, *case) for case in cases]
+    torch.save([inputs(recommender, *case) for case in cases], asked := io.BytesIO())
     done = subprocess.run([sys.executable, "-I", "-c", FRESH, path, ABOUT], cwd=path.parent,
-                          input=json.dumps(asked), capture_output=True, text=True)
+                          input=asked.getvalue(), capture_output=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     close(found["stars"], recommender, cases)

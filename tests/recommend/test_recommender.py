@@ -30,6 +30,11 @@ def history(store):
     return ratings(store, 3, 17)
 
 
+@pytest.fixture(scope="module")
+def interested(build):
+    return build(interest=0.3)[0]
+
+
 @pytest.mark.parametrize("changes", [
     dict(), dict(ties="stable"), dict(protocol="leave-last-one"), dict(protocol="random"),
     dict(protocol="cold-items"), dict(attention="regression"), dict(attention="softmax"),
@@ -48,6 +53,22 @@ def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
         found = recommender.predict(person, films, at=int(store.timestamp[p]))
         assert found[-1] == pytest.approx(expected[p], abs=1e-5), p
     assert ((expected[targets] > 1) & (expected[targets] < 5)).mean() > 0.7
+
+
+@pytest.mark.parametrize("form", [
+    dict(), dict(ties="stable"), dict(protocol="random"), dict(attention="softmax"),
+])
+def test_the_interest_in_a_film_is_that_of_the_evaluation_path(build, store, form):
+    recommender, batches = build(interest=0.3, **form)
+    items, model = np.arange(store.num_items) + FIRST_IDX, recommender.model
+    batch = batches.gather(batches.epoch("test", batch_size=10**6)[0])
+    with torch.inference_mode():
+        together = model.interest_scores(batch, model.films(torch.from_numpy(items)))
+    for p, expected in zip(batch.position[batch.is_target].tolist()[::7], together[::7],
+                           strict=True):
+        person = asked(recommender, batches, store, p)
+        found = recommender.interest(person, items[::-1], int(store.timestamp[p]))
+        np.testing.assert_allclose(found[::-1], expected, atol=1e-4)
 
 
 def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default, history, store):
@@ -119,42 +140,27 @@ def test_a_difference_is_that_of_a_history_without_the_event(
 
 def test_a_user_of_the_store_needs_no_store(default, store):
     """Ratings and features as a list give what the store gives, also for a user of train."""
+    films = default.catalogue.ids
     for user in range(0, store.num_users, 5):
         row = store.users.row(user, named=True)
         person = default.history_of(store, row.pop("user_id"))
-        plain, films = ratings(store, user, len(person)), default.catalogue.ids
-        found = default.predict(plain, films, user=row)
-        np.testing.assert_array_equal(found, default.predict(person, films))
-        assert not np.allclose(found, default.predict(plain, films))  # the features count
+        plain, expected = ratings(store, user, len(person)), default.predict(person, films)
+        for about in (row, {**row, "zip": row["zip_region"] + "5117", "zip_region": None}):
+            np.testing.assert_array_equal(default.predict(plain, films, user=about), expected)
+        assert not np.allclose(default.predict(plain, films), expected)  # the features count
 
 
-def test_an_unseen_person_without_history_is_placed_by_features_alone(default):
-    nobody, woman, by_zip, by_region = (
-        default.predict([], default.catalogue.ids, user=user)
-        for user in (None, {"sex": "F"}, {"zip": "55117"}, {"zip_region": "5"}))
-    assert np.isfinite(nobody).all() and not np.allclose(nobody, woman)
-    np.testing.assert_array_equal(by_zip, by_region)
-
-
-def test_the_order_in_which_a_history_is_given_does_not_matter_but_its_times_do(default, history):
-    films = default.catalogue.ids
-    once = {when: (film, stars, when) for film, stars, when in history}  # no ties
-    events = list(once.values())
-    found = default.predict(events, films)
-    np.testing.assert_array_equal(found, default.predict(events[::-1], films))
-    turned = [(film, stars, events[-1 - k][2]) for k, (film, stars, _) in enumerate(events)]
-    assert not np.allclose(found, default.predict(turned, films))
-    assert not np.allclose(found, default.predict(events, films, at=events[-1][2] + 10**7))
-
-
+@pytest.mark.parametrize("by", ["stars", "interest", "both"])
 def test_the_list_is_what_passes_all_filters_by_score_without_what_was_seen(
-    default, store, history
+    interested, store, history, by
 ):
-    films, seen = default.catalogue.ids, {event[0] for event in history}
-    score = default.score(default.person(history), default.catalogue.items(films),
-                          history[-1][2] + 1)
-    order = [films[k] for k in np.lexsort((-default.catalogue.ratings, -score))]
-    by_film = dict(zip(films, default.predict(history, films), strict=True))
+    catalogue, seen = interested.catalogue, {event[0] for event in history}
+    films = catalogue.ids
+    asked = interested.person(history), catalogue.items(films), history[-1][2] + 1
+    stars, interest = interested.score(*asked), interested.interest(*asked)
+    score = {"stars": stars, "interest": interest, "both": stars + interest}[by]
+    order = [films[k] for k in np.lexsort((-catalogue.ratings, -score))]
+    of_film = dict(zip(films, zip(stars.clip(1, 5), np.exp(interest), strict=True), strict=True))
     rows = store.movies.filter(
         store.movies["genres"].list.eval(pl.element().is_in(["War", "Comedy"])).list.any()
         & store.movies["year"].is_between(1960, 1980))
@@ -162,10 +168,15 @@ def test_the_list_is_what_passes_all_filters_by_score_without_what_was_seen(
                           (set(rows["item_id"]) - seen,
                            {"genres": ["war", "Comedy"], "years": (1960, 1980)}),
                           (set(), {"years": (1800, 1801)})):
-        found = default.recommend(history, len(films), **options)
+        found = interested.recommend(history, len(films), by=by, **options)
         assert [item.movie_id for item in found] == [film for film in order if film in left]
-        assert all(item.stars == pytest.approx(by_film[item.movie_id], abs=1e-5) for item in found)
-        assert default.recommend(history, 3, **options) == found[:3]
+        total = sum(of_film[film][1] for film in left)
+        for item in found:
+            expected, share = of_film[item.movie_id]
+            assert item.stars == pytest.approx(expected, abs=1e-5)
+            assert item.chance == (None if by == "stars" else pytest.approx(share / total, 1e-4))
+        best = interested.recommend(history, 3, by=by, **options)
+        assert [item.movie_id for item in best] == [item.movie_id for item in found[:3]]
 
 
 def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(build, history):
@@ -180,14 +191,15 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(build, 
     assert keys == sorted(keys)
 
 
-def test_the_reasons_of_a_list_are_what_raised_it_most(default, history):
-    for item in default.recommend(history, 3, reasons=2):
-        events = default.explain(history, item.movie_id).reasons
+@pytest.mark.parametrize("by", ["stars", "interest"])
+def test_the_reasons_of_a_list_are_what_raised_its_stars_most(interested, history, by):
+    for item in interested.recommend(history, 3, reasons=2, by=by):
+        events = interested.explain(history, item.movie_id).reasons
         raised = sorted((e.difference for e in events if e.difference > 0), reverse=True)[:2]
         assert [r.difference for r in item.reasons] == pytest.approx(raised, abs=2e-5)
-    (item,) = default.recommend(history, 1, reasons=99)
+    (item,) = interested.recommend(history, 1, reasons=99, by=by)
     assert 0 < len(item.reasons) < len(history) and min(r.difference for r in item.reasons) > 0
-    assert all(item.reasons == () for item in default.recommend([], 3, reasons=2))
+    assert all(item.reasons == () for item in interested.recommend([], 3, reasons=2, by=by))
 
 
 @pytest.mark.parametrize("form", [dict(), dict(genres=False), dict(year=False)])
@@ -213,6 +225,18 @@ def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
     assert {9999, film["item_id"]} < of_genre
     films = recommender.catalogue.ids
     before, after = (r.predict(history, films) for r in (recommender, longer))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_a_new_film_is_of_little_interest_until_its_content_says_more(
+    interested, store, split, history
+):
+    longer = interested.with_movies([NewMovie(9999, "New", ("War",), 1960)])
+    found = longer.recommend(history, 99, by="interest")
+    assert len(found) == store.num_items - 17 + 1 and 9999 in {item.movie_id for item in found}
+    assert longer.model.interest.log_share[-1].exp() == pytest.approx(0.5 / len(split.train))
+    at, items = history[-1][2] + 1, np.arange(store.num_items) + FIRST_IDX
+    before, after = (r.interest(r.person(history), items, at) for r in (interested, longer))
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
@@ -294,16 +318,15 @@ def test_numbers_of_numpy_and_levels_of_the_scale_in_float64_are_taken_as_they_a
 
 def test_a_film_of_the_history_has_the_stars_that_were_given(default):
     history = [(5 + 2 * k, float(1 + k % 5), T + k) for k in range(20)]
-    films, stars, _ = zip(*history, strict=True)
-    assert default.predict(history, films).tolist() == list(stars)
-    found = {item.movie_id: item for item in default.recommend(history, 99, exclude_seen=False)}
-    assert [found[film].rated for film in films] == list(stars)
-    assert {item.rated for film, item in found.items() if film not in films} == {None}
-    said = default.explain(history, films[0])
-    assert said.rated == said.stars == stars[0] and default.explain(history, 45).rated is None
-    assert [reason.movie_id for reason in said.reasons if reason.difference] == [films[0]]
-    score = default.score(default.person(history[1:]), default.catalogue.items(films[:1]), T + 20)
-    assert said.reasons[0].difference == pytest.approx(stars[0] - score[0], abs=1e-5) != 0
+    given = {film: stars for film, stars, _ in history}
+    assert default.predict(history, list(given)).tolist() == list(given.values())
+    found = default.recommend(history, 99, exclude_seen=False)
+    assert all(item.rated == given.get(item.movie_id) for item in found) and len(found) == 41
+    said = default.explain(history, 5)
+    assert said.rated == said.stars == 1 and default.explain(history, 45).rated is None
+    assert [reason.movie_id for reason in said.reasons if reason.difference] == [5]
+    score = default.score(default.person(history[1:]), default.catalogue.items([5]), T + 20)
+    assert said.reasons[0].difference == pytest.approx(1 - score[0], abs=1e-5) != 0
 
 
 def test_reasons_of_a_long_history_are_looked_for_among_its_newest_events(

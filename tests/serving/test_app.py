@@ -58,13 +58,13 @@ class Answer:
         return said["error"]
 
 
-def ask(port: int, path: str, body=None, kind: str | None = "application/json") -> Answer:
+def ask(port: int, path: str, body=None) -> Answer:
     """One request on a connection of its own; a dict is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request("GET" if body is None else "POST", path, sent,
-                           {"content-type": kind} if kind else {})
+                           {"content-type": "application/json"})
         return Answer(connection.getresponse())
     finally:
         connection.close()
@@ -102,8 +102,13 @@ def until(condition) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(default, tmp_path_factory):
-    return Models(keep(default, tmp_path_factory.mktemp("run")))
+def recommender(build):
+    return build(interest=0.3)[0]
+
+
+@pytest.fixture(scope="module")
+def models(recommender, tmp_path_factory):
+    return Models(keep(recommender, tmp_path_factory.mktemp("run")))
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +117,34 @@ def port(models):
         yield port
 
 
-def plain(found) -> dict:
-    """A dataclass as JSON gives it."""
-    return json.loads(json.dumps(asdict(found)))
-
-
-def test_the_answers_are_those_of_the_recommender(port, models, default):
-    asked, films = {"user": {"sex": "F", "zip": "55117"}, "at": T + 100_000}, default.catalogue.ids
+def test_the_answers_are_those_of_the_recommender(port, models, recommender):
+    asked, catalogue = {"user": {"sex": "F", "zip": "55117"}, "at": T + 100_000}, \
+        recommender.catalogue
 
     def said(path, **more):
         return ask(port, path, {"history": EVENTS} | asked | more).json()
 
-    stars, given = default.predict(PERSON, films, **asked), {film: s for film, s, _ in PERSON}
-    assert said("/predict", movies=films)["items"] == [
+    def plain(found):
+        return json.loads(json.dumps(asdict(found)))
+
+    given = {film: stars for film, stars, _ in PERSON}
+    stars = recommender.predict(PERSON, catalogue.ids, **asked).tolist()
+    assert said("/predict", movies=catalogue.ids)["items"] == [
         {"movie_id": m, "stars": s, "rated": given.get(m)}
-        for m, s in zip(films, stars.tolist(), strict=True)]
+        for m, s in zip(catalogue.ids, stars, strict=True)]
     for options in ({"k": 4, "reasons": 2, "genres": ["War"], "years": [1955, 1985]}, {"k": 41},
-                    {"k": 41, "exclude_seen": False}):
-        best = default.recommend(PERSON, **asked, **options)
-        rows = default.catalogue.items([item.movie_id for item in best])
-        assert said("/recommend", **options)["items"] == [
-            plain(item) | default.catalogue.about(row)
-            for item, row in zip(best, rows, strict=True)]
-    assert said("/explain", movie_id=9) == plain(default.explain(PERSON, 9, **asked)) | {
+                    {"k": 41, "exclude_seen": False}, {"by": "stars"}, {"by": "interest"}):
+        best = recommender.recommend(PERSON, **{"by": "both"} | asked | options)
+        rows = catalogue.items([item.movie_id for item in best])
+        found = said("/recommend", **options)
+        assert found["items"] == [plain(item) | catalogue.about(row)
+                                  for item, row in zip(best, rows, strict=True)]
+        assert found["by"] == options.get("by", "both")
+    assert said("/explain", movie_id=9) == plain(recommender.explain(PERSON, 9, **asked)) | {
         "model": models.current.digest, "notes": []}
+    for query, k in (("fil 19", 50), ("F\u00cdLM 12", 10), ("", 3)):
+        items = [catalogue.about(item) for item in catalogue.search(query, k)]
+        assert ask(port, f"/movies?q={quote(query)}&k={k}").json()["items"] == items != []
 
 
 @pytest.mark.parametrize(("given", "expected", "note"), [
@@ -156,19 +165,19 @@ def test_the_answers_are_those_of_the_recommender(port, models, default):
 ])
 @pytest.mark.parametrize("door", ["Python", "file", "HTTP"])
 def test_the_rule_for_ids_stars_and_times_is_the_same_at_every_door(
-    port, default, tmp_path, door, given, expected, note
+    port, recommender, tmp_path, door, given, expected, note
 ):
     def stars_and_notes():
         if door == "Python":
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                return default.predict(given, [7, 5]), [str(line.message) for line in said]
+                return recommender.predict(given, [7, 5]), [str(line.message) for line in said]
         if door == "file":
             path = tmp_path / "mine.csv"
             rows = [",".join(map(str, (*event, "")[:3])) for event in given]
             path.write_text("\n".join(["movie_id,stars,time", *rows]))
-            person = default.person(read_history(path, default)[0])
-            return default.predict(person, [7, 5]), person.notes
+            person = recommender.person(read_history(path, recommender)[0])
+            return recommender.predict(person, [7, 5]), person.notes
         names = "movie_id", "stars", "time"
         history = [dict(zip(names, event, strict=False)) for event in given]
         found = ask(port, "/predict", {"history": history, "movies": [7, 5]})
@@ -182,14 +191,8 @@ def test_the_rule_for_ids_stars_and_times_is_the_same_at_every_door(
             stars_and_notes()
         return
     stars, notes = stars_and_notes()
-    assert list(stars) == default.predict(expected, [7, 5]).tolist()
+    assert list(stars) == recommender.predict(expected, [7, 5]).tolist()
     assert len(notes) == (note is not None) and all(note in line for line in notes)
-
-
-def test_search_is_that_of_the_catalogue(port, default):
-    for query, k in (("fil 19", 50), ("F\u00cdLM 12", 10), ("", 3)):
-        items = [default.catalogue.about(item) for item in default.catalogue.search(query, k)]
-        assert ask(port, f"/movies?q={quote(query)}&k={k}").json()["items"] == items != []
 
 
 MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
@@ -207,7 +210,6 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/explain", {"history": MANY[:EXPLAINED + 1], "movie_id": 7}, 422, f"at most {EXPLAINED}"),
     ("/recommend", {"k": TOP + 1}, 422, f"k: .* less than or equal to {TOP}"),
     ("/recommend", {"genres": ["Noir\n"]}, 422, "no genre 'Noir '"),
-    ("/recommend", {"by": "interest"}, 422, "cannot rank by interest"),
     ("/recommend", {"by": "luck"}, 422, "by: Input should be 'stars', 'interest' or 'both'"),
     ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
@@ -229,24 +231,6 @@ def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, messa
     assert (found.status, bool(re.search(message, found.error()))) == (status, True), found.body
 
 
-def test_a_body_that_is_not_called_json_is_refused_in_one_line(port):
-    for kind in (None, "text/plain", "application/x-www-form-urlencoded"):
-        found = ask(port, "/predict", b'{"movies": [7]}', kind=kind)
-        line = f"content-type: {kind or 'none'}, expected application/json"
-        assert (found.status, found.error()) == (415, line)
-
-
-def test_a_run_with_an_interest_head_ranks_by_both_unless_asked(build, tmp_path):
-    recommender = build(interest=0.3)[0]
-    with serving(Models(keep(recommender, tmp_path))) as port:
-        assert ask(port, "/readyz").json()["by"] == ["both", "interest", "stars"]
-        for by in (None, "both", "interest", "stars"):
-            found = ask(port, "/recommend", {"history": EVENTS, "by": by}).json()
-            best = recommender.recommend(PERSON, 10, by=by or "both")
-            assert [item["movie_id"] for item in found["items"]] == [b.movie_id for b in best]
-            assert found["by"] == (by or "both")
-
-
 def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_path):
     ids = [2**53 + 2 * k + 1 for k in range(41)]
     fitted = replace(default.fitted, movies=default.fitted.movies | {"item_id": ids})
@@ -263,15 +247,17 @@ def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_p
             assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
 
 
+NAMES = st.sampled_from(["history", "movies", "movie_id", "stars", "time", "k", "at", "user",
+                         "years", "genres", "sex"])
+
+
 @settings(max_examples=100, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/recommend", "/predict", "/explain", "/movies", "/x%00%ff"]),
-       body=st.one_of(st.binary(max_size=200), st.recursive(
-           st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
-           lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(
-               st.sampled_from(["history", "movies", "movie_id", "stars", "time", "k", "at",
-                                "user", "years", "genres", "sex"]), inner, max_size=5)),
-           max_leaves=12).map(lambda value: json.dumps(value).encode())))
+       body=st.binary(max_size=200) | st.recursive(
+           st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+           lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+           max_leaves=12).map(lambda value: json.dumps(value).encode()))
 def test_any_body_gets_json_with_a_status_below_500(port, path, body):
     found = ask(port, path, body)
     assert found.status < 500 and isinstance(found.json(), dict)
@@ -291,7 +277,8 @@ POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
     (POST + b"transfer-encoding: chunked\r\n\r\nZZ\r\n", 400),
     (POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (BODY + 9) + b" " * (BODY + 9)
      + b"\r\n0\r\n\r\n", 413),
-    (POST + b"content-length: 9\r\n\r\n{", 408),
+    (POST + b"content-length: 9\r\n\r\n{", 408), (POST + b"content-length: 2\r\n\r\n{}", 415),
+    (POST + b"content-type: text/plain\r\ncontent-length: 2\r\n\r\n{}", 415),
 ])
 def test_bytes_that_are_no_whole_request_get_4xx_json_too(port, monkeypatch, sent, status):
     monkeypatch.setattr("bst.serving.gate.BODY_SECONDS", 1.0)
@@ -336,9 +323,9 @@ def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(model
         until(lambda: ask(port, "/readyz").status == 200)
 
 
-def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, default):
+def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
     """64 clients at once, each with a history of its own: bit for bit the answers given alone."""
-    films = default.catalogue.ids
+    films = recommender.catalogue.ids
 
     def said(k):
         rated = ((films[k % 41], k % 5 + 1), (films[(k + 7) % 41], (3 * k) % 5 + 1))
@@ -408,8 +395,8 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
     assert (models.reloads, models.failures) == (loaded, 1)
 
 
-def test_signals_reload_and_finish_what_is_in_flight(models, default):
-    films = default.catalogue.ids
+def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
+    films = recommender.catalogue.ids
     body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
     started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"]
     with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, \
@@ -471,14 +458,12 @@ def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
 
 
 def test_the_openapi_page_describes_every_error(port):
-    api = ask(port, "/openapi.json").json()
-    assert {"/recommend", "/predict", "/explain", "/movies", "/healthz", "/readyz",
-            "/metrics"} == set(api["paths"])
+    paths = ask(port, "/openapi.json").json()["paths"]
+    assert len(paths) == 7
     for path in ("/recommend", "/predict", "/explain"):
-        answers = api["paths"][path]["post"]["responses"]
+        answers = paths[path]["post"]["responses"]
         assert set(answers) == {"200", "400", "408", "413", "415", "422", "429", "503"}
-        schemas = [answer["content"]["application/json"]["schema"] for answer in answers.values()]
-        assert schemas[1:] == [{"$ref": "#/components/schemas/Error"}] * 7
+        assert json.dumps(answers).count("#/components/schemas/Error") == 7
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

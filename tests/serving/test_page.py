@@ -84,7 +84,7 @@ def fill(browser: Browser, field: str, text: str) -> None:
 
 
 def test_a_visit(browser, models, port, tmp_path):
-    """Looks for known films, rates five, changes one, asks why, filters, exports, imports, comes back, removes."""
+    """Films to begin with, five ratings, reasons, filters, a file, a reload, a change, none."""
     most = browser.run(LISTED)  # what most people like, without filters
     assert browser.run("document.querySelector('#filters').hidden") and len(set(most)) == 10
 
