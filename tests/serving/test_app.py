@@ -118,8 +118,8 @@ def port(models):
 
 
 def test_the_answers_are_those_of_the_recommender(port, models, recommender):
-    asked, catalogue = {"user": {"sex": "F", "zip": "55117"}, "at": T + 100_000}, \
-        recommender.catalogue
+    asked = {"user": {"sex": "F", "zip": "55117"}, "at": T + 100_000}
+    catalogue, given = recommender.catalogue, {film: stars for film, stars, _ in PERSON}
 
     def said(path, **more):
         return ask(port, path, {"history": EVENTS} | asked | more).json()
@@ -127,7 +127,6 @@ def test_the_answers_are_those_of_the_recommender(port, models, recommender):
     def plain(found):
         return json.loads(json.dumps(asdict(found)))
 
-    given = {film: stars for film, stars, _ in PERSON}
     stars = recommender.predict(PERSON, catalogue.ids, **asked).tolist()
     assert said("/predict", movies=catalogue.ids)["items"] == [
         {"movie_id": m, "stars": s, "rated": given.get(m)}
@@ -151,7 +150,8 @@ def test_the_answers_are_those_of_the_recommender(port, models, recommender):
     ([(7, 3.5, T), (9, 2, T + 1)], [(7, 4, T), (9, 2, T + 1)],
      "1 of 2 ratings are none of 1, 2, 3, 4, 5: the nearest one counts, 4 for 3.5"),
     ([(7, 0.5, T)], [(7, 1, T)], "1 for 0.5"),
-    ([(7, 4, T * 1000 + 5)], [(7, 4, T)], "1 of 1 times count as milliseconds, like 978000000005"),
+    ([(7, 4, T * 1000 + 5), (9, 2, T * 1000 + 60_000)], [(7, 4, T), (9, 2, T + 60)],
+     "2 of 2 times count as milliseconds, like 978000000005"),
     ([(7, 1, T), (9, 2, T + 1), ("7", 5, T + 2)], [(9, 2, T + 1), (7, 5, T + 2)],
      "1 of 3 ratings do not count: the same film is rated again"),
     ([(7, 4), (9, 1), (11, 5)], [(7, 4, T), (9, 1, T + 60), (11, 5, T + 120)], None),
@@ -211,9 +211,7 @@ MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
     ("/recommend", {"k": TOP + 1}, 422, f"k: .* less than or equal to {TOP}"),
     ("/recommend", {"genres": ["Noir\n"]}, 422, "no genre 'Noir '"),
     ("/recommend", {"by": "luck"}, 422, "by: Input should be 'stars', 'interest' or 'both'"),
-    ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
-    ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
     ("/recommend", b'{"\\ud800": 1}', 422, "valid string"),
     ("/recommend", b"\xff\xfe\x00", 400, "parsing the body"),
     ("/recommend", b"[" * 100_000, 400, "parsing the body"),
