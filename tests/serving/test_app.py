@@ -13,26 +13,23 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import torch
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.recommend.recommender import Recommender
-from bst.serving.app import create_app
-from bst.serving.gate import BODY, JsonProtocol
+from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
-from scripts.support.upload import add_history
+from scripts.support.service import serving
 from tests.command import ROOT, call
 from tests.conftest import keep, refused
 
@@ -68,22 +65,6 @@ def ask(port: int, path: str, body=None) -> Answer:
         return Answer(connection.getresponse())
     finally:
         connection.close()
-
-
-@contextmanager
-def serving(models: Models, *, port: int = 0, **limits):
-    """The port of a service in a thread of this process."""
-    app = create_app(models, **limits)
-    add_history(app, models)
-    server = uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None))
-    with serve_script.listen("127.0.0.1", port) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def number(port: int, name: str) -> float:
