@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,27 +64,18 @@ def invented(movies: dict[str, list]) -> dict[str, list]:
 
 
 @contextmanager
-def serving(model: Path):
-    """The address of a service of the run with invented films, in a thread."""
-    import uvicorn
-
-    from bst.serving.app import create_app
+def served(model: Path):
+    """The address of a service of the run with invented films."""
     from bst.serving.worker import Models
     from bst.training.checkpoint import load_fitted, load_model, save_fitted
-    from scripts.serve import listen
+    from scripts.support.service import serving
 
-    with tempfile.TemporaryDirectory() as place, listen("127.0.0.1", 0) as listening:
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(shutil.copytree(model, Path(place) / "run"))
         fitted = load_fitted(folder, load_model(folder)[2]["identity"])
         save_fitted(folder, replace(fitted, movies=invented(fitted.movies)))
-        server = uvicorn.Server(uvicorn.Config(create_app(Models(folder)), log_config=None))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
+        with serving(Models(folder)) as port:
+            yield f"http://127.0.0.1:{port}/"
 
 
 def picture(browser: Browser, address: str, *, phone: bool, dark: bool) -> str:
@@ -119,7 +109,7 @@ def main(args: Args) -> None:
     """Serve, look, write."""
     if CHROMIUM is None:
         raise DataError("no Chromium on the PATH; on Debian: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile, serving(args.model) as address:
+    with tempfile.TemporaryDirectory() as profile, served(args.model) as address:
         browser = Browser(Path(profile))
         try:
             images = [picture(browser, address, phone=phone, dark=phone)

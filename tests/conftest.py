@@ -1,6 +1,7 @@
 """A tiny data set in memory and on disk in the raw MovieLens format, and a ban on the network."""
 
 import socket
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from bst.model.build import build_model
 from bst.recommend.recommender import Recommender
 from bst.run import Prepared, keep_fitted
 from bst.training.checkpoint import load_fitted, save_fitted, save_model
+from bst.utils.errors import DataError
 from tests.command import call
 
 torch.set_num_threads(1)
@@ -41,6 +43,14 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@contextmanager
+def refused(message: str):
+    """The block ends with an error of the user's, told in one line."""
+    with pytest.raises(DataError, match=message) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0.5) -> Tables:

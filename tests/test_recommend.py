@@ -2,17 +2,17 @@
 
 import json
 import re
-import warnings
 from pathlib import Path
 
 import pytest
 
 from bst.recommend.catalogue import Catalogue
-from bst.utils.errors import DataError
+from scripts import rank as rank_script
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
 from scripts.support.titles import find_film
 from tests.command import call
+from tests.conftest import keep, refused
 
 TITLES = ["Dune (1984)", "Parent Trap, The (1961)", "Parent Trap, The (1998)", "Heat (1995)",
           "Star Wars: Episode V - The Empire Strikes Back (1980)",
@@ -47,9 +47,8 @@ def test_title_and_year_must_both_fit_or_it_is_asked(films, title, year, film):
     if isinstance(film, int):
         assert find_film(films, title, year) == film
         return
-    with pytest.raises(DataError, match=film) as caught:
+    with refused(film):
         find_film(films, title, year)
-    assert "\n" not in str(caught.value)
 
 
 def test_search_takes_the_beginnings_of_words_or_what_is_written_almost_so(films, default):
@@ -69,7 +68,7 @@ def test_search_takes_the_beginnings_of_words_or_what_is_written_almost_so(films
 DAY = 978_393_600  # 2001-01-02
 
 
-@pytest.mark.parametrize(("content", "events", "notes"), [
+@pytest.mark.parametrize(("content", "found", "notes"), [
     ("Title,Stars\nfilm 12,4\n\n\"Film 3 (1953)\",2.0\n", [(29, 4, None), (11, 2, None)], []),
     ("userId,movieId,rating,timestamp\n7,29,5,978393600\n7,29,3,978393700000\n7,11,1,978393600.0\n",
      [(29, 5, DAY), (29, 3, 978393700000), (11, 1, DAY)], []),
@@ -83,17 +82,31 @@ DAY = 978_393_600  # 2001-01-02
     ("Const,Your Rating,Date Rated,Title,Original Title,IMDb Rating,Year,Release Date\n"
      "tt1,9,2001-01-02,\"Film 12\",x,7.1,1962,1962-05-01\n", [(29, 4.5, DAY)],
      ["stars out of 10 count as stars out of 5"]),
+    ("film,date\n", "csv:1: columns film, date, expected title or movie_id, stars", None),
+    ("", "csv:1: columns none", None),
+    ("PK\0\3", "csv is no text, expected a CSV file", None),
+    ("title,stars\nFilm 12,much\n", "csv:2: stars 'much' is not a number", None),
+    ("title,stars\nFilm 12, really,4\n", "csv:2: 3 fields, expected 2 as in line 1", None),
+    ("title,stars\nFilm 12,4\nFilm 3,6\n", "csv:3: 6 stars, expected one of 1, 2, 3", None),
+    ("title,year,stars\nFilm 12,inf,4\n", "csv:2: year 'inf' is no year", None),
+    ("movie_id,title,stars\n29,Film 3,4\n", r"csv:2: movie 29 is 'Film 12 .*, not 'Film 3'", None),
+    ("movie_id,title,stars\n29,Film 12 (1963),4\n", "csv:2: movie 29 is .*, not 'Film 12 .1", None),
+    ("movie_id,stars,time\n29,4,1970-01-02\n", "csv:2: time 86400, expected seconds", None),
 ])
-def test_a_history_file_is_read_as_people_have_it(default, tmp_path, content, events, notes):
+def test_a_history_file_is_read_as_people_have_it_or_answered_with_the_line(
+    default, tmp_path, content, found, notes
+):
     path = tmp_path / "mine.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found, said = read_history(path, default)
-    assert [event[:3] for event in found] == events
+    if isinstance(found, str):
+        with refused(found):
+            default.person(read_history(path, default)[0])
+        return
+    events, said = read_history(path, default)
+    assert [event[:3] for event in events] == found
     assert len(said) == len(notes) and all(map(str.startswith, said, notes))
-    assert found[-1].where.startswith(f"{path}:")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert default.predict(found, [5]).shape == (1,)
+    assert events[-1].where.startswith(f"{path}:")
+    default.person(events)  # takes them
 
 
 def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
@@ -101,46 +114,20 @@ def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
     path.write_text("title,year,stars\nFlim 3,,2\nFilm 12,,4\nFilm 12,1999,4\nFilm 4,1954,3\n")
     lines = [rf"{path}:2: no films are 'Flim 3'; did you mean: Film 3 \(1953\)",
              rf"{path}:4: no films are 'Film 12' of 1999; did you mean: Film 12 \(1962\) \[29\]"]
-    with pytest.raises(DataError, match=".*".join(["2 of 4 films are not found", *lines,
-                                                   "--skip-unknown"])) as caught:
+    with refused(".*".join(["2 of 4 films are not found", *lines, "--skip-unknown"])):
         read_history(path, default)
-    assert "\n" not in str(caught.value)
     events, notes = read_history(path, default, skip_unknown=True)
     assert [event[:3] for event in events] == [(29, 4, None), (13, 3, None)]
     assert notes[0] == "2 of 4 films are not found and left out:"
     assert all(map(re.match, lines, notes[1:])) and len(notes) == 3
     path.write_text("title,stars\nNothing,2\n")
-    with pytest.raises(DataError, match="1 of 1 films are not found: .*mine.csv:2: no films"):
+    with refused("1 of 1 films are not found: .*mine.csv:2: no films"):
         read_history(path, default, skip_unknown=True)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("film,date\n", "mine.csv:1: columns film, date, expected title or movie_id, stars"),
-    ("", "mine.csv:1: columns none"), ("PK\0\3", "mine.csv is no text, expected a CSV file"),
-    ("title,stars\nFilm 12,much\n", "mine.csv:2: stars 'much' is not a number"),
-    ("title,stars\nFilm 12, really,4\n", "mine.csv:2: 3 fields, expected 2 as in line 1; put tit"),
-    ("title,stars\nFilm 12,4\nFilm 3,6\n", "mine.csv:3: 6 stars, expected one of 1, 2, 3, 4, 5"),
-    ("title,year,stars\nFilm 12,inf,4\n", "mine.csv:2: year 'inf' is no year, expected one like"),
-    ("title,stars\nFilm 12,nan\n", "mine.csv:2: nan stars, expected one of 1, 2, 3, 4, 5"),
-    ("movie_id,stars\n12x,4\n", "mine.csv:2: no movie '12x' in the catalogue of 41, whose ids"),
-    ("movie_id,stars\n29.0,4\n", "mine.csv:2: no movie '29.0' in the catalogue"),
-    ("movie_id,title,stars\n29,Film 3,4\n", r"csv:2: movie 29 is 'Film 12 \(1962\)', not 'Film 3'"),
-    ("movie_id,title,stars\n29,Film 12 (1963),4\n", r"csv:2: movie 29 is .*, not 'Film 12 \(1963"),
-    ("movie_id,stars,time\n29,4,noon\n", "mine.csv:2: time 'noon' is neither seconds"),
-    ("movie_id,stars,time\n29,4,1970-01-02\n", "mine.csv:2: time 86400, expected seconds"),
-    ("movie_id,stars,time\n29,4,978393600\n11,4,\n", "mine.csv:3: only some events have a time"),
-])
-def test_a_wrong_history_file_is_answered_with_its_line(default, tmp_path, content, message):
-    path = tmp_path / "mine.csv"
-    path.write_text(content)
-    with pytest.raises(DataError, match=message) as caught:
-        default.person(read_history(path, default)[0])
-    assert "\n" not in str(caught.value)
-
-
 def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
-    out, _, _ = trained
-    said = call("recommend.py", "--model", out, "--user", "42", "--k", "3", "--json",
+    model, mine = ("--model", trained[0]), tmp_path / "mine.csv"
+    said = call("recommend.py", *model, "--user", "42", "--k", "3", "--json",
                 tmp_path / "top.json").stdout.splitlines()
     items = json.loads((tmp_path / "top.json").read_text())["items"]
     assert said[0].endswith("ratings known") and len(said) == 2 + len(items) == 5
@@ -149,23 +136,24 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
         assert f"{item['stars']:.2f}" in line and item["title"] in line
     films = [line.split("::")[1] for line in
              (raw / "movies.dat").read_text(encoding="latin-1").splitlines()[:3]]
-    mine = tmp_path / "mine.csv"
     mine.write_text(f'title,stars\n"{films[0]}",3\n"{films[1]}",4.5\nNothing,5\n', encoding="utf-8")
-    flags = "--model", out, "--history", mine, "--explain", films[2], "--skip-unknown"
-    found = call("recommend.py", *flags)
-    said = found.stdout
-    assert said.startswith("2 ratings known") and films[0] in said and films[1] in said
-    assert "you rated it" not in said
+
+    def explain(film, *more):
+        return call("recommend.py", *model, "--history", mine, "--skip-unknown", "--explain", film,
+                    *more)
+
+    found = explain(films[2])
+    assert found.stdout.startswith("2 ratings known") and "you rated it" not in found.stdout
+    assert films[0] in found.stdout and films[1] in found.stdout
     for line in ("1 of 3 films are not found and left out:", f"{mine}:4: no films are 'Nothing'",
                  "1 of 2 ratings are none of 1, 2, 3, 4, 5: the nearest one counts, 5 for 4.5"):
         assert line in found.stderr
-    woman = call("recommend.py", *flags, "--about", "sex=F", "age=25").stdout
-    assert woman.splitlines()[1] != said.splitlines()[1]
-    (found,) = json.loads(call("recommend.py", *flags, "--json", "-").stdout)["items"]
-    assert found["title"] == films[2] and f"{found['stars']:.2f} stars" in said
-    assert f"{found['reasons'][0]['difference']:+.3f}" in said
-    said = call("recommend.py", *flags[:4], flags[-1], "--explain", films[1]).stdout
-    assert f"{films[1]}: 5.00 stars (you rated it 5)" in said
+    woman = explain(films[2], "--about", "sex=F", "age=25").stdout
+    assert woman.splitlines()[1] != found.stdout.splitlines()[1]
+    (item,) = json.loads(explain(films[2], "--json", "-").stdout)["items"]
+    assert item["title"] == films[2] and f"{item['stars']:.2f} stars" in found.stdout
+    assert f"{item['reasons'][0]['difference']:+.3f}" in found.stdout
+    assert f"{films[1]}: 5.00 stars (you rated it 5)" in explain(films[1]).stdout
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -178,6 +166,21 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
 ])
 def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message):
     args = recommend_script.Args(**{"model": trained[0], **changes})
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(message):
         recommend_script.main(args)
-    assert "\n" not in str(caught.value)
+
+
+def test_the_scripts_recommend_and_rank_by_interest(build, store, tmp_path, monkeypatch, capsys):
+    interested = build(interest=0.3)[0]
+    keep(interested, tmp_path)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("title,stars\nfilm 12,4\nfilm 3,2\n")
+    recommend_script.main(recommend_script.Args(tmp_path, history=mine, k=3, by="interest"))
+    said = capsys.readouterr().out.splitlines()
+    person, _ = read_history(mine, interested)
+    for line, item in zip(said[2:], interested.recommend(person, 3, by="interest"), strict=True):
+        assert f"{item.chance:.2%}" in line and item.title in line
+    monkeypatch.setattr("bst.run.store_of", lambda _: store)
+    rank_script.main(rank_script.Args((tmp_path,), part="valid"))
+    said = capsys.readouterr().out
+    assert "part valid" in said and "| rated | bst interest |" in said

@@ -11,32 +11,31 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.recommend.recommender import Recommender
-from bst.serving.app import create_app
-from bst.serving.gate import BODY, JsonProtocol
+from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
-from scripts.support.upload import add_history
-from tests.conftest import keep
+from scripts.support.history import read_history
+from scripts.support.service import serving
+from tests.command import ROOT, call
+from tests.conftest import keep, refused
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-EVENTS = [{"movie_id": 7, "stars": 5, "time": 978_000_000},
-          {"movie_id": 11, "stars": 1, "time": 978_000_900},
-          {"movie_id": 29, "stars": 4, "time": 978_000_900}]
-PERSON = [(e["movie_id"], e["stars"], e["time"]) for e in EVENTS]
+T = 978_000_000
+PERSON = [(7, 5, T), (11, 1, T + 900), (29, 4, T + 900)]
+EVENTS = [{"movie_id": film, "stars": stars, "time": time} for film, stars, time in PERSON]
 
 
 class Answer:
@@ -56,32 +55,16 @@ class Answer:
         return said["error"]
 
 
-def ask(port: int, path: str, body=None, kind: str | None = "application/json") -> Answer:
+def ask(port: int, path: str, body=None) -> Answer:
     """One request on a connection of its own; a dict is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request("GET" if body is None else "POST", path, sent,
-                           {"content-type": kind} if kind else {})
+                           {"content-type": "application/json"})
         return Answer(connection.getresponse())
     finally:
         connection.close()
-
-
-@contextmanager
-def serving(models: Models, *, port: int = 0, **limits):
-    """The port of a service in a thread of this process."""
-    app = create_app(models, **limits)
-    add_history(app, models)
-    server = uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None))
-    with serve_script.listen("127.0.0.1", port) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def number(port: int, name: str) -> float:
@@ -100,8 +83,13 @@ def until(condition) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(default, tmp_path_factory):
-    return Models(keep(default, tmp_path_factory.mktemp("run")))
+def recommender(build):
+    return build(interest=0.3)[0]
+
+
+@pytest.fixture(scope="module")
+def models(recommender, tmp_path_factory):
+    return Models(keep(recommender, tmp_path_factory.mktemp("run")))
 
 
 @pytest.fixture(scope="module")
@@ -110,104 +98,104 @@ def port(models):
         yield port
 
 
-@pytest.fixture
-def slow(models, monkeypatch):
-    """Predictions that wait for this event: a scoring thread that is busy as long as we like."""
-    go, predict = threading.Event(), models.current.recommender.predict
+def test_the_answers_are_those_of_the_recommender(port, models, recommender):
+    asked = {"user": {"sex": "F", "zip": "55117"}, "at": T + 100_000}
+    catalogue, given = recommender.catalogue, {film: stars for film, stars, _ in PERSON}
 
-    def waiting(*args, **kwargs):
-        assert go.wait(30)
-        return predict(*args, **kwargs)
+    def said(path, **more):
+        return ask(port, path, {"history": EVENTS} | asked | more).json()
 
-    monkeypatch.setattr(models.current.recommender, "predict", waiting)
-    yield go
-    go.set()
+    def plain(found):
+        return json.loads(json.dumps(asdict(found)))
 
-
-def test_the_answers_are_those_of_the_recommender(port, models, default):
-    asked = {"history": EVENTS, "user": {"sex": "F", "zip": "55117"}, "at": 978_100_000}
-    user, at = asked["user"], asked["at"]
-    films = default.catalogue.ids
-    said = ask(port, "/predict", asked | {"movies": films}).json()
-    stars = default.predict(PERSON, films, at=at, user=user)
-    given = {film: rated for film, rated, _ in PERSON}
-    assert said["items"] == [{"movie_id": m, "stars": s, "rated": given.get(m)}
-                             for m, s in zip(films, stars.tolist(), strict=True)]
-    assert said["notes"] == []
-    said = ask(port, "/recommend", asked | {"k": 4, "reasons": 2, "genres": ["War"],
-                                            "years": [1955, 1985]}).json()
-    best = default.recommend(PERSON, 4, at=at, user=user, genres=["War"], years=(1955, 1985),
-                                 reasons=2)
-    about = [default.catalogue.about(default.catalogue.items([item.movie_id])[0]) for item in best]
-    assert said["items"] == json.loads(json.dumps([asdict(item) | more for item, more in
-                                                   zip(best, about, strict=True)]))
-    for k, options in ((38, {}), (41, {"exclude_seen": False})):
-        found = ask(port, "/recommend", asked | {"k": 41} | options).json()["items"]
-        best = default.recommend(PERSON, 41, at=at, user=user, **options)
-        assert [item["movie_id"] for item in found] == [item.movie_id for item in best]
-        assert len(found) == k
-    said = ask(port, "/explain", asked | {"movie_id": 9}).json()
-    assert (said.pop("model"), said.pop("notes")) == (models.current.digest, [])
-    expected = asdict(default.explain(PERSON, 9, at=at, user=user))
-    assert said == json.loads(json.dumps(expected))
+    stars = recommender.predict(PERSON, catalogue.ids, **asked).tolist()
+    assert said("/predict", movies=catalogue.ids)["items"] == [
+        {"movie_id": m, "stars": s, "rated": given.get(m)}
+        for m, s in zip(catalogue.ids, stars, strict=True)]
+    for options in ({"k": 4, "reasons": 2, "genres": ["War"], "years": [1955, 1985]}, {"k": 41},
+                    {"k": 41, "exclude_seen": False}, {"by": "stars"}, {"by": "interest"}):
+        best = recommender.recommend(PERSON, **{"by": "both"} | asked | options)
+        rows = catalogue.items([item.movie_id for item in best])
+        found = said("/recommend", **options)
+        assert found["items"] == [plain(item) | catalogue.about(row)
+                                  for item, row in zip(best, rows, strict=True)]
+        assert found["by"] == options.get("by", "both")
+    assert said("/explain", movie_id=9) == plain(recommender.explain(PERSON, 9, **asked)) | {
+        "model": models.current.digest, "notes": []}
+    for query, k in (("fil 19", 50), ("F\u00cdLM 12", 10), ("", 3)):
+        items = [catalogue.about(item) for item in catalogue.search(query, k)]
+        assert ask(port, f"/movies?q={quote(query)}&k={k}").json()["items"] == items != []
 
 
-def test_events_without_times_are_a_minute_apart_in_their_order(port, default):
-    plain = [{"movie_id": e["movie_id"], "stars": e["stars"]} for e in EVENTS]
-    found = ask(port, "/predict", {"history": plain, "movies": [9, 13]}).json()["items"]
-    pairs = [(film, stars) for film, stars, _ in PERSON]
-    assert [f["stars"] for f in found] == default.predict(pairs, [9, 13]).tolist()
-    turned = ask(port, "/predict", {"history": plain[::-1], "movies": [9, 13]}).json()["items"]
-    assert turned != found
+@pytest.mark.parametrize(("given", "expected", "note"), [
+    ([(7, 3.5, T), (9, 2, T + 1)], [(7, 4, T), (9, 2, T + 1)],
+     "1 of 2 ratings are none of 1, 2, 3, 4, 5: the nearest one counts, 4 for 3.5"),
+    ([(7, 0.5, T)], [(7, 1, T)], "1 for 0.5"),
+    ([(7, 4, T * 1000 + 5), (9, 2, T * 1000 + 60_000)], [(7, 4, T), (9, 2, T + 60)],
+     "2 of 2 times count as milliseconds, like 978000000005"),
+    ([(7, 1, T), (9, 2, T + 1), ("7", 5, T + 2)], [(9, 2, T + 1), (7, 5, T + 2)],
+     "1 of 3 ratings do not count: the same film is rated again"),
+    ([(7, 4), (9, 1), (11, 5)], [(7, 4, T), (9, 1, T + 60), (11, 5, T + 120)], None),
+    ([(9, 1, T + 60), ("7", 4, T)], [(7, 4, T), (9, 1, T + 60)], None),
+    *(([(7, stars, T)], None, f"{stars:g} stars, expected one of 1, 2, 3, 4, 5")
+      for stars in (6, 5.5, 0.4, float("nan"), float("inf"))),
+    *(([(7, 4, time)], None, "time .*since 1970") for time in (5, -T, T * 10**6, 10**30)),
+    *(([(film, 4, T)], None, f"no movie .?{film}.? in the catalogue of 41, whose ids")
+      for film in (6, "07", "7.0", "film", 2**80)),
+    ([(7, 4, T), (9, 4)], None, "only some events have a time"),
+])
+@pytest.mark.parametrize("door", ["Python", "file", "HTTP"])
+def test_the_rule_for_ids_stars_and_times_is_the_same_at_every_door(
+    port, recommender, tmp_path, door, given, expected, note
+):
+    def stars_and_notes():
+        if door == "Python":
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                return recommender.predict(given, [7, 5]), [str(line.message) for line in said]
+        if door == "file":
+            path = tmp_path / "mine.csv"
+            rows = [",".join(map(str, (*event, "")[:3])) for event in given]
+            path.write_text("\n".join(["movie_id,stars,time", *rows]))
+            person = recommender.person(read_history(path, recommender)[0])
+            return recommender.predict(person, [7, 5]), person.notes
+        names = "movie_id", "stars", "time"
+        history = [dict(zip(names, event, strict=False)) for event in given]
+        found = ask(port, "/predict", {"history": history, "movies": [7, 5]})
+        if found.status == 422:
+            raise DataError(found.error())
+        said = found.json()
+        return [item["stars"] for item in said["items"]], said["notes"]
 
-
-def test_what_was_changed_in_a_history_is_said(port):
-    asked = {"history": [{"movie_id": 7, "stars": 3.5, "time": 978_000_000_000}], "movies": [7]}
-    said = ask(port, "/predict", asked).json()
-    assert said["items"] == [{"movie_id": 7, "stars": 4, "rated": 4}]
-    assert ["nearest" in said["notes"][0], "milliseconds" in said["notes"][1]] == [True, True]
-    assert ask(port, "/history", b"title,stars\nFilm 12,4\nNothing,5\n").json()["notes"] == [
-        "1 of 2 films are not found and left out:", "line 3: no films are 'Nothing'"]
-
-
-def test_search_is_that_of_the_catalogue(port, default):
-    found = default.catalogue
-    for query, k, words in (("fil 19", 50, "fil+19"), ("F\u00cdLM 12", 10, "F%C3%8DLM%2012"),
-                            ("", 3, "")):
-        items = [found.about(item) for item in found.search(query, k)]
-        assert ask(port, f"/movies?q={words}&k={k}").json()["items"] == items != []
+    if expected is None:
+        with refused(note):
+            stars_and_notes()
+        return
+    stars, notes = stars_and_notes()
+    assert list(stars) == recommender.predict(expected, [7, 5]).tolist()
+    assert len(notes) == (note is not None) and all(note in line for line in notes)
 
 
 MANY = [{"movie_id": k, "stars": 3} for k in range(HISTORY + 1)]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "message"), [
-    ("/predict", {"movies": [6]}, 422, "no movie 6 in the catalogue of 41"),
-    ("/predict", {"movies": [7], "history": [EVENTS[0], {"movie_id": 9, "stars": 1}]}, 422,
-     "only some events have a time"),
     ("/predict", {"movies": [7], "history": [{"movie_id": 9, "stars": 1}], "at": 5}, 422, "at: "),
     ("/predict", {"movies": [7.0]}, 422, r"movies\[0\].int: Input should be a valid integer"),
-    ("/predict", {"movies": [True]}, 422, r"movies\[0\].int: Input should be a valid integer"),
-    ("/predict", {"movies": [2**80]}, 422, f"no movie {2**80} in the catalogue"),
     ("/predict", {"movies": ["7", "a\nb"]}, 422, r"no movie 'a\\nb' in the catalogue"),
     ("/predict", {"movies": [7], "histroy": []}, 422, "histroy: Extra inputs"),
-    ("/predict", {"movies": [7], "history": [{"movie_id": 7}]}, 422,
-     r"history\[0\].stars: Field required"),
+    ("/predict", {"movies": [7], "history": [{"movie_id": 7}]}, 422, r"y\[0\].stars: Field requi"),
     ("/predict", {"movies": [7] * (MOVIES + 1)}, 422, f"movies: .* at most {MOVIES} items"),
     ("/predict", {"movies": [7], "history": MANY}, 422, f"history: .* at most {HISTORY} items"),
     ("/recommend", {"history": MANY[:EXPLAINED + 1], "reasons": 1}, 422, f"at most {EXPLAINED}"),
     ("/explain", {"history": MANY[:EXPLAINED + 1], "movie_id": 7}, 422, f"at most {EXPLAINED}"),
     ("/recommend", {"k": TOP + 1}, 422, f"k: .* less than or equal to {TOP}"),
     ("/recommend", {"genres": ["Noir\n"]}, 422, "no genre 'Noir '"),
-    ("/recommend", {"by": "interest"}, 422, "cannot rank by interest"),
     ("/recommend", {"by": "luck"}, 422, "by: Input should be 'stars', 'interest' or 'both'"),
-    ("/recommend", {"years": [1990]}, 422, "years: .* at least 2 items"),
     ("/recommend", b'{"k": ', 422, "JSON decode error"),
-    ("/recommend", b'{"genres": ["\\ud800"]}', 422, "valid string"),
     ("/recommend", b'{"\\ud800": 1}', 422, "valid string"),
     ("/recommend", b"\xff\xfe\x00", 400, "parsing the body"),
     ("/recommend", b"[" * 100_000, 400, "parsing the body"),
-    ("/predict", b'{"movies": [7], "history": [{"movie_id": 7, "stars": NaN}]}', 422, "nan stars"),
     ("/predict", b'{"movies": [' + b"9" * 5000 + b"]}", 400, "parsing the body"),
     ("/predict", b" " * (BODY + 1), 413, f"larger than {BODY} bytes"),
     ("/movies?q=" + "x" * 101, None, 422, "q: .* at most 100 characters"),
@@ -222,25 +210,6 @@ def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, messa
     assert (found.status, bool(re.search(message, found.error()))) == (status, True), found.body
 
 
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_a_body_that_is_not_called_json_is_refused_in_one_line(port, kind):
-    found = ask(port, "/predict", b'{"movies": [7]}', kind=kind)
-    assert found.status == 415
-    assert found.error() == f"content-type: {kind or 'none'}, expected application/json"
-    assert ask(port, "/predict", b'{"movies": [7]}', kind="application/json").status == 200
-
-
-def test_a_run_with_an_interest_head_ranks_by_both_unless_asked(build, tmp_path):
-    recommender = build(interest=0.3)[0]
-    with serving(Models(keep(recommender, tmp_path))) as port:
-        assert ask(port, "/readyz").json()["by"] == ["both", "interest", "stars"]
-        for by in (None, "both", "interest", "stars"):
-            found = ask(port, "/recommend", {"history": EVENTS, "by": by}).json()
-            best = recommender.recommend(PERSON, 10, by=by or "both")
-            assert [item["movie_id"] for item in found["items"]] == [b.movie_id for b in best]
-            assert found["by"] == (by or "both")
-
-
 def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_path):
     ids = [2**53 + 2 * k + 1 for k in range(41)]
     fitted = replace(default.fitted, movies=default.fitted.movies | {"item_id": ids})
@@ -248,46 +217,56 @@ def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_p
     with serving(models) as port:
         known = [film["movie_id"] for film in ask(port, "/movies?k=3").json()["items"]]
         assert all(isinstance(film, str) and int(film) in ids for film in known)
-        history = [{"movie_id": known[0], "stars": 5}]
-        said = ask(port, "/predict", {"history": history, "movies": known}).json()["items"]
-        assert [item["movie_id"] for item in said] == known
-        numbers = {"history": [{"movie_id": int(known[0]), "stars": 5}],
-                   "movies": list(map(int, known))}
-        assert ask(port, "/predict", numbers).json()["items"] == said
-        why = ask(port, "/explain", {"history": history, "movie_id": known[1]}).json()
-        assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
+        for film in (known[0], int(known[0])):
+            asked = {"history": [{"movie_id": film, "stars": 5}]}
+            said = ask(port, "/predict", asked | {"movies": [film, *known[1:]]}).json()["items"]
+            assert [(item["movie_id"], item["rated"]) for item in said] == [
+                (known[0], 5), (known[1], None), (known[2], None)]
+            why = ask(port, "/explain", asked | {"movie_id": known[1]}).json()
+            assert [reason["movie_id"] for reason in why["reasons"]] == known[:1]
+
+
+NAMES = st.sampled_from(["history", "movies", "movie_id", "stars", "time", "k", "at", "user",
+                         "years", "genres", "sex"])
 
 
 @settings(max_examples=100, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/recommend", "/predict", "/explain", "/movies", "/x%00%ff"]),
-       body=st.one_of(st.binary(max_size=200), st.recursive(
-           st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
-           lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(
-               st.sampled_from(["history", "movies", "movie_id", "stars", "time", "k", "at",
-                                "user", "years", "genres", "sex"]), inner, max_size=5)),
-           max_leaves=12).map(lambda value: json.dumps(value).encode())))
+       body=st.binary(max_size=200) | st.recursive(
+           st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+           lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+           max_leaves=12).map(lambda value: json.dumps(value).encode()))
 def test_any_body_gets_json_with_a_status_below_500(port, path, body):
     found = ask(port, path, body)
     assert found.status < 500 and isinstance(found.json(), dict)
 
 
-@pytest.mark.parametrize("sent", [
-    b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"\x16\x03\x01\x02",
-    b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 500_000,
-    b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
-    b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
+POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(("sent", "status"), [
+    (b"\x00\x01\x02\r\n\r\n", 400), (b"GET\r\n\r\n", 400), (b"\x16\x03\x01\x02", 400),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404), (b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 500_000, 400),
+    (b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+    (POST + b"content-length: -1\r\n\r\n", 400),
+    (POST + b"content-length: 99999999999999999999\r\n\r\n", 413),
+    (POST + b"content-length: %d\r\n\r\n" % (4 * BODY + 1), 413),  # refused before it comes
+    (POST + b"transfer-encoding: chunked\r\n\r\nZZ\r\n", 400),
+    (POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (BODY + 9) + b" " * (BODY + 9)
+     + b"\r\n0\r\n\r\n", 413),
+    (POST + b"content-length: 9\r\n\r\n{", 408), (POST + b"content-length: 2\r\n\r\n{}", 415),
+    (POST + b"content-type: text/plain\r\ncontent-length: 2\r\n\r\n{}", 415),
 ])
-def test_bytes_that_are_no_request_get_4xx_json_too(port, sent):
+def test_bytes_that_are_no_whole_request_get_4xx_json_too(port, monkeypatch, sent, status):
+    monkeypatch.setattr("bst.serving.gate.BODY_SECONDS", 1.0)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(sent)
         answer = http.client.HTTPResponse(line)
         answer.begin()
         found = Answer(answer)
-    assert 400 <= found.status < 500 and found.error()
+    assert found.status == status and found.error()
     assert ask(port, "/healthz").json() == {"status": "ok"}
 
 
@@ -299,64 +278,43 @@ def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, m
     assert ask(port, "/predict", {"movies": [7]}).status == 200
 
 
-def test_a_full_queue_answers_429_at_once_and_serves_those_who_wait(models, slow):
-    with serving(models, waiting=2) as port, ThreadPoolExecutor(2) as clients:
-        first = [clients.submit(ask, port, "/predict", {"movies": [7]}) for _ in range(2)]
-        until(lambda: number(port, "bst_queue_requests") == 2)
+def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(models, monkeypatch):
+    go, predict = threading.Event(), models.current.recommender.predict
+    monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
+                        lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
+    with serving(models, waiting=2, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
+        def one_more(waiting):
+            client = clients.submit(ask, port, "/predict", {"movies": [7]})
+            until(lambda: number(port, "bst_queue_requests") == waiting)
+            return client
+
+        first, second = one_more(1), one_more(2)
         found = ask(port, "/predict", {"movies": [7]})
-        assert (found.status, found.headers["retry-after"]) == (429, "1") and "2 requests" in \
-            found.error()
+        assert (found.status, found.headers["retry-after"]) == (429, "1")
+        assert "2 requests" in found.error()
         assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
-        slow.set()
-        assert [client.result().status for client in first] == [200, 200]
-        assert ask(port, "/readyz").status == 200
-        assert number(port, 'bst_requests_total{path="/predict",status="429"}') == 1
-
-
-def test_who_waited_too_long_gets_503(models, slow):
-    with serving(models, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
-        first = clients.submit(ask, port, "/predict", {"movies": [7]})
-        until(lambda: number(port, "bst_queue_requests") == 1)
-        second = clients.submit(ask, port, "/predict", {"movies": [7]})
         time.sleep(0.4)
-        slow.set()
+        go.set()
         assert first.result().status == 200
         late = second.result()
         assert (late.status, late.headers["retry-after"]) == (503, "1")
         assert "not served within 0.2 seconds" in late.error()
+        until(lambda: ask(port, "/readyz").status == 200)
 
 
-@pytest.mark.parametrize(("said", "status"), [
-    (b"content-length: %d\r\n\r\n" % (4 * BODY + 1), 413),  # refused before it comes
-    (b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (BODY + 9) + b" " * (BODY + 9)
-     + b"\r\n0\r\n\r\n", 413),
-    (b"content-length: 9\r\n\r\n{", 408),
-])
-def test_a_body_that_is_too_large_or_too_slow_is_cut_off(port, monkeypatch, said, status):
-    monkeypatch.setattr("bst.serving.gate.BODY_SECONDS", 1.0)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
-        line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + said)
-        assert line.recv(65536).startswith(b"HTTP/1.1 %d " % status)
-
-
-def test_a_client_that_hangs_up_is_no_error_of_the_service(models):
-    with serving(models) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
-            line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
-        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
-
-
-def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, default):
+def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
     """64 clients at once, each with a history of its own: bit for bit the answers given alone."""
-    films = default.catalogue.ids
-    asked = [{"history": [{"movie_id": films[k % 41], "stars": k % 5 + 1},
-                          {"movie_id": films[(k + 7) % 41], "stars": (3 * k) % 5 + 1}],
-              "movies": films} for k in range(64)]
-    alone = [ask(port, "/predict", body).json() for body in asked]
-    assert len({json.dumps(found) for found in alone}) == 64
+    films = recommender.catalogue.ids
+
+    def said(k):
+        rated = ((films[k % 41], k % 5 + 1), (films[(k + 7) % 41], (3 * k) % 5 + 1))
+        history = [{"movie_id": film, "stars": stars} for film, stars in rated]
+        return ask(port, "/predict", {"history": history, "movies": films}).body
+
+    alone = list(map(said, range(64)))
+    assert len(set(alone)) == 64
     with ThreadPoolExecutor(64) as clients:
-        together = list(clients.map(lambda body: ask(port, "/predict", body).json(), asked))
-    assert together == alone
+        assert list(clients.map(said, range(64))) == alone
 
 
 def other(recommender: Recommender, add: float) -> Recommender:
@@ -368,39 +326,34 @@ def other(recommender: Recommender, add: float) -> Recommender:
 
 
 def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(default, tmp_path):
-    models = Models(keep(default, tmp_path))
+    models, weights = Models(keep(default, tmp_path)), tmp_path / "model.safetensors"
     body = {"history": EVENTS, "movies": default.catalogue.ids}
-    with serving(models, every=0.02) as port:
-        old = ask(port, "/predict", body).json()
-        seen, stop = [], threading.Event()
+    with serving(models, every=0.02) as port, ThreadPoolExecutor(1) as clients:
+        old, stop = ask(port, "/predict", body).json(), threading.Event()
 
         def hammer():
+            seen = []
             while not stop.is_set():
                 seen.append(ask(port, "/predict", body).json())
+            return seen
 
-        client = threading.Thread(target=hammer)
-        client.start()
+        client = clients.submit(hammer)
         keep(other(default, 0.5), tmp_path)
         until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
-        client.join()
         new = ask(port, "/predict", body).json()
         assert new["items"] != old["items"] and new["model"] != old["model"]
-        assert all(found in (old, new) for found in seen) and old in seen
+        assert old in client.result() and all(found in (old, new) for found in client.result())
 
-        weights = tmp_path / "model.safetensors"
-        for broken, line in ((weights.read_bytes()[:-9], "no readable model"), (b"", "no readable"),
-                             (None, "predicts nan")):
-            failures = models.failures
-            good = weights.read_bytes()
-            if broken is None:
-                keep(other(default, float("nan")), tmp_path)
-            else:
-                weights.write_bytes(broken)
-            until(lambda: models.failures > failures)  # noqa: B023
+        good = weights.read_bytes()
+        for failures, (spoil, line) in enumerate((
+                (lambda: weights.write_bytes(good[:-9]), "no readable model"),
+                (lambda: weights.write_bytes(b""), "no readable model"),
+                (lambda: keep(other(default, float("nan")), tmp_path), "predicts nan"))):
+            spoil()
+            until(lambda: line in (ask(port, "/readyz").json()["reload_error"] or ""))  # noqa: B023
             assert ask(port, "/predict", body).json() == new
-            assert line in ask(port, "/readyz").json()["reload_error"]
-            assert number(port, "bst_model_reload_failures_total") >= 1
+            assert number(port, "bst_model_reload_failures_total") > failures
             weights.write_bytes(good)
             until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new
@@ -421,85 +374,75 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
     assert (models.reloads, models.failures) == (loaded, 1)
 
 
-@pytest.fixture
-def process(models):
-    started = subprocess.Popen(
-        [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    yield started
-    started.kill()
-    started.communicate()
-
-
-def test_signals_reload_and_finish_what_is_in_flight(process, models, default):
-    line = process.stdout.readline()
-    assert models.current.digest in line
-    port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
-    process.send_signal(signal.SIGHUP)
-    until(lambda: number(port, "bst_model_reloads_total") == 1)  # the files have not changed
-    films = default.catalogue.ids
+def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
+    films = recommender.catalogue.ids
     body = {"history": [{"movie_id": film, "stars": 3} for film in films], "movie_id": films[0]}
-    with ThreadPoolExecutor(40) as clients:
-        asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
-        until(lambda: number(port, "bst_queue_requests")
-              + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
-        process.send_signal(signal.SIGTERM)
-        assert not all(client.done() for client in asked)
-        assert [client.result().status for client in asked] == [200] * 40
-    assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"]
+    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, \
+            ThreadPoolExecutor(40) as clients:
+        try:
+            line = process.stdout.readline()
+            assert models.current.digest in line
+            port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
+            process.send_signal(signal.SIGHUP)
+            until(lambda: number(port, "bst_model_reloads_total") == 1)  # files have not changed
+            asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
+            until(lambda: number(port, "bst_queue_requests")
+                  + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
+            process.send_signal(signal.SIGTERM)
+            assert not all(client.done() for client in asked)
+            assert [client.result().status for client in asked] == [200] * 40
+            assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            process.kill()
     with pytest.raises(ConnectionRefusedError):
         ask(port, "/healthz")
 
 
 def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with serve_script.listen("127.0.0.1", 0) as taken:
+        # an answer that goes out in two parts does not wait for the first to be confirmed
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         port = taken.getsockname()[1]
         for args, message in ((dict(model=tmp_path), "no readable model"),
                               (dict(model=models.folder, port=port), f"cannot listen on .*{port}"),
                               (dict(model=models.folder, port=99999), "expected 0 to 65535")):
-            with pytest.raises(DataError, match=message) as caught:
+            with refused(message):
                 serve_script.main(serve_script.Args(**args))
-            assert "\n" not in str(caught.value)
 
 
-def test_an_answer_does_not_wait_for_the_last_packet_to_be_confirmed():
-    with serve_script.listen("127.0.0.1", 0) as listening, \
-            socket.create_connection(listening.getsockname()):
-        taken, _ = listening.accept()
-        with taken:
-            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-def test_the_metrics_count_what_was_asked(models):
+def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
     with serving(models) as port:
-        for _ in range(3):
-            ask(port, "/predict", {"movies": [7]})
-        for path in ("/predict", "/a", "/b"):
+        for body in ({"movies": [7]},) * 3 + (None,):
+            ask(port, "/predict", body)
+        for path in ("/a", "/b"):
             ask(port, path)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+            line.sendall(POST + b"content-length: 9\r\n\r\n{")
+        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
         text = ask(port, "/metrics").body.decode()
-        kinds = re.findall(r"^# TYPE (\w+) (counter|gauge|histogram)$", text, flags=re.MULTILINE)
-        assert len(kinds) == len(dict(kinds)) == 10
-        for row in text.splitlines():
-            assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
-        assert number(port, 'bst_requests_total{path="/predict",status="200"}') == 3
-        assert number(port, 'bst_requests_total{path="/predict",status="405"}') == 1
-        assert number(port, 'bst_requests_total{path="other",status="404"}') == 2  # no new names
-        assert number(port, 'bst_request_seconds_count{path="/predict"}') == 4
-        buckets = re.findall(r'seconds_bucket\{path="/predict",le="(\S+)"\} (\d+)', text)
-        counts = [int(n) for _, n in buckets]
-        assert counts == sorted(counts) and buckets[-1] == ("+Inf", "4")
-        assert 10**7 < number(port, "process_resident_memory_bytes") < 10**11
+    kinds = re.findall(r"^# TYPE (\w+) (counter|gauge|histogram)$", text, flags=re.MULTILINE)
+    assert len(kinds) == len(dict(kinds)) == 10
+    for row in text.splitlines():
+        assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
+    found = dict(row.rsplit(" ", 1) for row in text.splitlines())
+    assert found['bst_requests_total{path="/predict",status="200"}'] == "3"
+    assert found['bst_requests_total{path="/predict",status="405"}'] == "1"
+    assert found['bst_requests_total{path="other",status="404"}'] == "2"  # no new names
+    assert found['bst_request_seconds_count{path="/predict"}'] == "5"
+    buckets = re.findall(r'seconds_bucket\{path="/predict",le="(\S+)"\} (\d+)', text)
+    counts = [int(n) for _, n in buckets]
+    assert counts == sorted(counts) and buckets[-1] == ("+Inf", "5")
+    assert 10**7 < float(found["process_resident_memory_bytes"]) < 10**11
 
 
 def test_the_openapi_page_describes_every_error(port):
-    api = ask(port, "/openapi.json").json()
-    assert {"/recommend", "/predict", "/explain", "/movies", "/healthz", "/readyz",
-            "/metrics"} == set(api["paths"])
+    paths = ask(port, "/openapi.json").json()["paths"]
+    assert len(paths) == 7
     for path in ("/recommend", "/predict", "/explain"):
-        answers = api["paths"][path]["post"]["responses"]
+        answers = paths[path]["post"]["responses"]
         assert set(answers) == {"200", "400", "408", "413", "415", "422", "429", "503"}
-        schemas = [answer["content"]["application/json"]["schema"] for answer in answers.values()]
-        assert schemas[1:] == [{"$ref": "#/components/schemas/Error"}] * 7
+        assert json.dumps(answers).count("#/components/schemas/Error") == 7
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -527,9 +470,8 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
 
 @pytest.mark.slow
 def test_the_load_test_writes_what_it_saw(models, tmp_path):
-    subprocess.run([sys.executable, "scripts/load_test.py", "--model", models.folder, "--clients",
-                    "30", "--seconds", "2", "--json", tmp_path / "load.json"], cwd=ROOT, check=True,
-                   capture_output=True)
+    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--json",
+         tmp_path / "load.json")
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["model"] == models.current.digest and found["movies"] == 41
     for name in ("one", "many", "too many", "many again"):
