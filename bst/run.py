@@ -149,7 +149,7 @@ def only_run_in(out: Path) -> Iterator[None]:
             if rank() == 0:
                 stack.enter_context(folder_lock(out))
         except FolderInUseError as error:
-            holder = error.pid
+            _, holder = error.args
         if holder := most(holder):
             raise FolderInUseError(out, holder)
         yield
