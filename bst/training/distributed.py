@@ -34,11 +34,9 @@ def size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that `torchrun` started with this one; all but the first are silent.
 
-    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl. A group that is already
-    there, as in a worker of Ray, is used as it is.
-
-    Args:
-        device: `TrainConfig.device`; "cuda" becomes the GPU of this process's local rank.
+    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl; the `device` "cuda" is then
+    the GPU of this process's local rank. A group that is already there, as in a worker of Ray, is
+    used as it is.
 
     Raises:
         DataError: there are more processes than GPUs.

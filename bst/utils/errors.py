@@ -18,9 +18,9 @@ class OptionError(DataError):
 
 @contextmanager
 def one_line(what: object, expected: str) -> Iterator[None]:
-    """Turn whatever the block raises about a damaged file into one line, a DataError.
+    """Turn whatever the block raises about `what` a user gave into one line, a DataError.
 
-    What is damaged decides the kind of error: json, torch and safetensors raise a dozen.
+    What is wrong decides the kind of error: json, torch and safetensors raise a dozen.
     """
     try:
         yield
