@@ -131,24 +131,20 @@ def predict_part(
         FloatingPointError: in each process, if some of them are not finite.
     """
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
-    plan = batches.epoch(part, batch_size=EVAL_SIZE)
-    ends = np.cumsum([sum(map(len, rows)) for rows in plan])
+    target = np.sort(batches.split.part(part))
     # Whole batches go to the processes, so that each prediction has the bits that one process
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
-    found = torch.zeros(2, ends[-1] if len(ends) else 0)
-    where = torch.zeros(found.shape[1], dtype=torch.int64)
-    for rows, end in tqdm(shard(list(zip(plan, ends, strict=True))), desc=f"predict {part}",
-                          unit="batch", leave=False, disable=None if rank() == 0 else True):
+    found = torch.zeros(2, len(target))
+    for rows in tqdm(shard(batches.epoch(part, batch_size=EVAL_SIZE)), desc=f"predict {part}",
+                     unit="batch", leave=False, disable=None if rank() == 0 else True):
         batch = batches.gather(rows)
         real = batch.is_target
-        here = slice(end - int(real.sum()), end)
+        here = torch.from_numpy(np.searchsorted(target, batch.position[real]))
         try:
             found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
         except torch.linalg.LinAlgError:
             found[:, here] = torch.nan  # so that the sum tells the other processes
-        where[here] = batch.position[real]
-    if len(ends):
-        predictions[:, add_up(where).numpy()] = add_up(found).numpy()
+    predictions[:, target] = add_up(found).numpy()
     lost = int((~torch.isfinite(found)).any(dim=0).sum())
     if lost:
         raise FloatingPointError(f"{lost} of the predictions of {part} are not finite")
