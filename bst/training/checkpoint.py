@@ -2,7 +2,7 @@
 
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
 RUN/fitted.json                      the catalogue, protocol and encoder: enough to score anybody
-RUN/resume.pt                        weights, their mean, optimizer, counters and log at the last point
+RUN/resume.pt                        weights, their mean, optimizer, counters, log of the last point
 RUN/sums.json                        sha256 of each of these files, checked whenever one is read
 No file of a run folder can execute code when it is read.
 """
