@@ -131,7 +131,7 @@ def predict_part(
         FloatingPointError: in each process, if some of them are not finite.
     """
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
-    target = np.sort(batches.split.part(part))
+    target = torch.from_numpy(np.sort(batches.split.part(part)))
     # Whole batches go to the processes, so that each prediction has the bits that one process
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
     found = torch.zeros(2, len(target))
@@ -139,7 +139,7 @@ def predict_part(
                      unit="batch", leave=False, disable=None if rank() == 0 else True):
         batch = batches.gather(rows)
         real = batch.is_target
-        here = torch.from_numpy(np.searchsorted(target, batch.position[real]))
+        here = torch.searchsorted(target, batch.position[real])
         try:
             found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
         except torch.linalg.LinAlgError:
