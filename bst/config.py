@@ -12,10 +12,7 @@ from bst.utils.errors import OptionError
 Part = Literal["train", "valid", "test"]
 Protocol = Literal["temporal", "leave-last-one", "random", "keras-windows", "cold-items"]
 Ties = Literal["strict", "stable"]
-TieOrder = Literal["file", "shuffled"]
-Format = Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"]
 OnBad = Literal["stop", "quarantine"]
-Repeats = Literal["last", "first", "stop"]
 Pooling = Literal["mean-last-two", "last", "second-to-last"]
 RankBy = Literal["stars", "interest", "both"]
 Baseline = Literal["none", "global mean", "item mean", "user mean", "user + item bias",
@@ -74,19 +71,19 @@ class DataConfig(Options):
 
     data: Path | None = option(
         None, "data set, file of ratings, or store of make_sequences.py; none: synthetic data")
-    format: Format = option(
+    format: Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"] = option(
         "auto", "how the raw files are written (data/README.md); auto: told by their names")
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
     on_bad: OnBad = option("stop", "what to do about a bad row")
     columns: str | None = option(
         None, "where a table of ratings has what, if its names do not tell: "
         "user=...,item=...,rating=...,time=..., or 1,2,3,4 for a file without a header")
-    repeats: Repeats = option(
+    repeats: Literal["last", "first", "stop"] = option(
         "last", "which rating counts where a user rates an item again; stop: it is an error")
     protocol: Protocol = option("temporal", "how ratings are split into train, valid and test")
     ties: Ties = option(
         "strict", "strict: a history has earlier timestamps only; stable: file order breaks ties")
-    tie_order: TieOrder = option(
+    tie_order: Literal["file", "shuffled"] = option(
         "file", "order of a user's ratings of one time: as in the file, or drawn with split-seed")
     split_seed: int = option(0, "seed of the protocols that draw at random", "[0, 2147483647]")
     bert: str | None = option(

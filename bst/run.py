@@ -26,7 +26,7 @@ from bst.model.build import build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
 from bst.training.distributed import first_goes_first, most, rank
 from bst.training.loop import fit, predict_part
-from bst.utils.errors import DataError
+from bst.utils.errors import DataError, one_line
 from bst.utils.files import write_sealed
 from bst.utils.guard import FolderInUseError, folder_lock
 
@@ -101,11 +101,8 @@ def use_device(config: TrainConfig) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # determinism on a GPU needs it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, filling costs
-    try:
+    with one_line(f"--device {config.device}", "a device that this torch sees, cpu always works"):
         torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"--device {config.device}: {str(error).splitlines()[0]}; "
-                        "expected a device that this torch sees, cpu always works") from error
 
 
 def run_training(
@@ -139,8 +136,7 @@ def run_training(
 def only_run_in(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder while the processes of this one work there.
 
-    Raises:
-        FolderInUseError: in each process of the group; names the process that is there.
+    A FolderInUseError, in each process of the group, names the process that is there.
     """
     with contextlib.ExitStack() as stack:
         holder = 0
@@ -148,7 +144,7 @@ def only_run_in(out: Path) -> Iterator[None]:
             if rank() == 0:
                 stack.enter_context(folder_lock(out))
         except FolderInUseError as error:
-            holder = error.pid
+            _, holder = error.args
         if holder := most(holder):
             raise FolderInUseError(out, holder)
         yield
@@ -159,8 +155,7 @@ def train_run(
 ) -> bool:
     """Train in the folder `out`, going on where an earlier run of the same config stopped.
 
-    Returns:
-        True when training is complete, False when it was asked to stop.
+    False when it was asked to stop before training was complete.
 
     Raises:
         DataError: `out` holds a run of another config or of other data.
@@ -201,8 +196,7 @@ def predict_run(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Expected and whole stars of the best model in `out`, NaN outside `part`: each (n,).
 
-    Raises:
-        DataError: the model in `out` is of another config or of other data.
+    A DataError if the model is of another config or of other data.
     """
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)

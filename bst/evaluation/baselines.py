@@ -112,8 +112,13 @@ def user_item_bias(store: SequenceStore, split: Split) -> np.ndarray:
 
     Source: Koren 2010, "Factor in the Neighbors", section 2.1; Surprise's BaselineOnly.
     """
-    mean, user, item = _biases(store, split)
-    return mean + user[store.user_row] + item[store.item_idx]
+    mean, item_b = item_bias(store, split)
+    user, item = store.user_row[split.train], store.item_idx[split.train]
+    centred, user_b = store.rating[split.train] - mean, np.zeros(store.num_users)
+    for _ in range(BIAS_SWEEPS):
+        item_b = _shrunken(centred - user_b[user], item, len(item_b), 10.0)
+        user_b = _shrunken(centred - item_b[item], user, len(user_b), 15.0)
+    return mean + user_b[store.user_row] + item_b[store.item_idx]
 
 
 def matrix_factorisation(store: SequenceStore, split: Split) -> np.ndarray:
@@ -121,28 +126,16 @@ def matrix_factorisation(store: SequenceStore, split: Split) -> np.ndarray:
 
     Source: Koren, Bell, Volinsky 2009, "Matrix Factorization Techniques".
     """
-    mean, user_b, item_b = _biases(store, split)
+    base = user_item_bias(store, split)
     user, item = store.user_row[split.train], store.item_idx[split.train]
-    residual = store.rating[split.train] - mean - user_b[user] - item_b[item]
+    residual = (store.rating - base)[split.train]
     rng = np.random.default_rng(0)
     users = np.zeros((store.num_users, FACTORS))
     items = rng.normal(0, 0.1, (store.num_items + FIRST_IDX, FACTORS))
     for _ in range(FACTOR_SWEEPS):
         users = _solve(residual, user, items[item], len(users))
         items = _solve(residual, item, users[user], len(items))
-    score = np.einsum("nk,nk->n", users[store.user_row], items[store.item_idx])
-    return mean + user_b[store.user_row] + item_b[store.item_idx] + score
-
-
-def _biases(store: SequenceStore, split: Split) -> tuple[float, np.ndarray, np.ndarray]:
-    mean = float(store.rating[split.train].mean(dtype=np.float64))
-    user, item = store.user_row[split.train], store.item_idx[split.train]
-    centred = store.rating[split.train] - mean
-    user_b, item_b = np.zeros(store.num_users), np.zeros(store.num_items + FIRST_IDX)
-    for _ in range(BIAS_SWEEPS):
-        item_b = _shrunken(centred - user_b[user], item, len(item_b), 10.0)
-        user_b = _shrunken(centred - item_b[item], user, len(user_b), 15.0)
-    return mean, user_b, item_b
+    return base + np.einsum("nk,nk->n", users[store.user_row], items[store.item_idx])
 
 
 def _shrunken(values: np.ndarray, group: np.ndarray, size: int, shrink: float) -> np.ndarray:
@@ -154,11 +147,9 @@ def _solve(residual: np.ndarray, group: np.ndarray, other: np.ndarray, size: int
     """Ridge factors of each group, (size, k), from its rows' residuals and other-side factors."""
     order = np.argsort(group, kind="stable")
     present, begin = np.unique(group[order], return_index=True)
-    ends = np.append(begin[1:], len(order))
     solved = np.zeros((size, other.shape[1]))
     ridge = FACTOR_REG * np.eye(other.shape[1])
-    for key, low, high in zip(present, begin, ends, strict=True):
-        rows = order[low:high]
+    for key, rows in zip(present, np.split(order, begin[1:]), strict=True):
         x = other[rows]
         solved[key] = np.linalg.solve(x.T @ x + ridge, x.T @ residual[rows])
     return solved

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+DRAWS = 1000  # of the bootstrap
+
 
 def mae(score: np.ndarray, label: np.ndarray) -> float:
     """Mean absolute error in stars.
@@ -23,12 +25,6 @@ def rmse(score: np.ndarray, label: np.ndarray) -> float:
         True
     """
     return float(np.sqrt(np.square(_difference(score, label)).mean()))
-
-
-def macro_mae(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> float:
-    """Mean over users of each user's MAE; `user` holds row numbers, (n,)."""
-    total, count = user_sums(np.abs(_difference(score, label)), user)
-    return float((total / count).mean())
 
 
 def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -61,10 +57,9 @@ def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def user_bootstrap(
-    runs: list[np.ndarray], users: list[np.ndarray], *, seed: int, num_samples: int = 1000,
-    level: float = 0.95,
+    runs: list[np.ndarray], users: list[np.ndarray], *, seed: int
 ) -> tuple[float, float]:
-    """Interval of the mean of one run, when users, not rows, are drawn again.
+    """95 % interval of the mean of one run, when users, not rows, are drawn again.
 
     The one definition of an interval over seeds: the runs take turns to be drawn from, so that it
     spans what one of them gives on other users, and is as wide however many they are.
@@ -73,17 +68,15 @@ def user_bootstrap(
         runs: of each run one number a row, (n,): an absolute error, or a difference of two.
         users: of each run the number of each row's user, (n,).
         seed: of the draws.
-        num_samples: draws.
-        level: of the interval.
     """
     sums = [user_sums(values, user) for values, user in zip(runs, users, strict=True)]
     rng = np.random.default_rng(seed)
-    means = np.empty(num_samples)
-    for k in range(num_samples):  # a draw at a time keeps memory flat
+    means = np.empty(DRAWS)
+    for k in range(DRAWS):  # a draw at a time keeps memory flat
         total, count = sums[k % len(sums)]
         drawn = rng.integers(0, len(total), len(total))
         means[k] = total[drawn].sum() / count[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -10,12 +10,9 @@ from bst.config import Part
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
-from bst.evaluation import metrics
-from bst.evaluation.metrics import mae, rmse, user_bootstrap, user_sums
-from bst.utils.errors import DataError
+from bst.evaluation.metrics import calibration, mae, rmse, to_stars, user_bootstrap, user_sums
+from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_atomic
-
-RARE = 10  # train ratings under which an item counts as rare
 
 
 def evaluate(
@@ -24,15 +21,9 @@ def evaluate(
 ) -> dict:
     """One row of `results.json`.
 
-    Args:
-        predictions: (n,) stars at every position of the store; only the targets of `part` count.
-        store: sequences.
-        split: protocol, parts, histories.
-        part: valid or test.
-        scorer: "bst" or the name of a baseline.
-        seed: of the run, and of the bootstrap.
-        config_hash: of the run.
-        stars: (n,) stars on the scale of a model that names some; None: the nearest ones.
+    `predictions` are (n,) stars at every position of the store, of which the targets of `part`
+    count; `stars`, (n,) too, those on the scale of a model that names some, or else the nearest.
+    `seed` is that of the run and of the bootstrap.
 
     Returns:
         `mae`, `rmse`, `user_macro_mae` of the expected stars and `mae_star` of stars on the scale,
@@ -43,35 +34,27 @@ def evaluate(
     label, user = store.rating[target], store.user_row[target]
     levels = np.unique(store.rating[split.train]).astype(np.float64)
     score = on_scale(predictions, store, split, part)
-    star = metrics.to_stars(score, levels) if stars is None else stars[target]
+    star = to_stars(score, levels) if stars is None else stars[target].astype(np.float64)
+    miss = np.abs(score - label)
+    total, count = user_sums(miss, user)
+    errors = {  # of each metric the numbers whose mean it is, and whose they are
+        "mae": (miss, user), "rmse": (miss**2, user), "mae_star": (np.abs(star - label), user),
+        "user_macro_mae": (total / count, np.arange(len(total)))}
+    found = {}
+    for name, (values, of) in errors.items():
+        numbers = np.array([values.mean(), *user_bootstrap([values], [of], seed=seed)])
+        numbers = (np.sqrt(numbers) if name == "rmse" else numbers).tolist()
+        found |= zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True)
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
-        "n": len(target), "mae": mae(score, label), "rmse": rmse(score, label),
-        "mae_star": mae(star, label), "user_macro_mae": metrics.macro_mae(score, label, user),
-        **_intervals(score, star, label, user, seed=seed), "seed": seed,
-        "config_hash": config_hash, "calibration": metrics.calibration(score, label),
+        "n": len(target), **found, "seed": seed, "config_hash": config_hash,
+        "calibration": calibration(score, label),
         "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
                    "rmse": rmse(score[rows], label[rows])}
             for name, rows in slices(store, split, target).items() if rows.any()
         },
     }
-
-
-def _intervals(
-    score: np.ndarray, star: np.ndarray, label: np.ndarray, user: np.ndarray, *, seed: int
-) -> dict[str, float]:
-    """`_low` and `_high` of the four errors of some targets, each array (n,)."""
-    miss = np.abs(score - label)
-    total, count = user_sums(miss, user)
-    ends = {
-        "mae": user_bootstrap([miss], [user], seed=seed),
-        "rmse": np.sqrt(user_bootstrap([miss**2], [user], seed=seed)),
-        "mae_star": user_bootstrap([np.abs(star - label)], [user], seed=seed),
-        "user_macro_mae": user_bootstrap([total / count], [np.arange(len(total))], seed=seed),
-    }
-    return {f"{name}_{side}": float(end)
-            for name, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)}
 
 
 def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, np.ndarray]:
@@ -88,7 +71,7 @@ def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, 
         "history 21-100": (length > 20) & (length <= 100),
         "history 101-300": (length > 100) & (length <= 300), "history 301+": length > 300,
         "warm user": is_warm, "cold user": ~is_warm,
-        f"rare item (1-{RARE - 1} train ratings)": (rated > 0) & (rated < RARE),
+        "rare item (1-9 train ratings)": (rated >= 1) & (rated <= 9),
         "unseen item": rated == 0, "with overview": has_overview, "no overview": ~has_overview,
     }
     for column in ("sex", "age"):
@@ -176,13 +159,7 @@ def write_results(
 
 
 def read_results(path: Path) -> list[dict]:
-    """The rows of a run folder.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    try:
+    """The rows of a run folder; a DataError if the file is missing or damaged."""
+    with one_line(path, "the results of a finished run; delete what is there and give the run's "
+                  "scripts/train.py command again, which computes them"):
         return json.loads(read_sealed(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {error}; delete it and run the run's scripts/train.py command "
-                        "again, which computes it") from error

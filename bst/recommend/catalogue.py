@@ -92,15 +92,17 @@ class Catalogue:
                 "genres": list(self.genres_of[row]), "overview": self.overviews[row],
                 "ratings": int(self.ratings[row])}
 
-    def check_new(self, new: Sequence[NewMovie]) -> None:
-        """Refuse new films whose id is taken or whose genre is unknown."""
-        taken = set(self._index)
+    def checked(self, new: Sequence[NewMovie]) -> list[NewMovie]:
+        """New films with genres as the catalogue writes them; refused if an id is taken."""
+        taken, found = set(self._index), []
         for film in new:
             if id_text(film.movie_id) in taken:
                 raise DataError(f"movie {film.movie_id} ('{film.title}') is in the catalogue "
                                 "already; choose another id")
             taken.add(id_text(film.movie_id))
-            self.known(film.genres, f"'{film.title}': ")
+            genres = tuple(self.known(film.genres, f"'{film.title}': "))
+            found.append(replace(film, genres=genres))
+        return found
 
     def known(self, genres: Sequence[str], where: str = "") -> list[str]:
         """These genres as the catalogue writes them; `where` they stand, for messages."""

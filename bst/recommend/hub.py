@@ -13,7 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from bst.config import DataConfig
 from bst.evaluation.report import best_baseline, read_results, scored, write_results
@@ -37,11 +37,7 @@ CARD = Path(__file__).with_name("card.md")  # its text, with places for the numb
 
 
 def publish(run: Path, out: Path) -> list[str]:
-    """Write the folder `out`, whole or not at all.
-
-    Args:
-        run: folder of a finished run.
-        out: is not there yet; its name is that of the model in the card.
+    """Write the folder `out`, whole or not at all; its name is that of the model in the card.
 
     Returns:
         What `out` holds of the data, see `holdings`.
@@ -58,14 +54,13 @@ def publish(run: Path, out: Path) -> list[str]:
     encoder = {**fitted.encoder, "bert": _name(fitted.encoder["bert"])}
     movies = {name: values for name, values in fitted.movies.items() if name != "overview"}
     fitted = replace(fitted, encoder=encoder, movies=movies)
-    if not (run / "results.json").exists():
-        raise DataError(f"{run}: no results.json, expected a finished run, which says how good it "
-                        "is; give its scripts/train.py command again")
     rows = scored(read_results(run / "results.json"))
     if "paired" not in rows[0]:
         raise DataError(f"{run}: its results have no baseline, expected one for the card; train "
                         "with the default --baselines")
-    config = without_places(checkpoint.config_of(run))
+    config = checkpoint.config_of(run)
+    config["data"] |= {field: _name(config["data"][field]) for field in PLACES}
+    config["data"]["cache"] = str(DataConfig().cache)
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
@@ -75,17 +70,11 @@ def publish(run: Path, out: Path) -> list[str]:
         write_results(rows, temporary / "results.json", write=write_sealed)
         held = holdings(model, fitted)
         card = model_card(out.name, config, fitted, rows, held)
-        write_atomic(temporary / "README.md", str(card).encode())  # yours to edit: not sealed
+        write_atomic(temporary / "README.md", card.encode())  # yours to edit: not sealed
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return held
-
-
-def without_places(config: dict) -> dict:
-    """The `config.json` of a run with the names of files and folders, not where they are."""
-    names = {field: _name(config["data"][field]) for field in PLACES}
-    return {**config, "data": {**config["data"], **names, "cache": str(DataConfig().cache)}}
 
 
 def _name(place: str | None) -> str | None:
@@ -109,16 +98,8 @@ def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
 
 def model_card(
     name: str, config: dict, fitted: checkpoint.Fitted, rows: list[dict], held: list[str]
-) -> ModelCard:
-    """The card, checked by huggingface_hub as the Hub reads it, without a connection.
-
-    Args:
-        name: of the model.
-        config: `config.json` without places.
-        fitted: of the same run.
-        rows: `results.json`; the first one is bst's.
-        held: see `holdings`.
-    """
+) -> str:
+    """The card, as the Hub reads it; `rows` are those of the results, the first one is bst's."""
     ours, data = rows[0], config["data"]["data"]
     shown = data or "bst synthetic"
     slug = shown.lower().replace(" ", "-")
@@ -133,7 +114,8 @@ def model_card(
             dataset_name=shown, dataset_split=ours["part"],
             dataset_config=f"{ours['protocol']}, ties {ours['ties']}", metric_type=metric,
             metric_name=text, metric_value=round(ours[metric], 4),
-            metric_args={"interval_95": [round(end, 4) for end in _ends(ours, metric)]},
+            metric_args={"interval_95": [round(ours[f"{metric}_{side}"], 4)
+                                         for side in ("low", "high")]},
         ) for metric, text in METRICS.items()],
     )
     body = CARD.read_text(encoding="utf-8").format(
@@ -141,27 +123,15 @@ def model_card(
         digest=fitted.identity["data"], hash=fitted.identity["hash"], **_results(rows),
         holds="\n".join(f"- {line}" for line in held),
         licence=OTHER_LICENCE if data else MIT)
-    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
-    if card.data.to_dict() != metadata.to_dict():
-        raise ValueError("the card's metadata do not read back as they were written")
-    return card
-
-
-def _ends(row: dict, metric: str) -> list[float]:
-    """The 95 % interval of a metric of a row of `results.json`."""
-    return [row[f"{metric}_{side}"] for side in ("low", "high")]
-
-
-def _cell(row: dict, metric: str) -> str:
-    low, high = _ends(row, metric)
-    return f"{row[metric]:.4f} [{low:.4f}, {high:.4f}]"
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
 def _results(rows: list[dict]) -> dict:
     """The parts of the card that come from the results."""
     ours, rival = rows[0], best_baseline(rows)
-    table = [" | ".join([f"| {row['scorer']}", *(_cell(row, metric) for metric in METRICS)]) + " |"
-             for row in rows]
+    table = [" | ".join([f"| {row['scorer']}", *(
+        f"{row[m]:.4f} [{row[f'{m}_low']:.4f}, {row[f'{m}_high']:.4f}]" for m in METRICS)]) + " |"
+        for row in rows]
     slices = [f"| {name} | {ours['slices'][name]['n']:,} | {ours['slices'][name]['mae']:.4f} "
               f"| {rival['slices'][name]['mae']:.4f} |"
               for name in SHOWN if name in ours["slices"]]

@@ -8,14 +8,14 @@ The numbers are those of training and evaluation: the same functions make them.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 
+from bst.config import RankBy, check_option
 from bst.data.schema import FIRST_IDX, USER_FEATURES, id_text
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
@@ -43,26 +43,21 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """One film of a list."""
+class Explanation:
+    """One prediction and what events of the history did to it."""
 
     movie_id: int | str
     title: str
     stars: float
-    reasons: tuple[Reason, ...] = ()
-    chance: float | None = None  # by interest or both: share in what the person rates next
+    reasons: tuple[Reason, ...]  # the largest difference first
     rated: float | None = None  # stars that the person gave the film, if the history holds it
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """One prediction and what each event of the history did to it."""
+class Recommendation(Explanation):
+    """One film of a list."""
 
-    movie_id: int | str
-    title: str
-    stars: float
-    reasons: tuple[Reason, ...]  # the largest absolute difference first
-    rated: float | None = None  # stars that the person gave the film, if the history holds it
+    chance: float | None = None  # by interest or both: share in what the person rates next
 
 
 History = Person | Sequence[tuple]
@@ -74,11 +69,6 @@ class Recommender:
     A history is a list of (movie id, stars, seconds since 1970 UTC) or of (movie id, stars), in any
     order (equal times count in the order given), or a `Person` that `person`
     or `history_of` made. What was changed in it is a warning, and stands in `Person.notes`.
-
-    Args:
-        model: the trained network.
-        vocabulary: of the users.
-        fitted: what else the run has fitted on train.
     """
 
     def __init__(self, model: BST, vocabulary: UserVocabulary, fitted: Fitted) -> None:
@@ -175,7 +165,7 @@ class Recommender:
         self, history: History, k: int = 10, *, at: int | None = None,
         user: dict[str, str] | None = None, exclude_seen: bool = True,
         genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
-        by: Literal["stars", "interest", "both"] = "stars",
+        by: RankBy = "stars",
     ) -> list[Recommendation]:
         """The k best films of the catalogue, best first.
 
@@ -200,8 +190,7 @@ class Recommender:
         """
         if k < 1:
             raise DataError(f"k is {k}, expected at least 1")
-        if by not in ("stars", "interest", "both"):
-            raise DataError(f"by is '{by}', expected stars, interest or both")
+        check_option("by", by, RankBy)
         person, at = self._ask(history, user, at)
         allowed = self.catalogue.allowed(genres, years)
         if exclude_seen:
@@ -219,7 +208,7 @@ class Recommender:
         return [Recommendation(
             *self.catalogue.name(items[row]), float(np.clip(stars[rank], *self._scale)),
             () if why is None else self._reasons(person, why[rank], most=reasons),
-            None if chance is None else float(chance[row]), person.given.get(items[row]),
+            person.given.get(items[row]), None if chance is None else float(chance[row]),
         ) for rank, row in enumerate(best)]
 
     def explain(self, history: History, movie: int | str, *, at: int | None = None,
@@ -295,9 +284,8 @@ class Recommender:
         """
         if not new:
             return self
-        self.catalogue.check_new(new)
-        new = [replace(film, genres=tuple(self.catalogue.known(film.genres))) for film in new]
-        text = self._embed([film.title for film in new], [film.overview for film in new], cache_dir)
+        new = self.catalogue.checked(new)
+        text = self._embed(new, cache_dir)
         model = model_with(self.model, self.fitted, new, text)
         return Recommender(model, self.vocabulary, fitted_with(self.fitted, new))
 
@@ -350,8 +338,7 @@ class Recommender:
         return tuple(Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
                             int(person.time[k]), float(difference[k])) for k in order)
 
-    def _embed(self, titles: list[str], overviews: list[str | None],
-               cache_dir: Path) -> TextVectors | None:
+    def _embed(self, new: list[NewMovie], cache_dir: Path) -> TextVectors | None:
         """What the run's encoder makes of new films; None if the run used no text."""
         if not self.model.sizes.text:
             return None
@@ -359,7 +346,7 @@ class Recommender:
         if encoder["text_source"] not in ("overview", "title"):
             raise DataError(f"this run read '{encoder['text_source']}' texts, a control; train "
                             "with --text-source overview to place new films")
-        texts = titles if encoder["text_source"] == "title" else overviews
+        texts = [getattr(film, encoder["text_source"]) for film in new]
         found = embed_texts(texts, bert=encoder["bert"], pooling=encoder["pooling"],
                             cache_dir=cache_dir)
         if found.has_text.any():

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -36,21 +36,7 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
         every: seconds between two looks at the folder.
     """
     worker, metrics = Worker(waiting, patience), Metrics()
-    app = FastAPI(title="bst", version="1", lifespan=_lifespan(models, worker, every),
-                  docs_url=None, redoc_url=None, redirect_slashes=False,
-                  description=__doc__.splitlines()[0])
-    _add_answers(app, models, worker)
-    _add_state(app, models, worker, metrics)
-    _add_pages(app)
-    _add_errors(app)
-    paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Gate, metrics=metrics, paths=paths)
-    return app
 
-
-def _lifespan(models: Models, worker: Worker, every: float
-              ) -> Callable[[FastAPI], AbstractAsyncContextManager]:
-    """Looks for a new model while the service runs, and ends the thread after it."""
     async def watch() -> None:
         while True:
             await asyncio.sleep(every)
@@ -63,7 +49,15 @@ def _lifespan(models: Models, worker: Worker, every: float
         watching.cancel()
         worker.close()
 
-    return lifespan
+    app = FastAPI(title="bst", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
+                  redirect_slashes=False, description=__doc__.splitlines()[0])
+    _add_answers(app, models, worker)
+    _add_state(app, models, worker, metrics)
+    _add_pages(app)
+    _add_errors(app)
+    paths = {route.path for route in app.routes if hasattr(route, "path")}
+    app.add_middleware(Gate, metrics=metrics, paths=paths)
+    return app
 
 
 def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:

@@ -85,13 +85,18 @@ class Gate:
                                       (b"cache-control", b"no-store")]
             await send(message)
 
+        async def replay() -> Message:
+            """The body that was read, then what comes after it."""
+            return rest.pop() if rest else await receive()
+
         path = scope["path"] if scope["path"] in self.paths else "other"
         try:
             body = await self._body(scope, receive)
+            rest = [{"type": "http.request", "body": body, "more_body": False}]
             if body is None:
                 status = 499  # the client hung up; nobody sees it but /metrics
             else:
-                await self.app(scope, _replay(body, receive), sending)
+                await self.app(scope, replay, sending)
         except Refused as refused:
             await error_reply(refused.status, str(refused), close=True)(scope, receive, sending)
         finally:
@@ -117,16 +122,6 @@ class Gate:
         except TimeoutError:
             raise Refused(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
         return body
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, then what comes after it."""
-    rest = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return rest.pop() if rest else await receive()
-
-    return next_message
 
 
 class JsonProtocol(H11Protocol):

@@ -1,10 +1,11 @@
 """What clients of the service send and get: JSON bodies, each with its limits."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bst.config import RankBy
 from bst.recommend.person import Interaction
 from bst.recommend.recommender import Explanation, Reason
 from bst.utils.errors import DataError
@@ -63,8 +64,7 @@ class Asked(_Strict):
 class AskRecommend(Asked):
     """The best films."""
 
-    by: Literal["stars", "interest", "both"] | None = Field(
-        None, description="what ranks; none: the first that /readyz names")
+    by: RankBy | None = Field(None, description="what ranks; none: the first that /readyz names")
     k: int = Field(10, ge=1, le=TOP)
     exclude_seen: bool = True
     genres: list[Annotated[str, Field(max_length=50)]] = Field([], max_length=50)

@@ -10,8 +10,8 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +32,7 @@ class Refused(Exception):
         self.status, self.wait = status, wait
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A model and its name."""
 
     recommender: Recommender
@@ -41,10 +40,7 @@ class Loaded:
 
 
 class Models:
-    """The model of a folder; a new one replaces it whole, a broken one does not.
-
-    Args:
-        folder: run folder.
+    """The model of a run folder; a new one replaces it whole, a broken one does not.
 
     Raises:
         DataError: the folder holds no whole model.

@@ -2,7 +2,7 @@
 
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
 RUN/fitted.json                      the catalogue, protocol and encoder: enough to score anybody
-RUN/resume.pt                        weights, their mean, optimizer and counters of the last point
+RUN/resume.pt                        weights, their mean, optimizer, counters, log of the last point
 RUN/sums.json                        sha256 of each of these files, checked whenever one is read
 No file of a run folder can execute code when it is read.
 """
@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from bst.model.batches import UserVocabulary
 from bst.model.network import BST
-from bst.utils.errors import DataError
+from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_sealed
 
 MODEL_VERSION, FITTED_VERSION = 2, 2
@@ -37,19 +36,12 @@ class Fitted:
 
 
 def config_of(folder: Path) -> dict:
-    """The `config.json` of the run in `folder`.
-
-    Raises:
-        DataError: the folder holds no run, or the file is damaged.
-    """
-    try:
+    """The `config.json` of the run in `folder`; a DataError if there is none, or a damaged one."""
+    with one_line(f"{folder}/config.json", "a run folder of scripts/train.py"):
         found = json.loads(read_sealed(folder / "config.json"))
         for name in ("identity", "data", "model", "train"):
-            if not isinstance(found, dict) or not isinstance(found.get(name), dict):
+            if not isinstance(found.get(name), dict):
                 raise ValueError(f"no field {name!r}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder}/config.json: {error}; expected a run folder of "
-                        "scripts/train.py") from error
     return found
 
 
@@ -68,26 +60,14 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
     Raises:
         DataError: a file is missing, damaged, from another version, or does not fit the other.
     """
-    try:
+    with one_line(f"{folder}: no readable model", "model.json and model.safetensors of one run, as "
+                  "this version of scripts/train.py writes them; train again"):
         info = json.loads(read_sealed(folder / "model.json"))
-        tensors = load(read_sealed(folder / "model.safetensors"))
-        if not isinstance(info, dict):
-            raise ValueError(f"model.json holds {json.dumps(info)[:20]}, expected an object")
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise DataError(f"{folder}: no readable model ({error}); expected model.json and "
-                        "model.safetensors as scripts/train.py writes them") from error
-    if info.get("version") != MODEL_VERSION:
-        raise DataError(f"{folder}/model.json: version {info.get('version')!r}, expected "
-                        f"{MODEL_VERSION}; train again with this version")
-    try:
+        if info.get("version") != MODEL_VERSION:
+            raise ValueError(f"version {info.get('version')!r} is not {MODEL_VERSION}")
         model = BST.from_json(info)
-        model.load_state_dict(tensors)
-        vocabulary = UserVocabulary(**info["vocabulary"])
-    except Exception as error:  # what is damaged decides the kind, as in `load_resume`
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{folder}: model.json and model.safetensors do not fit ({line}); "
-                        "they are damaged or from two runs, train again") from error
-    return model.eval(), vocabulary, info
+        model.load_state_dict(load(read_sealed(folder / "model.safetensors")))
+        return model.eval(), UserVocabulary(**info["vocabulary"]), info
 
 
 def save_fitted(folder: Path, fitted: Fitted) -> None:
@@ -96,31 +76,20 @@ def save_fitted(folder: Path, fitted: Fitted) -> None:
 
 
 def load_fitted(folder: Path, identity: dict) -> Fitted:
-    """Read what `save_fitted` wrote.
-
-    Args:
-        folder: run folder.
-        identity: of the model in it.
+    """Read what `save_fitted` wrote; `identity` is that of the model in the folder.
 
     Raises:
         DataError: the file is missing, damaged, from another version or of another run.
     """
     path = folder / "fitted.json"
-    again = "run the run's scripts/train.py command again and it is written"
-    try:
+    with one_line(path, "what was fitted with the model; run the run's scripts/train.py command "
+                  "again and it is written"):
         fitted = Fitted(**json.loads(read_sealed(path)))
         if len({len(values) for values in fitted.movies.values()}) != 1:
             raise ValueError("its lists are not equally long")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected what was fitted on train, {again}"
-                        ) from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: {error}; it is damaged or from another version, {again}"
-                        ) from error
-    if fitted.version != FITTED_VERSION or fitted.identity != identity:
-        raise DataError(
-            f"{path}: version {fitted.version!r} of run {fitted.identity!r}, expected version "
-            f"{FITTED_VERSION} of {identity}, the model's; {again}")
+        if (fitted.version, fitted.identity) != (FITTED_VERSION, identity):
+            raise ValueError(f"version {fitted.version!r} of run {fitted.identity!r}, the model's "
+                             f"are {FITTED_VERSION} and {identity}")
     return fitted
 
 
@@ -140,10 +109,6 @@ def load_resume(folder: Path) -> dict | None:
     path = folder / "resume.pt"
     if not path.exists():
         return None
-    try:
+    with one_line(path, "a resume state of scripts/train.py; train in another --run"):
         content = io.BytesIO(read_sealed(path))
         return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds, by what is damaged
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: not a resume state of scripts/train.py ({line}); "
-                        "train in another --run") from error

@@ -34,20 +34,22 @@ def size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that `torchrun` started with this one; all but the first are silent.
 
-    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl. A group that is already
-    there, as in a worker of Ray, is used as it is.
-
-    Args:
-        device: `TrainConfig.device`; "cuda" becomes the GPU of this process's local rank.
+    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl; the `device` "cuda" is then
+    the GPU of this process's local rank. A group that is already there, as in a worker of Ray, is
+    used as it is.
 
     Raises:
         DataError: there are more processes than GPUs.
     """
     on_gpu = device == "cuda" and torch.cuda.is_available()
     join = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if join and on_gpu:
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count:
+            raise DataError(f"process {number} of this machine has no GPU, found {count}; "
+                            f"expected --nproc-per-node of at most {count}")
+        torch.cuda.set_device(number)
     if join:
-        if on_gpu:
-            _use_own_gpu(int(os.environ["LOCAL_RANK"]))
         _join("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     with contextlib.ExitStack() as stack:
         if rank() > 0:
@@ -70,14 +72,6 @@ def _join(backend: str) -> None:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt {attempt}", store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-
-
-def _use_own_gpu(local_rank: int) -> None:
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise DataError(f"process {local_rank} of this machine has no GPU, found {count}; "
-                        f"expected --nproc-per-node of at most {count}")
-    torch.cuda.set_device(local_rank)
 
 
 def shard(rows: list) -> list:

@@ -32,7 +32,7 @@ from bst.training.distributed import (
     wait_for_all,
 )
 from bst.utils.errors import DataError
-from bst.utils.files import read_sealed, write_sealed
+from bst.utils.files import write_sealed
 
 EVAL_SIZE = 8192  # events and targets of an evaluation batch; results do not depend on it
 
@@ -63,9 +63,7 @@ def optimizer_of(model: BST, config: TrainConfig) -> AdamW:
 def averaged(model: BST, reach: float) -> AveragedModel:
     """A copy of `model` whose weights are a running mean of it, and at first the plain mean.
 
-    Args:
-        model: under training.
-        reach: steps that the mean reaches back; below 1: the last weights.
+    The mean reaches `reach` steps back; below 1: the last weights.
     """
     def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
         return old.lerp(new, max(1.0 / max(reach, 1.0), 1.0 / (int(count) + 1)))
@@ -133,24 +131,20 @@ def predict_part(
         FloatingPointError: in each process, if some of them are not finite.
     """
     predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
-    plan = batches.epoch(part, batch_size=EVAL_SIZE)
-    ends = np.cumsum([sum(map(len, rows)) for rows in plan])
+    target = torch.from_numpy(np.sort(batches.split.part(part)))
     # Whole batches go to the processes, so that each prediction has the bits that one process
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
-    found = torch.zeros(2, ends[-1] if len(ends) else 0)
-    where = torch.zeros(found.shape[1], dtype=torch.int64)
-    for rows, end in tqdm(shard(list(zip(plan, ends, strict=True))), desc=f"predict {part}",
-                          unit="batch", leave=False, disable=None if rank() == 0 else True):
+    found = torch.zeros(2, len(target))
+    for rows in tqdm(shard(batches.epoch(part, batch_size=EVAL_SIZE)), desc=f"predict {part}",
+                     unit="batch", leave=False, disable=None if rank() == 0 else True):
         batch = batches.gather(rows)
         real = batch.is_target
-        here = slice(end - int(real.sum()), end)
+        here = torch.searchsorted(target, batch.position[real])
         try:
             found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
         except torch.linalg.LinAlgError:
             found[:, here] = torch.nan  # so that the sum tells the other processes
-        where[here] = batch.position[real]
-    if len(ends):
-        predictions[:, add_up(where).numpy()] = add_up(found).numpy()
+    predictions[:, target] = add_up(found).numpy()
     lost = int((~torch.isfinite(found)).any(dim=0).sum())
     if lost:
         raise FloatingPointError(f"{lost} of the predictions of {part} are not finite")
@@ -225,13 +219,13 @@ class Fitting:
                                   seed=run.train.seed))
         self.epochs = max(run.train.epochs, -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
-        self.progress = Progress()
+        self.progress, self.log = Progress(), []  # a dict for each line of metrics.jsonl
         saved = load_resume(out)
         if saved is not None:
             model.load_state_dict(saved["model"])
             self.mean.load_state_dict(saved["mean"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.progress = Progress(**saved["progress"])
+            self.progress, self.log = Progress(**saved["progress"]), saved["log"]
             print(f"resuming from step {self.progress.step}", flush=True)
         weights = float(sum(p.detach().double().sum() for p in model.parameters()))
         if not all_equal(self.progress.step, weights):
@@ -239,8 +233,6 @@ class Fitting:
                             f"{self.progress.step}); expected that every machine sees the same "
                             f"folder {out}")
         self.last_good = self.progress.step
-        done = self.progress.epoch if saved else -1  # 0 stands for what was before training
-        self.log = MetricsLog(out / "metrics.jsonl", done) if rank() == 0 else None
         if saved is None:
             self._validate("before training", {"epoch": 0}, time.perf_counter())
 
@@ -272,7 +264,8 @@ class Fitting:
         with self._naming():
             save_resume(self.out, {
                 "model": self.model.state_dict(), "mean": self.mean.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress)})
+                "optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress),
+                "log": self.log})
         self.last_good = self.progress.step
 
     def _validate(self, what: str, row: dict, started: float) -> None:
@@ -287,13 +280,15 @@ class Fitting:
         better = row["valid_mae"] < progress.best
         progress.best = min(progress.best, row["valid_mae"])
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1
+        self.log.append(row)
         if rank() > 0:
             return
         with self._naming():
             if better:
                 save_model(self.out, self.mean.module, self.batches.vocabulary,
                            {**self.info, "step": progress.step})
-            self.log.append(row)
+            lines = "".join(json.dumps(row) + "\n" for row in self.log)
+            write_sealed(self.out / "metrics.jsonl", lines.encode())
         print(f"{what}, valid mae {row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, "
               f"{row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
 
@@ -310,31 +305,3 @@ class Fitting:
             error.add_note(f"last good checkpoint is step {self.last_good}" if self.last_good
                            else "no checkpoint yet")
             raise
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one dict a line; lines after the resume point are dropped.
-
-    Args:
-        path: of the file.
-        epoch: the last one that was done at the resume point.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-
-    def __init__(self, path: Path, epoch: int) -> None:
-        self.path = path
-        try:
-            lines = read_sealed(path).decode().splitlines() if path.exists() else []
-            rows = list(map(json.loads, lines))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: {error}; delete it, the run goes on without the lines that "
-                            "it had") from error
-        self.rows = [row for row in rows if row["epoch"] <= epoch]
-
-    def append(self, row: dict) -> None:
-        """Add one line."""
-        self.rows.append(row)
-        content = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_sealed(self.path, content.encode())

@@ -17,11 +17,6 @@ SUMS = "sums.json"  # of a folder: name of a sealed file -> its sha256, that bef
 def open_atomic(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
     """A file that replaces `path` when the block ends: a crash leaves the old or the new, whole.
 
-    Args:
-        path: the folder is there.
-        mode: as for `open`.
-        options: as for `open`.
-
     Raises:
         OSError: it cannot be written; names `path`, which stays as it was.
     """

@@ -15,24 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
-from bst.utils.errors import DataError, OptionError
+from bst.utils.errors import DataError
 from bst.utils.files import stamp
 
-IN_USE, DISK = 73, 74  # EX_CANTCREAT and EX_IOERR of sysexits.h
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = "run.lock"
 
 
 class FolderInUseError(DataError):
-    """Another process works in the folder."""
+    """Another process works in the folder; its arguments are the folder and the process's id."""
 
-    def __init__(self, folder: Path, pid: int) -> None:
-        super().__init__(folder, pid)
-        self.folder, self.pid = folder, pid
+    exit_code = 73  # EX_CANTCREAT of sysexits.h
 
     def __str__(self) -> str:
-        return (f"process {self.pid} is working in {self.folder}, expected nobody; wait for it or "
-                "choose another folder")
+        folder, pid = self.args
+        return (f"process {pid} is working in {folder}, expected nobody; wait for it or choose "
+                "another folder")
 
 
 def guarded(main: Callable[[], int | None]) -> NoReturn:
@@ -49,19 +47,16 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
                 out.flush()
     except KeyboardInterrupt:
         _leave("interrupted; the same command starts again", 128 + signal.SIGINT)
-    except FolderInUseError as error:
-        _leave(str(error), IN_USE)
-    except OptionError as error:
-        _leave(str(error), 2)
     except (DataError, FloatingPointError, ConnectionError) as error:
-        _leave(str(error), 1)
+        _leave(str(error), getattr(error, "exit_code", 1))
     except OSError as error:
-        _leave(_about_file(error), DISK)
+        _leave(_about_file(error), 74)  # EX_IOERR of sysexits.h
     except ModuleNotFoundError as error:
         _leave(f"no module {error.name}; --help says what the script needs, and requirements.txt "
                "what all need", 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        is_memory = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+        if not (is_memory or isinstance(error, MemoryError)):
             raise
         first = str(error).splitlines()[:1]
         _leave(f"out of memory{''.join(f' ({line[:120]})' for line in first)}; expected more of "
@@ -88,10 +83,7 @@ class _Pipe:
 def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:
     """The command line of a script: `guarded`, and the flags are the fields of what `main` takes.
 
-    Args:
-        main: takes an instance of `flags`.
-        flags: a dataclass; the fields of dataclasses in it are flags without a prefix.
-        description: of the script, for --help.
+    The fields of dataclasses in the dataclass `flags` are flags without a prefix.
     """
     import tyro
 
@@ -111,11 +103,6 @@ def _about_file(error: OSError) -> str:
     if error.errno in FULL or "os error 28" in str(error):  # polars has no errno
         return f"disk full writing {name}{notes}; free space and give the same command again"
     return f"{name}: {error.strerror or error}{notes}"
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
 @contextmanager
@@ -157,13 +144,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Refuse what the block read if one of the files was written meanwhile.
-
-    Args:
-        paths: files, or folders whose files count; None is left out.
+    """Refuse what the block read if a file, or one of a folder, was written meanwhile.
 
     Raises:
-        DataError: names a file.
+        DataError: names the file.
     """
     folders = (p.iterdir() if p.is_dir() else [p] for p in paths if p is not None)
     before = {path: stamp(path) for files in folders for path in files if not path.is_dir()}

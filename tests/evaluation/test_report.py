@@ -27,23 +27,26 @@ def test_a_row_has_the_keys_of_the_results_file_and_counts_only_its_part(store, 
 
 
 def test_each_error_has_an_interval_over_users(store, split):
-    """The ends are quantiles of the error of users drawn again, computed here user by user."""
+    """Its ends are quantiles of the error of users drawn again, computed here user by user."""
     score = np.clip(np.random.default_rng(1).normal(3, 1, len(store)), 1, 5)
     found = row(store, split, score)
     miss, user = (score - store.rating)[split.test], store.user_row[split.test]
     star = np.rint(score[split.test]) - store.rating[split.test]
     mine = [np.flatnonzero(user == u) for u in np.unique(user)]
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(1000):
-        chosen = [mine[u] for u in rng.integers(0, len(mine), len(mine))]
+
+    def errors(chosen):
         rows = np.concatenate(chosen)
-        drawn.append([np.abs(miss[rows]).mean(), (miss[rows]**2).mean()**0.5,
-                      np.abs(star[rows]).mean(), np.mean([np.abs(miss[r]).mean() for r in chosen])])
-    names = ("mae", "rmse", "mae_star", "user_macro_mae")
-    for name, low, high in zip(names, *np.quantile(drawn, [0.025, 0.975], axis=0), strict=True):
-        assert found[f"{name}_low"] == pytest.approx(low)
-        assert found[f"{name}_high"] == pytest.approx(high)
-        assert low < found[name] < high
+        return [np.abs(miss[rows]).mean(), (miss[rows]**2).mean()**0.5, np.abs(star[rows]).mean(),
+                np.mean([np.abs(miss[r]).mean() for r in chosen])]
+
+    rng = np.random.default_rng(0)
+    drawn = [errors([mine[u] for u in rng.integers(0, len(mine), len(mine))])
+             for _ in range(1000)]
+    names, ends = ("mae", "rmse", "mae_star", "user_macro_mae"), np.quantile(
+        drawn, [0.025, 0.975], axis=0)
+    for name, *expected in zip(names, errors(mine), *ends, strict=True):
+        told = [found[name], found[f"{name}_low"], found[f"{name}_high"]]
+        assert told == pytest.approx(expected) and told[1] < told[0] < told[2]
 
 
 def test_slices_are_what_their_names_say(store, split):

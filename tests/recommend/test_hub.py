@@ -129,7 +129,7 @@ def test_the_card_of_synthetic_data_is_mit(run, default):
 
 
 @pytest.mark.parametrize(("drop", "message"), [
-    ("results.json", "no results.json, expected a finished run"),
+    ("results.json", "results.json: .*expected the results of a finished run"),
     ("config.json", "config.json: .*expected a run folder"),
     ("model.json", "no readable model"), ("fitted.json", "expected what was fitted"),
     (None, "is there already, expected a new folder"),

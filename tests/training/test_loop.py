@@ -58,7 +58,8 @@ def assert_same_bits(folder, other):
             assert torch.equal(ours, theirs) if torch.is_tensor(ours) else ours == theirs
 
     ours, theirs = load_resume(folder), load_resume(other)
-    assert set(ours) == {"model", "mean", "optimizer", "progress"}
+    assert set(ours) == {"model", "mean", "optimizer", "progress", "log"}
+    assert len(ours.pop("log")) == len(theirs.pop("log")) == len(rows(folder))
     compare(ours, theirs)
 
 

@@ -92,7 +92,7 @@ def test_a_lock_keeps_others_out_names_its_owner_and_is_gone_afterwards(tmp_path
             with folder_lock(folder):
                 pytest.fail("two are in")
     again = pickle.loads(pickle.dumps(told.value))  # it travels between processes
-    assert (again.folder, again.pid) == (folder, os.getpid()) and str(again) == str(told.value)
+    assert again.args == (folder, os.getpid()) and str(again) == str(told.value)
     assert not list(folder.iterdir())
     with pytest.raises(KeyError), folder_lock(folder):
         raise KeyError
