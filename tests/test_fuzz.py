@@ -83,8 +83,8 @@ def read_run(folder):
     (b'["a long list of strings"]', r"holds \[.a long list of str, expected an object"),
     (b"{}", "version None, expected"), (b'{"version": 9}', "version 9, expected"),
     (b'{"version": "x\\ny"}', r"version 'x\\ny', expected"),
-    (b'{"version": 2}', r"do not fit \('\w+'\); they are damaged or from two runs, train again$"),
-    (b'{"version": 2, "config": []}', r"do not fit \(\S+ .+\); they are")])
+    (b'{"version": 3}', r"do not fit \('\w+'\); they are damaged or from two runs, train again$"),
+    (b'{"version": 3, "config": []}', r"do not fit \(\S+ .+\); they are")])
 @pytest.mark.parametrize(("name", "read"), [
     ("model.json", load_model), ("fitted.json", lambda folder: load_fitted(folder, IDENTITY))])
 def test_json_that_is_no_part_of_a_run_says_what_was_found(copy, name, read, found, told):

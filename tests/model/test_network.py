@@ -72,7 +72,7 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
 def test_no_feature_and_no_prediction_of_a_train_row_moves_with_its_own_stars(store, split, text):
     """RELIABILITY 20: each train label in turn, before the first step; all of the model is built
     anew from the turned store."""
-    config = ModelConfig(item_dropout=0.0, doubt=0.0)
+    config = ModelConfig(**STILL)
 
     def built(store):
         batches = Batches(store, split, UserVocabulary.fit(store, split))
