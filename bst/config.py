@@ -142,6 +142,9 @@ class ModelConfig(Options):
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
         0.02, "probability that the item of a train target is shown as unrated", "[0, 1)")
+    doubt: float = option(
+        1.0, "noise on what is learned per item, in training, in standard deviations of what its "
+        "ratings leave open", "[0, 10]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +171,9 @@ class TrainConfig(Options):
         600, "optimizer steps, at least: small data gets more epochs for them", "[1, 1000000000]")
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most", "[1, 10000000]")
-    lr: float = option(6e-3, "peak learning rate of Adam for heads and item tables", "(0, 1)")
+    lr: float = option(6e-3, "peak learning rate of Adam for the regression heads", "(0, 1)")
+    lr_items: float = option(
+        0.05, "the same per item, in standard deviations of its prior", "(0, 1)")
     lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers", "(0, 1)")
     weight_decay: float = option(0.01, "decoupled weight decay of the latter", "[0, 1]")
     average: float = option(

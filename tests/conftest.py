@@ -28,6 +28,7 @@ NUM_USERS, NUM_MOVIES = 23, 41
 SMALL = {"widths": (5, 3), "drift": (0.01, 0.3), "forgets": (0.02, 0.1), "key_var": (0.1, 0.1),
          "width": 12, "heads": 3, "history_len": 13, "feature_dim": 3, "hidden": (17, 7, 5),
          "buckets": 4}  # sizes of a ModelConfig, of other primes where they can be
+STILL = {"dropout": 0.0, "item_dropout": 0.0, "doubt": 0.0}  # training without chance
 RUN = RunConfig(model=ModelConfig(**SMALL), train=TrainConfig(
     epochs=3, steps=1, batch_size=128, patience=1.0, save_every=4, lr=3e-3))
 
@@ -177,7 +178,10 @@ def small(store, split, text):
 
     def build(*, store=store, split=split, **changes):
         batches = plain_batches(store, split)
-        model = build_model(ModelConfig(**SMALL | changes), batches, text, seed=3)
+        with pytest.MonkeyPatch.context() as patch:  # data as small as these have an audience too
+            patch.setattr("bst.model.build.EACH", 10)
+            patch.setattr("bst.model.build.CO_RATINGS", 300)
+            model = build_model(ModelConfig(**SMALL | changes), batches, text, seed=3)
         return randomize(model).double().eval(), batches
 
     return build

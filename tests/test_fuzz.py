@@ -77,10 +77,10 @@ def read_run(folder):
 @pytest.mark.parametrize(("found", "told"), [
     (None, "No such file"), (b"", "Expecting value"), (b"\x80\x04.", "can't decode"),
     (b"[" * 100_000, "maximum recursion"), (b"\xff", "can't decode"), (b"2", "'int'"),
-    (b"null", "NoneType"), (b'["a"]', "'list'"), (b"{}", "version None is not 2"),
-    (b'{"version": 9}', "version 9 is not 2"),
-    (b'{"version": "x\\ny"}', r"version 'x\\ny' is not 2"),
-    (b'{"version": 2}', r"'\w+'"), (b'{"version": 2, "config": []}', r"\S+ .+")])
+    (b"null", "NoneType"), (b'["a"]', "'list'"), (b"{}", "version None is not 3"),
+    (b'{"version": 9}', "version 9 is not 3"),
+    (b'{"version": "x\\ny"}', r"version 'x\\ny' is not 3"),
+    (b'{"version": 3}', r"'\w+'"), (b'{"version": 3, "config": []}', r"\S+ .+")])
 @pytest.mark.parametrize(("name", "read", "expected"), [
     ("model.json", load_model, "model.json and model.safetensors .*; train again$"),
     ("fitted.json", lambda folder: load_fitted(folder, IDENTITY), "what was fitted .* written$")])

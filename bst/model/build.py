@@ -17,7 +17,8 @@ from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
 TEXT_DIM = 32  # principal components of the overview vectors
-RATERS = 10  # users and items for each component of an audience, at least
+EACH = 25  # users and items for each component of an audience, at least
+CO_RATINGS = 500  # what an item's raters rated beside it, at least; below, its audience is unknown
 FEW = 5.0  # ratings of an item that halve what its audience says
 SAMPLE = 2**17  # train targets that scale the dense features, about
 
@@ -156,7 +157,8 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray, m
     """Principal components of who rated each item in train, whatever the stars: (items + 2, k).
 
     The mean over an item's raters of what they rate, normalised by how much everybody and
-    everything is rated, without the first component, which is that; drawn to 0 by few ratings.
+    everything is rated, without the first component, which is that; drawn to 0 by few ratings, and
+    0 for an item whose raters rated little else: it would tell them from others, not the item.
 
     Args:
         store: sequences.
@@ -170,16 +172,17 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray, m
     user = torch.from_numpy(store.user_row[split.train].astype(np.int64))
     item = torch.from_numpy(store.item_idx[split.train].astype(np.int64))
     of_user, of_item = torch.bincount(user).float(), torch.from_numpy(count).float()
-    size = min(most, int((of_user > 0).sum()) // RATERS, int((of_item > 0).sum()) // RATERS)
+    beside = torch.bincount(item, of_user[user] - 1, minlength=len(count))
+    trust = (beside >= CO_RATINGS) * of_item / (of_item + FEW)
+    size = min(most, int((of_user > 0).sum()) // EACH, int(trust.sum()) // EACH)
     if size < 1:
         return torch.zeros(len(count), 0)
     table = torch.sparse_coo_tensor(
         torch.stack([user, item]), (of_user[user] * of_item[item]).rsqrt(),
         (len(of_user), len(count)), check_invariants=True).coalesce()
     _, weight, axes = torch.svd_lowrank(table, q=min(size + 11, *table.shape), niter=6)
-    found = (axes * weight)[:, 1:size + 1] * of_item[:, None].clamp(min=1).rsqrt()
-    found = found * (of_item / (of_item + FEW))[:, None]
-    return (found / found[of_item > 0].square().mean().sqrt().clamp(min=1e-12)).clamp(-5, 5)
+    found = (axes * weight)[:, 1:size + 1] * (of_item.clamp(min=1).rsqrt() * trust)[:, None]
+    return (found / found[trust > 0].square().mean().sqrt().clamp(min=1e-12)).clamp(-5, 5)
 
 
 def log_share(count: np.ndarray, total: int) -> torch.Tensor:

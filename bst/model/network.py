@@ -26,6 +26,7 @@ from bst.model.layers import RegressionHeads, SoftmaxHeads
 NOISE_FLOOR = 0.04  # least variance of a rating around its expectation
 CLOCK = 3  # the first facts: how long and how much the person has rated
 BIAS_VAR, NOISE_VAR = 0.16, 0.05  # prior variances of an item's own bias and log noise
+RATING_VAR = 0.6  # usual variance of a rating around its expectation
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,22 @@ class ItemEmbedding(nn.Module):
     """What is learned of an item: its key, its bias and its noise.
 
     Each is a linear function of content (genres, year, overview), one of the audience (who rated
-    the item, whatever the stars), and an id part of its own with a Gaussian prior. The latter two
-    are 0 for an item that nobody has rated.
+    the item, whatever the stars), and an id part of its own with a Gaussian prior, whose standard
+    deviation is the unit of its table. The latter two are 0 for an item that nobody has rated.
+
+    In training the id part has noise: what its item's ratings leave open, about. An item with few
+    ratings then fits them no better than a new one will, and nothing learns to trust it more.
+
+    Source: Blundell et al. 2015, "Weight Uncertainty in Neural Networks"; here the variance is that
+    of a Gaussian with known noise instead of a learned one.
+
+    Args:
+        sizes: what the data decide.
+        key_var: (d,) prior variances.
+        doubt: of that noise, in standard deviations.
     """
 
-    def __init__(self, sizes: Sizes, key_var: Tensor) -> None:
+    def __init__(self, sizes: Sizes, key_var: Tensor, doubt: float) -> None:
         super().__init__()
         n = sizes.items + FIRST_IDX
         self.register_buffer("row", torch.full((n,), OOV))  # of the id table
@@ -73,14 +85,14 @@ class ItemEmbedding(nn.Module):
         self.register_buffer("year", torch.zeros(n))  # standardised
         self.register_buffer("log_count", torch.zeros(n))  # of train ratings
         self.register_buffer("var", torch.cat([key_var, torch.tensor([BIAS_VAR, NOISE_VAR])]))
-        width = len(self.var)
+        self.doubt, width = doubt, len(self.var)
         self.id = nn.Embedding(sizes.known_items + FIRST_IDX, width)
         self.linear = nn.Linear(sizes.content, width, bias=False)
         with warnings.catch_warnings():  # of torch, where an audience has no component
             warnings.simplefilter("ignore", UserWarning)
             self.of_audience = nn.Linear(sizes.audience, width, bias=False)
         self.log_noise = nn.Linear(1, 1)  # by log count
-        nn.init.normal_(self.id.weight, std=0.05)
+        nn.init.normal_(self.id.weight, std=0.3)
         for zero in (self.id.weight[:, -2:], self.linear.weight, self.of_audience.weight,
                      self.log_noise.weight):
             nn.init.zeros_(zero)
@@ -97,7 +109,11 @@ class ItemEmbedding(nn.Module):
             count = torch.zeros_like(count)
         else:
             row = self.row[items]
-            found = found + self.id(row) * (row >= FIRST_IDX)[:, None]
+            own = self.id(row)
+            if self.training and self.doubt:
+                evidence = count.expm1()[:, None] * self.var / RATING_VAR
+                own = own + self.doubt * torch.randn_like(own) / (1 + evidence).sqrt()
+            found = found + own * self.var.sqrt() * (row >= FIRST_IDX)[:, None]
             found = found + self.of_audience(self.audience[items])
         log_noise = found[:, -1:] + self.log_noise(count[:, None] / 5 - 1)
         noise = NOISE_FLOOR + log_noise.clamp(-4, 2).exp()
@@ -109,8 +125,8 @@ class ItemEmbedding(nn.Module):
         So the sum over all train ratings is that of the table, and an item's prior pulls when its
         ratings do: an optimizer that scales steps would follow a prior alone at full speed.
         """
-        own = self.id(self.row[items]).square() / self.var
-        return 0.5 * own.sum(-1) / self.log_count[items].expm1().clamp(min=1.0)
+        own = self.id(self.row[items]).square().sum(-1)
+        return 0.5 * own / self.log_count[items].expm1().clamp(min=1.0)
 
 
 def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +163,7 @@ class BST(nn.Module):
         key_var = torch.cat([torch.full((w,), v) for w, v in
                              zip(config.widths, config.key_var, strict=True)])
         key_var = key_var.repeat(config.ensemble)
-        self.items = ItemEmbedding(sizes, key_var)
+        self.items = ItemEmbedding(sizes, key_var, config.doubt)
         features = range(1, len(sizes.users)) if config.user_features else ()
         self.user_columns = [0] * config.user_id + [*features]
         self.users = nn.ModuleList(
@@ -188,7 +204,7 @@ class BST(nn.Module):
         first = torch.tensor(config.widths).cumsum(0) - torch.tensor(config.widths)
         with torch.no_grad():  # each head starts as "this person gives more or less"
             for copy in self.items.linear.weight[:-2].chunk(config.ensemble):
-                copy[first, 0] = torch.tensor([0.35] + [0.18] * (len(first) - 1))
+                copy[first, 0] = torch.tensor([0.1] + [0.05] * (len(first) - 1))
             self.items.log_noise.bias.fill_(-0.6)
 
     def _width(self, num_user: int) -> int:

@@ -20,7 +20,7 @@ from bst.model.network import BST
 from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_sealed
 
-MODEL_VERSION, FITTED_VERSION = 2, 2
+MODEL_VERSION, FITTED_VERSION = 3, 3
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,14 @@ class Progress:
 
 
 def optimizer_of(model: BST, config: TrainConfig) -> AdamW:
-    """Adam; tables and regression heads have their own rate, and a prior instead of a decay."""
+    """Adam; tables and regression heads have rates of their own, and a prior instead of a decay."""
+    own = [model.items.id.weight]
     heads = [p for part in (model.items, model.users, model.prior, model.regression)
-             if part is not None for p in part.parameters()]
-    known = {id(p) for p in heads}
+             if part is not None for p in part.parameters() if p is not own[0]]
+    known = {id(p) for p in own + heads}
     rest = [p for p in model.parameters() if id(p) not in known]
-    return AdamW([{"params": heads, "peak": config.lr, "weight_decay": 0.0},
+    return AdamW([{"params": own, "peak": config.lr_items, "weight_decay": 0.0},
+                  {"params": heads, "peak": config.lr, "weight_decay": 0.0},
                   {"params": rest, "peak": config.lr_dense, "weight_decay": config.weight_decay}],
                  betas=(0.9, 0.99))
 

@@ -11,26 +11,34 @@ from bst.model.build import FEW, ContentScale, audience_components, rating_scale
 from tests.conftest import turned
 
 
-def test_an_audience_is_the_principal_components_of_who_rated_what(store, split):
+@pytest.fixture
+def crowd(monkeypatch):
+    """Data sets as small as those of these tests have an audience."""
+    monkeypatch.setattr("bst.model.build.EACH", 10)
+    monkeypatch.setattr("bst.model.build.CO_RATINGS", 300)
+
+
+def test_an_audience_is_the_principal_components_of_who_rated_what(store, split, crowd):
     """By a whole SVD of the table of users and items; the sign of a component is free."""
     user, item = store.user_row[split.train], store.item_idx[split.train]
     count = np.bincount(item, minlength=store.num_items + 2)
     torch.manual_seed(0)
     found = audience_components(store, split, count, 32).numpy()
-    table = np.zeros((store.num_users, len(count)))
-    table[user, item] = (np.bincount(user)[user] * count[item]) ** -0.5
+    of_user, table = np.bincount(user), np.zeros((store.num_users, len(count)))
+    table[user, item] = (of_user[user] * count[item]) ** -0.5
     _, weight, axes = np.linalg.svd(table, full_matrices=False)
-    k = found.shape[1]
-    assert k == 2
+    beside = np.array([(of_user[user[item == k]] - 1).sum() for k in range(len(count))])
+    known, k = beside >= 300, found.shape[1]
+    assert k == int((known * count / (count + FEW)).sum()) // 10 > 0
     expected = (axes.T * weight)[:, 1:k + 1] / np.sqrt(np.maximum(count, 1))[:, None]
-    expected *= (count / (count + FEW))[:, None]
-    expected /= np.sqrt(np.square(expected[count > 0]).mean())
+    expected *= (known * count / (count + FEW))[:, None]
+    expected /= np.sqrt(np.square(expected[known]).mean())
     expected *= np.sign((expected * found).sum(axis=0))
     np.testing.assert_allclose(found, np.clip(expected, -5, 5), atol=0.02)
-    assert not found[count == 0].any() and (count[2:] == 0).any()
+    assert not found[~known].any() and (count[~known] > 0).any() and found[known].any()
 
 
-def test_an_audience_knows_no_stars_and_nothing_after_train(store, split):
+def test_an_audience_knows_no_stars_and_nothing_after_train(store, split, crowd):
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + 2)
 
     def components(store):

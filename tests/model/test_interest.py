@@ -12,7 +12,7 @@ from bst.model import interest
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import build_model
 from bst.training.loop import train_step
-from tests.conftest import from_then_on, turned
+from tests.conftest import STILL, from_then_on, turned
 from tests.model.test_network import all_rows, window
 
 FORMS = [dict(), dict(attention="softmax"), dict(text=False, user_features=False)]
@@ -21,7 +21,7 @@ FORMS = [dict(), dict(attention="softmax"), dict(text=False, user_features=False
 @pytest.fixture
 def head(small):
     """(config changes) -> (model with an interest head in fp64, batches)."""
-    return lambda **changes: small(**{"interest": 0.3, "item_dropout": 0.0, **changes})
+    return lambda **changes: small(**{"interest": 0.3, **STILL, **changes})
 
 
 def gathered(batches, part="test"):
@@ -91,7 +91,7 @@ def test_the_target_and_what_comes_later_change_no_score(head, store, form):
 def test_its_weight_is_that_of_the_config_and_the_stars_do_not_move(small, head, monkeypatch):
     monkeypatch.setattr(interest, "SAMPLE", 10**6)
     model, batches = head(dropout=0.0)
-    plain, _ = small(dropout=0.0, item_dropout=0.0)
+    plain, _ = small(**STILL)
     plain.load_state_dict({name: value for name, value in model.state_dict().items()
                            if not name.startswith("interest.")})
     batch = gathered(batches)
@@ -108,7 +108,7 @@ def test_it_learns_which_film_follows_which(store, split, text):
                     timestamp=np.arange(len(store)) * 3600)  # no ties: all see the one before
     ordered = replace(split, history_stop=np.arange(len(store)))
     batches = Batches(world, ordered, UserVocabulary.fit(world, ordered))
-    config = ModelConfig(interest=1.0, dropout=0.0, item_dropout=0.0)
+    config = ModelConfig(interest=1.0, **STILL)
     model = build_model(config, batches, text, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for epoch in range(25):

@@ -13,7 +13,7 @@ from bst.model.batches import Batches, Targets, UserVocabulary, lay_out
 from bst.model.build import build_model
 from bst.model.facts import FACTS, LAST, SHRINK
 from bst.training.loop import optimizer_of, train_step
-from tests.conftest import from_then_on, turned
+from tests.conftest import STILL, from_then_on, turned
 
 FORMS = [dict(), dict(attention="regression"), dict(attention="softmax"), dict(attention="none"),
          dict(readout="flatten"), dict(dense="bucket", user_id=True), dict(loss="ordinal")]
@@ -72,7 +72,7 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
 def test_no_feature_and_no_prediction_of_a_train_row_moves_with_its_own_stars(store, split, text):
     """RELIABILITY 20: each train label in turn, before the first step; all of the model is built
     anew from the turned store."""
-    config = ModelConfig(item_dropout=0.0)
+    config = ModelConfig(**STILL)
 
     def built(store):
         batches = Batches(store, split, UserVocabulary.fit(store, split))
@@ -108,6 +108,20 @@ def test_an_item_without_ratings_is_its_content_alone(small):
     with torch.no_grad():
         items.id.weight.normal_()
     torch.testing.assert_close(items(unrated), before, atol=0, rtol=0)
+
+
+def test_training_doubts_an_item_as_far_as_its_ratings_leave_it_open(small):
+    """The noise has the standard deviation of a Gaussian after so many ratings of variance .6."""
+    model, batches = small()
+    items = model.items
+    rated = torch.nonzero(items.row >= FIRST_IDX)[:9, 0]
+    drawn = torch.stack([model.train().items(rated)[:, :-1] for _ in range(4000)])
+    still = model.eval().items(rated)[:, :-1]
+    precision = 1 / items.var[:-1] + items.log_count[rated].expm1().round()[:, None] / 0.6
+    torch.testing.assert_close(drawn.std(0), precision.rsqrt(), atol=0, rtol=0.06)
+    assert ((drawn.mean(0) - still).abs() < 5 * drawn.std(0) / 4000**0.5).all()
+    certain, _ = small(doubt=0.0)
+    torch.testing.assert_close(certain.train().items(rated), certain.eval().items(rated))
 
 
 def test_history_order_matters(small):
@@ -152,10 +166,13 @@ def test_each_model_field_has_an_effect(small, changes):
 
 def test_the_other_fields_have_an_effect_too(small):
     assert small(dense="bucket", buckets=3)[0].bucket.num_embeddings == 3 * len(FACTS)
-    loose, tight = (small(key_var=(v, v))[0].items.penalty(torch.arange(2, 30)).sum().item()
-                    for v in (1.0, 0.01))
-    assert tight > 10 * loose
-    for changes in (dict(dropout=0.0, item_dropout=0.9), dict(dropout=0.9, item_dropout=0.0)):
+    loose, tight = (small(key_var=(v, v))[0].items for v in (1.0, 0.01))
+    rated = torch.nonzero(loose.row >= FIRST_IDX)[:, 0]
+    own = [(items(rated) - items(rated, cold=True) - items.of_audience(items.audience[rated]))
+           for items in (loose, tight)]
+    torch.testing.assert_close(own[0][:, :-2], 10 * own[1][:, :-2])
+    for name, value in (("dropout", 0.9), ("item_dropout", 0.9), ("doubt", 1.0)):
+        changes = {**STILL, name: value}
         model, batches = small(**changes)
         model.train()
         rows = all_rows(batches)
@@ -164,6 +181,7 @@ def test_the_other_fields_have_an_effect_too(small):
               "history_len", "readout", "genres", "year", "text", "audience", "user_id",
               "user_features",
               "feature_dim", "dense", "buckets", "hidden", "loss", "dropout", "item_dropout",
+              "doubt",
               "interest"}  # the last one: tests/model/test_interest.py
     assert tested == {f.name for f in fields(ModelConfig)}
 
@@ -193,7 +211,7 @@ def test_dense_features_are_facts_of_the_history(small, store):
 
 @pytest.mark.parametrize("attention", ["both", "regression", "softmax"])
 def test_one_batch_is_learned_by_heart(store, split, text, attention):
-    config = ModelConfig(attention=attention, dropout=0.0, item_dropout=0.0, user_id=True,
+    config = ModelConfig(attention=attention, **STILL, user_id=True,
                          key_var=(9.0, 9.0, 9.0))
     batches = Batches(store, split, UserVocabulary.fit(store, split))
     model = build_model(config, batches, text, seed=0)
@@ -208,7 +226,7 @@ def test_one_batch_is_learned_by_heart(store, split, text, attention):
 
 def test_the_losses_are_those_of_plain_formulas(small):
     for kind in ("mse", "huber", "ordinal"):
-        model, batches = small(loss=kind, dropout=0.0, item_dropout=0.0)
+        model, batches = small(loss=kind, **STILL)
         batch = batches.gather(all_rows(batches, "train")[:9]).to("cpu", torch.float64)
         real = batch.is_target
         assert not real.all()
@@ -219,7 +237,7 @@ def test_the_losses_are_those_of_plain_formulas(small):
         items = model.items
         count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
         target = batch.target_item[real]
-        squares = (items.id(items.row[target]).square() / items.var).sum(-1)
+        squares = items.id(items.row[target]).square().sum(-1)
         prior = squares / torch.from_numpy(count)[target] / 2  # two copies of the heads
         error = (model(batch)[real] - model.center) / model.spread - z
         if kind == "mse":

@@ -20,7 +20,7 @@ from bst.recommend.recommender import Recommender
 from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.files import write_sealed
-from tests.conftest import asked, keep, movie, ratings, refused
+from tests.conftest import STILL, asked, keep, movie, ratings, refused
 
 T = 978_000_000
 
@@ -256,7 +256,7 @@ def test_similar_films_are_those_that_the_same_people_like(build, store, small):
     """Films of two kinds, liked by two kinds of people: the nearest are of the own kind."""
     side = np.where(store.user_row % 2, 1, -1) * np.where(store.item_idx % 2, 1, -1)
     world = replace(store, rating=(3 + 2 * side).astype(np.float32))
-    model, batches = small(store=world, dropout=0.0, item_dropout=0.0)
+    model, batches = small(store=world, **STILL)
     model.float()
     optimizer = optimizer_of(model, TrainConfig())
     for group in optimizer.param_groups:

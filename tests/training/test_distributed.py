@@ -35,10 +35,10 @@ from bst.utils.errors import DataError
 from bst.utils.guard import FolderInUseError, folder_lock
 from tests.command import ROOT, TINY
 from tests.conftest import RUN as ALONE
-from tests.conftest import SMALL, plain_batches, random_tables, randomize
+from tests.conftest import SMALL, STILL, plain_batches, random_tables, randomize
 
 RUN = replace(ALONE, train=replace(ALONE.train, batch_size=256), model=ModelConfig(
-    **SMALL, dropout=0.0, item_dropout=0.0, interest=0.1))
+    **SMALL, **STILL, interest=0.1))
 OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
               "adamw32": (torch.optim.AdamW, torch.float32)}
 COLUMNS = "step", "train_loss", "valid_mae", "valid_rmse"

@@ -14,7 +14,7 @@ from bst.model.build import build_model
 from bst.model.network import BST
 from bst.training.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.training.loop import averaged, fit, learning_rate, optimizer_of, predict_part, train_step
-from tests.conftest import RUN, plain_batches
+from tests.conftest import RUN, STILL, plain_batches
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_small_data_set_gets_its_least_steps(job, tmp_path, monkeypatch):
 
 
 def test_training_that_only_harms_leaves_the_first_model(job, tmp_path, store, split, text):
-    job(tmp_path, lr=0.5, lr_dense=0.5, average=0.0)
+    job(tmp_path, lr=0.5, lr_items=0.5, lr_dense=0.5, average=0.0)
     valid = [row["valid_mae"] for row in rows(tmp_path)]
     assert len(valid) == 4 and valid[0] < min(valid[1:])
     model, _, info = load_model(tmp_path)
@@ -124,7 +124,7 @@ def test_training_that_only_harms_leaves_the_first_model(job, tmp_path, store, s
 
 
 def test_a_step_returns_the_loss_before_it_and_lowers_it(small):
-    model, batches = small(dropout=0.0, item_dropout=0.0)
+    model, batches = small(**STILL)
     batch = batches.gather(batches.epoch("train", batch_size=999)[0]).to("cpu", torch.float64)
     before = model.loss(batch).item()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -134,18 +134,20 @@ def test_a_step_returns_the_loss_before_it_and_lowers_it(small):
 
 def test_what_has_a_prior_has_no_decay_and_a_rate_of_its_own(small):
     model, _ = small()
-    optimizer = optimizer_of(model, TrainConfig(lr=0.3, lr_dense=0.2, weight_decay=0.1))
+    optimizer = optimizer_of(model, TrainConfig(lr_items=0.4, lr=0.3, lr_dense=0.2,
+                                                 weight_decay=0.1))
     names = {id(p): name for name, p in model.named_parameters()}
-    heads, rest = ([names.pop(id(p)) for p in group["params"]] for group in optimizer.param_groups)
-    assert not names  # each parameter once
+    own, heads, rest = ([names.pop(id(p)) for p in group["params"]]
+                        for group in optimizer.param_groups)
+    assert not names and own == ["items.id.weight"]  # each parameter once
     assert {name.split(".")[0] for name in heads} == {"items", "users", "prior", "regression"}
     assert {name.split(".")[0] for name in rest} == {"token", "rating", "norm_token", "softmax",
                                                      "head"}
     assert [(group["peak"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        (0.3, 0.0), (0.2, 0.1)]
+        (0.4, 0.0), (0.3, 0.0), (0.2, 0.1)]
 
 
-def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path, monkeypatch):
+def test_the_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path, monkeypatch):
     assert learning_rate(0.0, 0.5, 0.1) == 0.0
     assert learning_rate(0.05, 0.5, 0.1) == pytest.approx(0.25)
     assert learning_rate(0.1, 0.5, 0.1) == pytest.approx(0.5)
@@ -156,9 +158,9 @@ def test_both_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path, monkeypatch
                         lambda *args: done.append(args[0]) or learning_rate(*args))
     job(tmp_path)
     last = rows(tmp_path)[-1]["step"]
-    assert done == pytest.approx(np.repeat(np.arange(1, last + 1) / last, 2))  # none is lost
+    assert done == pytest.approx(np.repeat(np.arange(1, last + 1) / last, 3))  # none is lost
     for group, peak in zip(load_resume(tmp_path)["optimizer"]["param_groups"],
-                           (RUN.train.lr, RUN.train.lr_dense), strict=True):
+                           (RUN.train.lr_items, RUN.train.lr, RUN.train.lr_dense), strict=True):
         assert group["lr"] == pytest.approx(learning_rate(1.0, peak, 0.03))
 
 
@@ -236,7 +238,8 @@ def test_a_saved_model_comes_back_bit_by_bit_and_ready_to_score(store, split, te
         save_model(tmp_path / "made" / "here", model, batches.vocabulary, info)
     again, vocabulary, told = load_model(tmp_path / "made" / "here")
     assert not again.training and vocabulary == batches.vocabulary
-    assert told["version"] == 2 and {key: told[key] for key in info} == info
+    assert told["version"] == bst.training.checkpoint.MODEL_VERSION
+    assert {key: told[key] for key in info} == info
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
