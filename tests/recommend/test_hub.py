@@ -123,7 +123,7 @@ def test_the_card_of_synthetic_data_is_mit(run, default):
     """And its leaky protocol is called that."""
     config, rows = config_of(run), read_results(run / "results.json")
     config["data"]["data"], rows[0]["protocol"] = None, "keras-windows"
-    card = model_card("films", config, default.fitted, rows, [])
+    card = ModelCard(model_card("films", config, default.fitted, rows, []))
     assert card.data.license == "mit" and "GroupLens" not in card.text
     assert "`keras-windows` (LEAKY)" in card.text
 
