@@ -37,7 +37,7 @@ TESTS = {  # module -> arguments of pytest: its fast tests, without child proces
     "model.batches": ["tests/model/test_batches.py"],
     "training.checkpoint": ["tests/training/test_loop.py", "tests/test_fuzz.py",
                             "tests/recommend/test_recommender.py", "-k",
-                            "saved_model or json_that or "
+                            "only_harms or json_that or "
                             "resume_state or damaged_run or damaged_state or state_of or "
                             "run_folder_gives"],
     "data.movielens": ["tests/data/test_movielens.py", "tests/data/test_formats.py",

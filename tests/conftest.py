@@ -1,5 +1,6 @@
 """A tiny data set in memory and on disk in the raw MovieLens format, and a ban on the network."""
 
+import io
 import socket
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,6 +53,13 @@ def refused(message: str):
     with pytest.raises(DataError, match=message) as caught:
         yield
     assert "\n" not in str(caught.value)
+
+
+def saved(what) -> bytes:
+    """A file of torch."""
+    content = io.BytesIO()
+    torch.save(what, content)
+    return content.getvalue()
 
 
 def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0.5) -> Tables:

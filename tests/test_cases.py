@@ -11,11 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bst.data.schema import FIRST_IDX
@@ -45,13 +43,9 @@ def write(path: Path, rows) -> Path:
 
 
 def say_use() -> None:
-    """Have the process print its CPU seconds and its peak memory in MB when it ends."""
-    Finalize(None, lambda: print("used", round(time.process_time()), int(re.search(
-        r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024), exitpriority=0)
-
-
-def used(said: str) -> list[int]:
-    return [int(word) for word in said.splitlines()[-1].removeprefix("used").split()]
+    """Have the process print its peak memory in kB when it ends."""
+    Finalize(None, lambda: print(re.search(
+        r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]), exitpriority=0)
 
 
 @pytest.mark.parametrize(("ratings", "history"), [
@@ -82,15 +76,6 @@ def test_training_on_one_person_alone_is_not_worse_than_its_start(tmp_path):
     assert start < 1 and max(later) < start + 0.01
 
 
-@pytest.mark.parametrize(("flag", "value"), [
-    ("threads", "-3"), ("seed", "-1"), ("seed", "99999999999999"), ("clip", "-1"),
-    ("weight-decay", "-1")])
-def test_a_flag_out_of_range_is_refused_by_its_name(tmp_path, flag, value):
-    done = train(CASES / "11-ratings.csv", tmp_path / "run", f"--{flag}", value, code=2)
-    assert flag in done.stderr.replace("_", "-") and value in done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
-
-
 def test_of_an_item_that_was_rated_again_the_later_rating_counts_in_any_order(tmp_path):
     lines = (CASES / "13-rated-again.csv").read_text().splitlines(keepends=True)
     stores = []
@@ -105,26 +90,13 @@ def test_of_an_item_that_was_rated_again_the_later_rating_counts_in_any_order(tm
 
 
 @pytest.mark.slow
-def test_reasons_in_a_history_of_1500_ratings_come_in_seconds(tmp_path):
-    """Among 300 users with 40 ratings."""
-    rng = np.random.default_rng(5)
-    data = write(tmp_path / "ratings.csv", [
-        (user, item, 1 + item % 5, 10**9 + 60 * (40 * user + k))
-        for user, rated in ((999, 1500), *((user, 40) for user in range(1, 301)))
-        for k, item in enumerate(rng.choice(1800, rated, replace=False))])
-    train(data, tmp_path / "run", "--steps", "1", "--width", "16")
-    said = call("recommend.py", "--model", tmp_path / "run", "--user", "999", fault=say_use).stdout
-    assert said.startswith("1500 ratings known") and used(said)[0] < 20
-
-
-@pytest.mark.slow
 def test_many_short_users_and_a_long_one_train_in_less_than_a_gigabyte(tmp_path):
     draw = random.Random(2)
     rows = [(user, item, draw.randint(1, 5), 10**9 + 40_000 * user + 3_600 * k)
             for user in range(1, 16_001) for k, item in enumerate(draw.sample(range(1, 9_001), 6))]
     rows += [(20_000, item, 1 + item % 5, 1_100_000_000 + 60 * item) for item in range(1, 2_001)]
     said = train(write(tmp_path / "ratings.csv", rows), tmp_path / "run", fault=say_use).stdout
-    assert "\nbst " in said and used(said)[1] < 1000
+    assert "\nbst " in said and int(said.splitlines()[-1]) < 1_000_000
 
 
 @pytest.mark.slow

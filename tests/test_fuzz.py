@@ -1,29 +1,22 @@
-"""Whatever stands in a file, only a DataError escapes. Run: pytest tests/test_fuzz.py.
+"""Whatever stands in a file, only a DataError escapes. Run: pytest tests/test_fuzz.py."""
 
-`scripts/fuzz.py` looks for more such inputs; those that it found stand here.
-"""
-
-import io
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bst.data.formats import layout_of, read_tables
 from bst.data.overviews import read_metadata
-from bst.data.sequences import build_sequences, load_store, save_store
 from bst.data.sources import RawFiles
-from bst.evaluation.report import read_results
 from bst.training.checkpoint import config_of, load_fitted, load_model, load_resume
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
-from tests.conftest import random_tables
+from tests.conftest import refused, saved
 
 quietly = settings(max_examples=60, deadline=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -31,13 +24,6 @@ DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
                    st.binary(min_size=1, max_size=9))
 ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x\ny", [], {},
                        [[]], {"a": 1}])
-
-
-def saved(what) -> bytes:
-    """A file of torch."""
-    content = io.BytesIO()
-    torch.save(what, content)
-    return content.getvalue()
 
 
 def damaged(content: bytes, damage: tuple[str, float, bytes]) -> bytes:
@@ -84,18 +70,15 @@ def read_run(folder):
 @pytest.mark.parametrize(("name", "read", "expected"), [
     ("model.json", load_model, "model.json and model.safetensors .*; train again$"),
     ("fitted.json", lambda folder: load_fitted(folder, IDENTITY), "what was fitted .* written$")])
-def test_json_that_is_no_part_of_a_run_says_what_was_found(
-    copy, name, read, expected, found, told
-):
+def test_json_that_is_no_part_of_a_run_says_what_was_found(copy, name, read, expected, found, told):
     folder = copy()
     if found is None:
         (folder / name).unlink()
     else:
         write_sealed(folder / name, found)
     told = told if name == "model.json" or found is None else ".+"
-    with pytest.raises(DataError, match=f": .*{told}.*; expected {expected}") as caught:
+    with refused(f": .*{told}.*; expected {expected}"):
         read(folder)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("found", [b"", b"\x80\x04.", b"[]", b'{"data": 3}', b"[" * 100_000,
@@ -110,15 +93,8 @@ def test_a_damaged_run_config_or_resume_state_says_what_to_do(copy, name, read, 
     write_sealed(folder / "config.json", json.dumps(config).encode())
     assert config_of(folder) == config
     write_sealed(folder / name, found)
-    with pytest.raises(DataError, match=f"{folder / name}: .*{told}") as caught:
+    with refused(f"{folder / name}: .*{told}"):
         read(folder)
-    assert "\n" not in str(caught.value)
-
-
-def test_results_that_nest_without_end_are_told(tmp_path):
-    write_sealed(tmp_path / "a.json", b"[" * 100_000)
-    with pytest.raises(DataError, match="a.json: maximum recursion .*; delete what is there"):
-        read_results(tmp_path / "a.json")
 
 
 @quietly
@@ -141,25 +117,6 @@ def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
     folder = copy()
     write_sealed(folder / name, damaged((folder / name).read_bytes(), damage))
     read_run(folder)
-
-
-@pytest.fixture(scope="module")
-def kept_store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    save_store(build_sequences(random_tables(num_ratings=60)), folder)
-    return folder
-
-
-@quietly
-@given(which=st.integers(0, 7), damage=DAMAGE)
-def test_a_damaged_store_is_whole_or_a_data_error(kept_store, tmp_path, which, damage):
-    """Every byte that matters is under a hash: what loads is what was saved."""
-    folder = shutil.copytree(kept_store, tmp_path / "store", dirs_exist_ok=True)
-    path = sorted(folder.iterdir())[which]
-    write = write_sealed if path.name == "manifest.json" else Path.write_bytes  # deeper in
-    write(path, damaged(path.read_bytes(), damage))
-    found = good_or_refused(load_store, folder)
-    assert found is None or found.digest == load_store(kept_store).digest
 
 
 @quietly
@@ -191,13 +148,12 @@ def test_a_zip_with_odd_names_is_refused_in_one_line(tmp_path, name, stored, tol
         archive.writestr(name, "x")
     content = (tmp_path / "all.zip").read_bytes()
     (tmp_path / "all.zip").write_bytes(content.replace(name.encode(), stored))
-    with pytest.raises(DataError, match=told) as caught:
+    with refused(told):
         read_tables(tmp_path / "all.zip")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_cell_of_the_metadata_without_end_is_a_data_error(tmp_path):
     head = "id,title,original_title,overview,release_date\n"
     (tmp_path / "m.csv").write_text(head + '1,a,a,"' + "x" * (2**24 + 1))
-    with pytest.raises(DataError, match="m.csv:2: field larger than field limit"):
+    with refused("m.csv:2: field larger than field limit"):
         read_metadata(tmp_path / "m.csv")

@@ -22,15 +22,6 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker("faults")
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    survived = [report.nodeid.split("::")[1] for report in terminalreporter.getreports("passed")
-                if "faults/" in report.nodeid and report.when == "call"]
-    if survived:
-        terminalreporter.section("survived faults")
-        for name in survived:
-            terminalreporter.write_line(name.removeprefix("test_").replace("_", " "))
-
-
 def bits(folder: Path) -> tuple[bytes, list]:
     """The model of a run folder, and what was logged but for the seconds that it took."""
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())

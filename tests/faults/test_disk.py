@@ -12,7 +12,7 @@ from bst.training.checkpoint import load_model, load_resume
 from bst.utils.errors import DataError
 from scripts.download_data import unpack
 from tests.command import call
-from tests.faults.child import change_while_read, fill_disk, limit_files, limit_memory, slow_steps
+from tests.faults.child import change_while_read, fill_disk, limit_memory, slow_steps
 from tests.faults.conftest import bits
 
 
@@ -29,15 +29,6 @@ def test_a_full_disk_names_file_and_step_and_the_old_checkpoint_loads(start, fin
     assert not list(out.glob("*.tmp"))
     stuff.unlink()
     assert "resuming from step 24" in finish(out)
-
-
-@pytest.mark.slow
-def test_a_limit_on_files_is_a_full_disk_too(start, tmp_path):
-    child = start(tmp_path / "run", fault=limit_files, about=(50_000,))
-    child.ends(74)
-    (line,) = child.errors
-    assert line.startswith("error: disk full writing ") and "no checkpoint yet" in line
-    assert not list((tmp_path / "run").glob("*.tmp"))
 
 
 @pytest.mark.parametrize("flag", [
@@ -112,4 +103,3 @@ def test_a_run_folder_names_no_file_outside_of_it(whole, tmp_path):
     (copy / "model.safetensors").symlink_to(whole / "fitted.json")
     with pytest.raises(DataError):
         load_model(copy)
-

@@ -12,11 +12,8 @@ import bst.model.batches
 from bst.data.schema import OOV, PAD, USER_FEATURES, Tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
-from bst.model.batches import CHUNK, CROWDED, Batches, Events, Targets, UserVocabulary, lay_out
-
-
-def plain_batches(store, split):
-    return Batches(store, split, UserVocabulary.fit(store, split))
+from bst.model.batches import CHUNK, CROWDED, Events, Targets, UserVocabulary, lay_out
+from tests.conftest import plain_batches
 
 
 def visible(batches, p):
@@ -79,34 +76,18 @@ DTYPES = {"event_item": torch.int64, "target_item": torch.int64, "user": torch.i
 
 
 @pytest.mark.parametrize("left", [0, 1, 700])
-def test_a_batch_has_its_types_with_and_without_history(store, split, left):
-    split = replace(split, is_history=np.arange(700) < left)
-    batches = plain_batches(store, split)
+def test_a_batch_has_its_types_with_and_without_history_and_is_even(store, split, left):
+    batches = plain_batches(store, replace(split, is_history=np.arange(700) < left))
     batch = batches.gather(batches.epoch("valid", batch_size=400)[0])
-    assert {name: getattr(batch, name).dtype for name in DTYPES} == DTYPES
     assert batch.event_item.any() == batch.seen[batch.is_target].any() == (left > 0)
-    if not left:  # time 0 is the first target, where there is no event
-        for row, position, time in zip(batch.is_target, batch.position, batch.target_time,
-                                       strict=True):
-            when = store.timestamp[position[row].numpy()]
-            assert time[row].tolist() == (when - when.min()).tolist()
     double = batch.to("cpu", torch.float64)
     for name, dtype in DTYPES.items():
-        wanted = torch.float64 if dtype == torch.float32 else dtype
-        assert getattr(double, name).dtype == wanted
-        assert getattr(double.to("cpu"), name).dtype == dtype
-        assert torch.equal(getattr(double, name).to(dtype), getattr(batch, name))
-    with pytest.raises(RuntimeError, match="nowhere"):
-        batch.to("nowhere")
-
-
-@pytest.mark.parametrize("name", sorted(DTYPES))
-def test_a_batch_of_uneven_tensors_is_refused(store, split, name):
-    batches = plain_batches(store, split)
-    batch = batches.gather(batches.epoch("test", batch_size=400)[0])
-    cut = getattr(batch, name)[:-1] if name == "user" else getattr(batch, name)[:, :-1]
-    with pytest.raises(ValueError, match=r"expected \(b, c, n\) and \(b, t, i\), got \["):
-        replace(batch, **{name: cut})
+        mine = getattr(batch, name)
+        assert mine.dtype == dtype and torch.equal(getattr(double, name).to(dtype), mine)
+        assert getattr(double, name).dtype == {torch.float32: torch.float64}.get(dtype, dtype)
+        cut = mine[:-1] if name == "user" else mine[:, :-1]
+        with pytest.raises(ValueError, match=r"expected \(b, c, n\) and \(b, t, i\), got \["):
+            replace(batch, **{name: cut})
 
 
 def plan(batches, part, *, batch_size, seed, epoch, chunk):
@@ -188,21 +169,6 @@ def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(stor
         tables = (vocabulary.user_id, *vocabulary.features.values())
         for index, value, table in zip(row, values, tables, strict=True):
             assert index == (2 + table.index(value) if value in table else OOV)
-
-
-def test_every_train_target_is_seen_once_an_epoch_in_an_order_of_seed_and_epoch(
-    store, split
-):
-    batches = plain_batches(store, split)
-
-    def order(**chance):
-        plan = batches.epoch("train", batch_size=200, **chance)
-        return np.concatenate([np.concatenate(rows) for rows in plan]).tolist()
-
-    first = order(seed=1, epoch=0)
-    assert sorted(first) == batches.split.train.tolist()
-    assert first == order(seed=1, epoch=0)
-    assert first != order(seed=1, epoch=1) and first != order(seed=2, epoch=0)
 
 
 def test_people_who_rated_much_at_one_time_and_people_without_a_history_are_laid_out():

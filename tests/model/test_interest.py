@@ -9,10 +9,10 @@ import torch
 from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX
 from bst.model import interest
-from bst.model.batches import Batches, UserVocabulary
+from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.training.loop import train_step
-from tests.conftest import STILL, from_then_on, turned
+from tests.conftest import STILL, from_then_on, plain_batches, turned
 from tests.model.test_network import all_rows, window
 
 FORMS = [dict(), dict(attention="softmax"), dict(text=False, user_features=False)]
@@ -107,9 +107,8 @@ def test_it_learns_which_film_follows_which(store, split, text):
     world = replace(store, item_idx=items.astype(np.int32),
                     timestamp=np.arange(len(store)) * 3600)  # no ties: all see the one before
     ordered = replace(split, history_stop=np.arange(len(store)))
-    batches = Batches(world, ordered, UserVocabulary.fit(world, ordered))
-    config = ModelConfig(interest=1.0, **STILL)
-    model = build_model(config, batches, text, seed=0)
+    batches = plain_batches(world, ordered)
+    model = build_model(ModelConfig(interest=1.0, **STILL), batches, text, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for epoch in range(25):
         for step, rows in enumerate(batches.epoch("train", batch_size=512, seed=0, epoch=epoch)):

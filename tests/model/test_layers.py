@@ -1,7 +1,4 @@
-"""The regression heads against a Gaussian written out, the softmax heads against BERT's layer.
-
-Run: pytest tests/model/test_layers.py.
-"""
+"""The heads against a Gaussian and BERT's layer. Run: pytest tests/model/test_layers.py."""
 
 from types import SimpleNamespace
 
@@ -133,25 +130,6 @@ def test_a_long_history_stays_positive_definite_in_float32():
     exact = layer.double()(*(x.double() for x in inputs), stop)
     for ours, theirs in zip(single, exact, strict=True):
         torch.testing.assert_close(ours.double(), theirs, atol=2e-3, rtol=1e-2)
-
-
-def test_the_gradient_is_that_of_differences():
-    q = question()
-    names = ("events", "targets", "surprise", "noise")
-    inputs = [q[name].requires_grad_() for name in names]
-
-    def call(*inputs):
-        return heads()(**{**q, **dict(zip(names, inputs, strict=True))})
-
-    torch.autograd.gradcheck(call, inputs, fast_mode=True)
-    layer = heads()
-
-    def by_clock(drift, forgets):
-        return torch.func.functional_call(
-            layer, {"log_drift": drift, "log_forgets": forgets}, kwargs=q)
-
-    torch.autograd.gradcheck(by_clock, [p.detach().requires_grad_() for p in layer.parameters()],
-                             fast_mode=True)
 
 
 def test_flattened_softmax_heads_are_the_bert_layer_of_transformers():

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,15 +23,6 @@ def noted(error, note):
     return error
 
 
-def answer(error, capsys) -> tuple[int, str]:
-    def fail():
-        raise error
-
-    with pytest.raises(SystemExit) as caught:
-        guarded(fail)
-    return caught.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("error", "code", "line"), [
     (DataError("a.dat:3: bad"), 1, "a.dat:3: bad"), (OptionError("k is 0"), 2, "k is 0"),
     (FloatingPointError("step 3: the loss is nan"), 1, "step 3: the loss is nan"),
@@ -42,6 +34,8 @@ def answer(error, capsys) -> tuple[int, str]:
      "again"),
     (OSError("No space left on device (os error 28)"), 74,
      "disk full writing a file; free space and give the same command again"),
+    (OSError(errno.EFBIG, "File too large", "a"), 74,
+     "disk full writing a; free space and give the same command again"),
     (OSError(errno.EROFS, "Read-only file system", "a"), 74, "a: Read-only file system"),
     (MemoryError("Unable to allocate 3 GiB"), 1, "out of memory (Unable to allocate 3 GiB); "
      "expected more of it, or smaller --batch-size, --widths or --history-len"),
@@ -53,7 +47,9 @@ def answer(error, capsys) -> tuple[int, str]:
     (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
 ])
 def test_a_failure_is_one_line_and_a_code(error, code, line, capsys):
-    assert answer(error, capsys) == (code, f"error: {line}\n")
+    with pytest.raises(SystemExit) as caught:
+        guarded(Mock(side_effect=error))
+    assert (caught.value.code, capsys.readouterr().err) == (code, f"error: {line}\n")
 
 
 @pytest.mark.parametrize("bug", [
