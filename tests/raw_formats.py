@@ -34,20 +34,17 @@ def on_scale(tables: Tables, levels: list[float], *, others: float = 0.5) -> Tab
 
 def write_1m(folder: Path, tables: Tables) -> Path:
     """users.dat, movies.dat and ratings.dat."""
-    folder.mkdir(parents=True, exist_ok=True)
+    write_10m(folder, tables, encoding="latin-1")
     _write(folder / "users.dat", (f"{u}::{s}::{a}::{o}::{z}0000"
                                   for u, s, a, o, z in tables.users.iter_rows()))
-    _write(folder / "movies.dat", (f"{i}::{t}::{'|'.join(g)}" for i, t, g in _movies(tables)))
-    _write(folder / "ratings.dat", (f"{u}::{i}::{r:.0f}::{t}"
-                                    for u, i, r, t in tables.ratings.iter_rows()))
     return folder
 
 
-def write_10m(folder: Path, tables: Tables) -> Path:
-    """movies.dat and ratings.dat in UTF-8, with half stars where there are any."""
+def write_10m(folder: Path, tables: Tables, encoding: str = "utf-8") -> Path:
+    """movies.dat and ratings.dat, with half stars where there are any."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "movies.dat", (f"{i}::{t}::{'|'.join(g) or '(no genres listed)'}"
-                                   for i, t, g in _movies(tables)), "utf-8")
+                                   for i, t, g in _movies(tables)), encoding)
     _write(folder / "ratings.dat", (f"{u}::{i}::{r:g}::{t}"
                                     for u, i, r, t in tables.ratings.iter_rows()))
     return folder

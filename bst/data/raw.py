@@ -99,14 +99,15 @@ class File:
         for content in files.chunks(self.name, chunk_bytes):
             text = pl.DataFrame({"raw": [content.decode(self.encoding, "replace")]})
             lines = text.select(pl.col("raw").str.split("\n").explode().str.strip_chars_end("\r"))
-            rows = _numbered(lines, first).filter(pl.col("raw") != "", pl.col("line") > self.header)
-            yield self._cells(rows, texts)
+            is_row = (pl.col("raw") != "") & (pl.col("line") > self.header)
+            yield self._cells(lines.with_row_index("line", first).filter(is_row), texts)
             first += content.count(b"\n")
 
     def _cells(self, rows: pl.DataFrame, texts: set[str]) -> pl.DataFrame:
         """The rows with their cells, and with what is wrong with a line."""
         raw, fields, size = pl.col("raw"), pl.col("fields"), pl.col("fields").list.len()
         rows = rows.with_columns(
+            reason=pl.lit(None, pl.String),
             by_hand=raw.str.contains('"', literal=True) & self.quoted | (self.kind == "json"),
             fields=raw.str.split(self.separator))
         if rows["by_hand"].any():
@@ -164,8 +165,9 @@ class File:
                     cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
                     else cells for cells in part])
                 part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
-                part = part.with_columns(raw=pl.concat_str(pl.all(), separator=","))
-                yield _numbered(part, begin + 1)
+                yield part.with_columns(
+                    raw=pl.concat_str(pl.all(), separator=","), reason=pl.lit(None, pl.String),
+                ).with_row_index("line", begin + 1)
 
 
 @contextmanager
@@ -176,11 +178,6 @@ def scan_parquet(files: RawFiles, name: str) -> Iterator[pl.LazyFrame]:
         yield pl.scan_parquet(source if isinstance(source, Path) else io.BytesIO(source))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(f"{name}: {str(error).splitlines()[0]}; expected a parquet file") from error
-
-
-def _numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
-    return rows.with_columns(line=pl.int_range(first, first + pl.len(), dtype=pl.UInt32),
-                             reason=pl.lit(None, pl.String))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,12 +254,12 @@ class Reading:
 
     def _blocks(self, bad: BadRows) -> Iterator[pl.DataFrame]:
         """Rows whose cells are good by themselves; the others go to `bad`."""
-        self.total, self.num_milli, self.range, start = 0, 0, (), None
-        for rows in self.layout.ratings.blocks(self.files, self.chunk_bytes, self.texts):
+        self.total, self.num_milli, self.range, file = 0, 0, (), self.layout.ratings
+        for rows in file.blocks(self.files, self.chunk_bytes, self.texts):
             self.total += len(rows)
-            if self.layout.ratings.place["timestamp"] is None and len(rows):
-                start = rows["line"][0] if start is None else start
-                rows = rows.with_columns(timestamp=EARLIEST - start + rows["line"].cast(pl.Int64))
+            if file.place["timestamp"] is None:
+                since = rows["line"].cast(pl.Int64) - 1 - file.header
+                rows = rows.with_columns(timestamp=EARLIEST + since)
             yield self._typed(rows, bad)
 
     def _typed(self, rows: pl.DataFrame, bad: BadRows) -> pl.DataFrame:

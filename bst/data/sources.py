@@ -30,7 +30,7 @@ MAGIC = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\3\4": "a zip", b"\x1
 class RawFiles:
     """The files of a data set, without BOM.
 
-    `sha256` holds the hash of each file that was read to its end, as sha256sum prints it.
+    `sha256` holds the hash of each file that was read, as sha256sum prints it.
 
     Args:
         source: a folder, a zip, or one file that stands alone.
@@ -90,12 +90,12 @@ class RawFiles:
 
     @contextmanager
     def _unpacked(self, name: str) -> Iterator[IO[bytes]]:
-        """The file as it reads once it is unpacked; what it was before is hashed on the way."""
+        """The file as it reads once it is unpacked; what it was before is hashed."""
         with self._opened(name) as (file, _):
-            hashed = _Hashed(file)
-            yield gzip.GzipFile(fileobj=hashed) if name.endswith(".gz") else hashed
-            if not hashed.read(1):  # the end was reached
-                self.sha256[name] = hashed.digest.hexdigest()
+            if name not in self.sha256:
+                self.sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
@@ -134,18 +134,6 @@ class RawFiles:
             raise DataError(
                 f"{self.source}: cannot read {what} ({error}); expected a folder, a zip or a file "
                 "of a data set, see data/README.md") from error
-
-
-class _Hashed:
-    """A file whose bytes are hashed as they are read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.file.read(size)
-        self.digest.update(content)
-        return content
 
 
 def _visible(archive: zipfile.ZipFile) -> list[str]:

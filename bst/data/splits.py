@@ -154,34 +154,33 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
             raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "
                             f"at {len(np.unique(store.timestamp)):,} different times; expected "
                             "more ratings or times, or choose another --protocol")
-    lines, start = [], store.offsets[:-1][store.user_row]
+    start = store.offsets[:-1][store.user_row]
     stop, when = split.history_stop, store.timestamp
     last = np.maximum(stop - 1, start)
     late = when[last] > when if split.ties == "stable" else when[last] >= when
-    _refuse(np.flatnonzero((stop > start) & late), "a history reaches past its target's time")
-    _refuse(np.flatnonzero((stop < start) | (stop > np.arange(len(store)))),
+    _refuse((stop > start) & late, "a history reaches past its target's time")
+    _refuse((stop < start) | (stop > np.arange(len(store))),
             "a history holds its own target or another user's rating")
-    relation = "before" if split.ties == "strict" else "not after"
-    lines.append(f"every history ends {relation} its target's timestamp, without the target")
     ordered = (np.diff(when) >= 0) | (np.diff(store.user_row) > 0)
-    _refuse(np.flatnonzero(~ordered), "a user's ratings are out of time order")
-    lines.append("every user's ratings are in time order")
+    _refuse(~ordered, "a user's ratings are out of time order")
+    relation = "before" if split.ties == "strict" else "not after"
     held_out = np.concatenate([split.valid, split.test])
-    lines += _notes(store, split, held_out)
+    lines = [f"every history ends {relation} its target's timestamp, without the target",
+             "every user's ratings are in time order", *_notes(store, split, held_out)]
     if split.protocol == "keras-windows":
         lines.append("LEAKY by design: test targets stand in train histories, and in train itself")
         return lines
     seen = np.bincount(np.concatenate([split.train, held_out]), minlength=len(store))
     sizes = (f"{len(split.train):,} train, {len(split.valid):,} valid, {len(split.test):,} test")
     if split.protocol == "cold-items":
-        _refuse(np.flatnonzero(seen > 1), "an interaction is target of two parts")
+        _refuse(seen > 1, "an interaction is target of two parts")
         lines.append(f"no interaction is target of two parts: {sizes}")
         cold = np.isin(store.item_idx, store.item_idx[held_out])
-        _refuse(np.flatnonzero(cold & split.is_history), "a held-out movie stands in a history")
-        _refuse(np.flatnonzero(cold[split.train]), "a held-out movie is a train target")
+        _refuse(cold & split.is_history, "a held-out movie stands in a history")
+        _refuse(cold[split.train], "a held-out movie is a train target")
         lines.append("no held-out movie is a train target or stands in a history")
     else:
-        _refuse(np.flatnonzero(seen != 1), "an interaction is target of no part or of two")
+        _refuse(seen != 1, "an interaction is target of no part or of two")
         lines.append(f"every interaction is target of one part: {sizes}")
     if split.protocol in ("temporal", "cold-items"):
         ends = [(when[p].min(), when[p].max()) for p in (split.train, split.valid, split.test)]
@@ -189,7 +188,8 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
             raise DataError("leak: the parts overlap in time, expected train < valid < test")
         lines.append("all train targets are older than all valid ones, these than all test ones")
     if split.protocol == "random":
-        _refuse(held_out[split.is_history[held_out]], "a held-out rating stands in a history")
+        _refuse(split.is_history & np.isin(np.arange(len(store)), held_out),
+                "a held-out rating stands in a history")
         lines.append("no valid or test rating stands in a history (but train holds later ones)")
     return lines
 
@@ -212,6 +212,7 @@ def _notes(store: SequenceStore, split: Split, held_out: np.ndarray) -> list[str
     return lines
 
 
-def _refuse(positions: np.ndarray, what: str) -> None:
-    if len(positions):
-        raise DataError(f"leak: {what}, at {len(positions)} positions, the first is {positions[0]}")
+def _refuse(is_leak: np.ndarray, what: str) -> None:
+    if is_leak.any():
+        raise DataError(f"leak: {what}, at {is_leak.sum()} positions, the first is "
+                        f"{is_leak.argmax()}")
