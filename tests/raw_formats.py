@@ -14,22 +14,15 @@ YEARS = {"1": 17, "25": 34, "56": 73}  # an age in each group of `random_tables`
 WORK = {"0": "other", "4": "student", "7": "executive", "12": "programmer"}
 
 
-def telling(tables: Tables) -> Tables:
-    """The same tables with ratings that user and movie decide."""
-    star = 1 + pl.col("user_id") // 3 % 3 + pl.col("item_id") // 2 % 3
-    return Tables(tables.users, tables.movies,
-                  tables.ratings.with_columns(star.cast(pl.Float32).alias("rating")))
-
-
-def on_scale(tables: Tables, levels: list[float], *, others: float = 0.5) -> Tables:
-    """The same ratings with five of `levels` for 1 to 5, a share of `others` drawn from all."""
+def telling(tables: Tables, levels) -> Tables:
+    """The same tables; user and movie decide four of five ratings, others are any of `levels`."""
     five = np.quantile(levels, [0, 0.25, 0.5, 0.75, 1], method="nearest")
-    stars = five[tables.ratings["rating"].to_numpy().astype(int) - 1]
-    rng = np.random.default_rng(4)
-    other = rng.random(len(stars)) < others
+    rated, rng = tables.ratings, np.random.default_rng(4)
+    stars = five[(rated["user_id"] // 3 % 3 + rated["item_id"] // 2 % 3).to_numpy()]
+    other = rng.random(len(stars)) < 0.2
     stars[other] = rng.choice(levels, other.sum())
     rating = pl.Series("rating", stars, dtype=pl.Float32)
-    return Tables(tables.users, tables.movies, tables.ratings.with_columns(rating))
+    return Tables(tables.users, tables.movies, rated.with_columns(rating))
 
 
 def write_1m(folder: Path, tables: Tables) -> Path:
@@ -51,7 +44,7 @@ def write_10m(folder: Path, tables: Tables, encoding: str = "utf-8") -> Path:
 
 
 def write_100k(folder: Path, tables: Tables) -> Path:
-    """u.user, u.item, u.data, and a file that nobody reads."""
+    """u.user, u.item and u.data."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "u.user", (f"{u}|{YEARS[a]}|{s}|{WORK[o]}|{z}5213"
                                for u, s, a, o, z in tables.users.iter_rows()))
@@ -61,16 +54,14 @@ def write_100k(folder: Path, tables: Tables) -> Path:
         for k, (i, t, g) in enumerate(_movies(tables))))
     _write(folder / "u.data", (f"{u}\t{i}\t{r:.0f}\t{t}"
                                for u, i, r, t in tables.ratings.iter_rows()))
-    _write(folder / "u.genre", ["unknown|0", "Action|1"])
     return folder
 
 
-def write_csv(folder: Path, tables: Tables, *, header=("userId", "movieId", "rating", "timestamp"),
-              movies: bool = True) -> Path:
+def write_csv(folder: Path, tables: Tables, *, movies: bool = True) -> Path:
     """ratings.csv, and movies.csv, links.csv and tags.csv if wanted."""
     folder.mkdir(parents=True, exist_ok=True)
     ratings = [(u, i, f"{r:.1f}", t) for u, i, r, t in tables.ratings.iter_rows()]
-    write_rows(folder / "ratings.csv", [header, *ratings])
+    write_rows(folder / "ratings.csv", [("userId", "movieId", "rating", "timestamp"), *ratings])
     if movies:
         write_rows(folder / "movies.csv", [("movieId", "title", "genres"), *(
             (i, t, "|".join(g) or "(no genres listed)") for i, t, g in _movies(tables))])
@@ -101,3 +92,6 @@ def _movies(tables: Tables):
 
 def _write(path: Path, lines, encoding: str = "latin-1") -> None:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+
+
+WRITERS = {"ml-1m": write_1m, "ml-10m": write_10m, "ml-100k": write_100k, "table": write_csv}

@@ -14,8 +14,8 @@ from scripts import write_results
 from scripts.benchmarks.common import Row, format_rows
 from scripts.mutate import GOAL, ROW
 from scripts.reproduce_clean import differences
+from tests.command import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("*/README.md"),
                                              *ROOT.glob("*/*/README.md")]}
 README = PAGES[ROOT / "README.md"]

@@ -37,7 +37,6 @@ def films():
     ("七人の侍 (1954)", None, 12), ("Nowhere", 1997, 13),
     ("The Ring", None, 15), ("Ring", 1998, 14),
     ("Dune (2021)", None, r"no films are .* of 2021; did you mean: Dune \(1984\) \[1\]"),
-    ("The Lion King", 2019, r"no films .* of 2019; did you mean: Lion King, The \(1994\) \[11\]\?"),
     ("Parent Trap", None, r"2 films are 'Parent Trap'; .*\(1961\) \[2\]; .*\(1998\) \[3\]"),
     ("Chasing Amy (1997)", None, r"2 films are .*Amy \(1997\) \[7\]; Chasing Amy \(1997\) \[8\]"),
     ("Ty Stroy", None, r"no films are 'Ty Stroy'; did you mean: Toy Story \(1995\) \[10\]"),
@@ -82,7 +81,6 @@ DAY = 978_393_600  # 2001-01-02
     ("Const,Your Rating,Date Rated,Title,Original Title,IMDb Rating,Year,Release Date\n"
      "tt1,9,2001-01-02,\"Film 12\",x,7.1,1962,1962-05-01\n", [(29, 4.5, DAY)],
      ["stars out of 10 count as stars out of 5"]),
-    ("film,date\n", "csv:1: columns film, date, expected title or movie_id, stars", None),
     ("", "csv:1: columns none", None),
     ("PK\0\3", "csv is no text, expected a CSV file", None),
     ("title,stars\nFilm 12,much\n", "csv:2: stars 'much' is not a number", None),
@@ -90,12 +88,10 @@ DAY = 978_393_600  # 2001-01-02
     ("title,stars\nFilm 12,4\nFilm 3,6\n", "csv:3: 6 stars, expected one of 1, 2, 3", None),
     ("title,year,stars\nFilm 12,inf,4\n", "csv:2: year 'inf' is no year", None),
     ("movie_id,title,stars\n29,Film 3,4\n", r"csv:2: movie 29 is 'Film 12 .*, not 'Film 3'", None),
-    ("movie_id,title,stars\n29,Film 12 (1963),4\n", "csv:2: movie 29 is .*, not 'Film 12 .1", None),
     ("movie_id,stars,time\n29,4,1970-01-02\n", "csv:2: time 86400, expected seconds", None),
 ])
 def test_a_history_file_is_read_as_people_have_it_or_answered_with_the_line(
-    default, tmp_path, content, found, notes
-):
+        default, tmp_path, content, found, notes):
     path = tmp_path / "mine.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     if isinstance(found, str):

@@ -24,26 +24,15 @@ from bst.data.raw import EARLIEST, LATEST, Reading
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences, save_store
 from bst.data.sources import RawFiles
-from bst.evaluation.report import evaluate
 from bst.recommend.recommender import Recommender
 from bst.run import compare, predict_run, prepare, train_run
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
-from tests.conftest import random_tables
-from tests.raw_formats import (
-    YEARS,
-    on_scale,
-    small_tables,
-    telling,
-    write_1m,
-    write_10m,
-    write_100k,
-    write_csv,
-    write_rows,
-)
+from tests.command import ROOT
+from tests.conftest import random_tables, refused
+from tests.data.test_movielens import METADATA
+from tests.raw_formats import WRITERS, small_tables, telling, write_csv, write_rows
 
-HALVES = [k / 2 for k in range(1, 11)]
-ROOT = Path(__file__).resolve().parent.parent.parent
 OWN = "user,item,rating,timestamp\n1,10,4.5,1700000000\n1,11,2,1700000060\n2,10,0.5,1700000000\n"
 quietly = settings(max_examples=60, deadline=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -51,16 +40,6 @@ quietly = settings(max_examples=60, deadline=None,
 
 def digest(source: Path, **options) -> str:
     return build_sequences(read_tables(source, **options)).digest
-
-
-def packed(folder: Path, path: Path) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in folder.iterdir():
-            archive.write(file, f"{folder.name}/{file.name}")
-    return path
-
-
-WRITERS = {"ml-1m": write_1m, "ml-10m": write_10m, "ml-100k": write_100k, "table": write_csv}
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -80,7 +59,7 @@ def test_a_format_gives_back_the_tables_that_were_written(tmp_path, format):
 
 
 def test_ages_in_years_become_groups_and_occupations_keep_their_names(tmp_path):
-    folder = write_100k(tmp_path, random_tables())
+    folder = WRITERS["ml-100k"](tmp_path, random_tables())
     (folder / "u.user").write_text("".join(
         f"{k}|{age}|F|{'none' if k % 2 else 'doctor'}|{'T8H1N' if k else ''}\n"
         for k, age in enumerate([7, 17, 18, 24, 25, 44, 45, 49, 50, 55, 56, 73], start=1)))
@@ -88,12 +67,11 @@ def test_ages_in_years_become_groups_and_occupations_keep_their_names(tmp_path):
     assert users["age"].to_list() == ["1", "1", "18", "18", "25", "35", "45", "45", "50", "50",
                                       "56", "56"]
     assert users.row(0)[2:] == ("1", "none", "T")
-    assert set(YEARS) <= set(users["age"])
 
 
 def test_the_quirks_of_the_published_movielens_are_read(tmp_path):
     """A date with a one-digit day, a film "unknown" without one, years from dates, odd titles."""
-    folder, flags = write_100k(tmp_path / "100k", random_tables()), "|0" * 18
+    folder, flags = WRITERS["ml-100k"](tmp_path / "100k", random_tables()), "|0" * 18
     (folder / "u.item").write_bytes(
         f"267|unknown||||1{flags}\n5|Caf\xe9 (1994)|01-Mar-1996|||0|1{flags[2:]}\n"
         f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n".encode("latin-1"))
@@ -114,7 +92,8 @@ def test_the_quirks_of_the_published_movielens_are_read(tmp_path):
 def test_zip_bom_line_ends_and_other_files_change_no_digest(tmp_path, format):
     folder = WRITERS[format](tmp_path / "raw", small_tables(num_ratings=80))
     expected = digest(folder)
-    assert digest(packed(folder, tmp_path / "all.zip")) == expected
+    packed = shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path, "raw")
+    assert digest(Path(packed)) == expected
     for path in folder.iterdir():
         unix = path.read_bytes().replace(b"\r\n", b"\n")
         path.write_bytes(b"\xef\xbb\xbf" + unix.replace(b"\n", b"\r\n"))
@@ -154,9 +133,8 @@ def test_the_table_of_data_readme_is_true(tmp_path, capsys, file, text, flags, s
     options = {option: value} if option else {}
     said = says.partition("`")[2].strip("`")
     if not says.startswith("read"):
-        with pytest.raises(DataError, match=re.escape(said)) as caught:
+        with refused(re.escape(said)):
             read_tables(path, **options)
-        assert "\n" not in str(caught.value)
         return
     tables = read_tables(path, **options)
     when = [EARLIEST, EARLIEST + 1] if "no times" in said else [1_700_000_000, 1_700_000_060]
@@ -253,14 +231,11 @@ def test_tables_of_items_and_users_stand_beside_the_ratings(tmp_path):
 
 
 def test_a_file_of_another_scale_is_named_as_what_it_looks_like(tmp_path):
-    folder = write_1m(tmp_path, random_tables(num_ratings=100))
+    folder = WRITERS["ml-1m"](tmp_path, random_tables(num_ratings=100))
     text = (folder / "ratings.dat").read_text()
     (folder / "ratings.dat").write_text(re.sub(r"(::\d)(::\d{9})", r"\g<1>0\2", text))
-    for options, told in ((dict(), "100 bad rows, expected none: most rows of ratings.dat are bad, "
-                                   "it has ratings from 10 to 50: --format ml-10m takes any scale"),
-                          (dict(format="ml-100k"), "cannot read u.user")):
-        with pytest.raises(DataError, match=told):
-            read_tables(folder, **options)
+    with pytest.raises(DataError, match="100 bad .* from 10 to 50: --format ml-10m takes any sc"):
+        read_tables(folder)
     assert read_tables(folder, format="ml-10m").ratings["rating"].max() == 50
     (folder / "ratings.dat").write_text("a b c d\n" * 30)
     with pytest.raises(DataError, match="it has other lines: .*|give the file alone"):
@@ -268,7 +243,7 @@ def test_a_file_of_another_scale_is_named_as_what_it_looks_like(tmp_path):
 
 
 def test_ratings_of_an_item_whose_own_row_is_bad_are_counted_not_told_again(tmp_path, capsys):
-    folder = write_1m(tmp_path, random_tables(num_ratings=100))
+    folder = WRITERS["ml-1m"](tmp_path, random_tables(num_ratings=100))
     movies = (folder / "movies.dat").read_text().replace("::Film 0", "::x::Film 0")
     (folder / "movies.dat").write_text(movies)
     with pytest.raises(DataError, match="^1 bad rows, expected none: movies.dat:1: 4 fields"):
@@ -292,65 +267,50 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
     assert "2 of 41 movies (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
 
 
-TOO_BIG = str(2**63)
 ID_RANGE = f"is not in 1..{2**63 - 1}"
-NO_TIME = "is neither seconds since 1970 UTC nor an ISO date"
 BAD = {
     "ml-1m": [
         ("ratings.dat", "1::5::9::978300760", "rating '9' is not in 1..5"),
-        ("ratings.dat", "1::5::x::978300760", "rating 'x' is not a number"),
         ("ratings.dat", "1::5::3", "3 fields, expected 4"),
-        ("ratings.dat", "1::5::3::978300760::1", "5 fields, expected 4"),
-        ("ratings.dat", "1::5::3::978300760:", f"timestamp '978300760:' {NO_TIME}"),
+        ("ratings.dat", "1::5::3::978300760:", "timestamp '978300760:' is neither seconds"),
         ("ratings.dat", "1::5::3::631151999", "timestamp '631151999' is not in 1990..2050"),
-        ("ratings.dat", "1::5::3::2524608001", "timestamp '2524608001' is not in 1990..2050"),
         ("ratings.dat", "2::5::3::978300761", "user '2' is not in users.dat"),
         ("ratings.dat", "1::6::3::978300761", "item '6' is not in movies.dat"),
         ("ratings.dat", "1::5::\x003::978300761", "a NUL byte"),
         ("ratings.dat", "::5::3::978300761", "no user"),
-        ("ratings.dat", "01::5::3::978300761", "user '01' is not in users.dat"),
         ("users.dat", "2::f::1::10::48067", "sex 'f' is not F or M"),
         ("users.dat", "1::F::1::10::48067", "id 1 stands on an earlier line too"),
         ("users.dat", "2::F::2::10::48067", "age '2' is not one of the codes ['1', '18', "),
-        ("users.dat", f"{TOO_BIG}::F::1::1::4", f"user '{TOO_BIG}' {ID_RANGE}"),
-        ("users.dat", "2::F::1::21::4", "occupation '21' is not in 0..20"),
+        ("users.dat", f"{2**63}::F::1::1::4", f"user '{2**63}' {ID_RANGE}"),
         ("users.dat", "2::F::1::-1::4", "occupation '-1' is not a whole number"),
-        ("movies.dat", "6::Toy Story (1995)", "2 fields, expected 3 separated by '::'"),
         ("movies.dat", "0::A::B", f"item '0' {ID_RANGE}"),
         ("movies.dat", "06::A::B", "item '06' is not a whole number"),
     ],
     "ml-100k": [
         ("u.data", "1\t5\t3.5\t978300760", "rating '3.5' is not a whole number"),
-        ("u.data", "1 5 3 978300760", "1 fields, expected 4 separated by '\\t'"),
-        ("u.data", "1\t6\t3\t978300760", "item '6' is not in u.item"),
-        ("u.user", "99|24|X|writer|1", "sex 'X' is not F or M"),
         ("u.user", "99|0|F|writer|1", "age '0' is not in 1..120"),
         ("u.user", "99|24|F||1", "occupation '' is empty"),
         ("u.item", "99|Film (1990)|1990-01-01|||" + "0|" * 18 + "0", "is not like 01-Jan-1995"),
         ("u.item", "99|Film (1990)||||" + "0|" * 18 + "2", "are not all 0 or 1"),
-        ("u.item", "99|Film (1990)|||" + "0|" * 18 + "0", "23 fields, expected 24"),
     ],
     "table": [
         ("ratings.csv", "1,5,nan,978300760", "rating 'nan' is not a number"),
         ("ratings.csv", "1,5,-1e7,978300760", "rating '-1e7' is not in -1000000..1000000"),
         ("ratings.csv", "1,5,3,978300760,2", "5 fields, expected 4 separated by ','"),
         ("ratings.csv", '1,5,"3,978300760', "broken quotes"),
-        ("ratings.csv", "1,6,3,978300760", "item '6' is not in movies.csv"),
         ("ratings.csv", "1,5.0,3,978300760", "item '5.0' is not in movies.csv"),
         ("ratings.csv", "1,5,3,\udcff", "bytes that are not UTF-8"),
         ("movies.csv", "99,Film, The (1990),Drama", "4 fields, expected 3"),
-        ("movies.csv", '99,"Film "x"" (1990)",Drama', "broken quotes"),
         ("links.csv", ",1,1", "no id"),
         ("links.csv", "99,1,tt1", "TMDB id 'tt1' is not a whole number"),
     ],
 }
-CASES = [(format, *case) for format, cases in BAD.items() for case in cases]
 
 
-@pytest.mark.parametrize(("format", "file", "row", "reason"), CASES)
+@pytest.mark.parametrize(("format", "file", "row", "reason"), [
+    (format, *case) for format, cases in BAD.items() for case in cases])
 def test_a_bad_row_is_named_and_in_quarantine_the_good_ones_stay(
-    tmp_path, capsys, format, file, row, reason
-):
+        tmp_path, capsys, format, file, row, reason):
     metadata = tmp_path / "m.csv"
     write_rows(metadata, [("id", "title", "original_title", "overview", "release_date")])
     folder = WRITERS[format](tmp_path / "raw", small_tables(num_ratings=80))
@@ -358,11 +318,9 @@ def test_a_bad_row_is_named_and_in_quarantine_the_good_ones_stay(
     lines = (folder / file).read_bytes().split(b"\n")
     raw = row.encode("utf-8", "surrogateescape")
     (folder / file).write_bytes(b"\n".join([*lines[:-1], raw, b""]))
-    with pytest.raises(DataError) as caught:
+    place = f"1 bad rows, expected none: {file}:{len(lines)}: "
+    with refused(f"{place}.*{re.escape(reason)}.*--on-bad quarantine"):
         read_tables(folder, metadata=metadata)
-    assert f"1 bad rows, expected none: {file}:{len(lines)}: " in str(caught.value)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
-    assert "--on-bad quarantine" in str(caught.value)
     found = read_tables(folder, metadata=metadata, on_bad="quarantine", report_dir=tmp_path)
     assert found.ratings.equals(good.ratings) and found.movies.equals(good.movies)
     listed = pl.read_csv(tmp_path / "bad_rows.csv")
@@ -380,10 +338,8 @@ def test_a_zip_bomb_is_refused_in_one_line_before_it_is_unpacked(tmp_path, monke
     honest, lie = path.read_bytes(), (2**31).to_bytes(4, "little")
     for content in (lie.join(honest.rsplit(packed, 1)), honest):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"ratings.csv grows from [0-9,]+ to 67,1[0-9,]+ bytes"
-                           ) as caught:
+        with refused("ratings.csv grows from [0-9,]+ to 67,1[0-9,]+ bytes.*unpack it yourself"):
             read_tables(path)
-        assert "\n" not in str(caught.value) and "unpack it yourself" in str(caught.value)
     assert RawFiles(path).size("movies.csv") > 2**22
     monkeypatch.setattr("bst.data.sources.LARGEST_FILE", 2**20)
     with pytest.raises(DataError, match="movies.csv grows"):
@@ -395,10 +351,8 @@ def test_a_zip_that_lies_about_its_sizes_is_a_data_error(tmp_path):
     path = tmp_path / "lie.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ratings.csv", OWN + "\n" * 2**20)
-    raw = path.read_bytes()
-    true = (len(OWN) + 2**20).to_bytes(4, "little")
-    at = raw.rindex(true)  # in the directory; the first one stands before the file itself
-    path.write_bytes(raw[:at] + (1000).to_bytes(4, "little") + raw[at + 4:])
+    true, lie = ((size).to_bytes(4, "little") for size in (len(OWN) + 2**20, 1000))
+    path.write_bytes(lie.join(path.read_bytes().rsplit(true, 1)))  # the last one: the directory's
     files = RawFiles(path)
     assert files.size("ratings.csv") == 1000
     with pytest.raises(DataError, match="cannot read ratings.csv .*Bad CRC-32"):
@@ -417,11 +371,8 @@ REFUSED = [  # files, and what is said of the folder, or of the only file
     ({"ratings.dat": "", "users.dat": "", "ratings.csv": ""}, {},
      "holds ratings.dat, ratings.csv, expected one data set; say which with --format ml-1m"),
     ({"ratings.dat": "x"}, {"format": "ml-100k"}, "cannot read u.user"),
+    ({}, {"data": None, "format": "table"}, "--format table without --data"),
     ({"a.csv": ""}, {}, "a.csv is empty"),
-    ({"a.csv": "user,item,\rrating"}, {}, "a.csv:1: new-line character seen"),
-    ({"a.csv": 'user,item,"\0,'}, {},
-     r"no columns for the rating in the header 'user, item, \x00,'"),
-    ({"a.csv": '{"user": 1'}, {}, "a.csv:1: Expecting ',' delimiter"),
     ({"a.csv": "user,item,rating\n"}, {}, "a.csv: no row, expected rows of user, item, rating"),
     ({"a.csv": OWN}, {}, "protocol temporal leaves no valid ratings of 3 at 2 different times"),
 ]
@@ -431,15 +382,9 @@ REFUSED = [  # files, and what is said of the folder, or of the only file
 def test_what_is_no_data_set_is_told_in_one_line(tmp_path, files, options, message):
     for name, text in files.items():
         (tmp_path / name).write_text(text, newline="")
-    data = tmp_path / options.get("data", "")
-    with pytest.raises(DataError, match=re.escape(message)) as caught:
-        prepare(RunConfig(data=DataConfig(**options | {"data": data})))
-    assert "\n" not in str(caught.value)
-
-
-def test_built_in_data_have_no_format_to_choose():
-    with pytest.raises(DataError, match="--format table without --data"):
-        open_store(DataConfig(format="table"))
+    data = options.get("data", ".")
+    with refused(re.escape(message)):
+        prepare(RunConfig(data=DataConfig(**options | {"data": data and tmp_path / data})))
 
 
 CELLS = st.sampled_from([
@@ -525,40 +470,34 @@ def test_a_reader_takes_what_a_plain_one_takes(tmp_path_factory, rows, format, e
     shutil.rmtree(folder)
 
 
-@quietly
+@settings(quietly, max_examples=200)
 @given(format=st.sampled_from(sorted(WRITERS)), noise=st.binary(max_size=30),
-       at=st.floats(0, 1), which=st.integers(0, 3))
+       at=st.floats(0, 1), which=st.integers(0, 4))
 def test_only_a_data_error_escapes_from_any_bytes(tmp_path, format, noise, at, which):
     folder = WRITERS[format](tmp_path / format, small_tables(num_ratings=30))
-    write_rows(tmp_path / "m.csv", [("id", "title", "original_title", "overview", "release_date")])
+    (folder / "m.csv").write_text(METADATA, encoding="utf-8")
     files = sorted(folder.iterdir())
     path = files[which % len(files)]
     raw = path.read_bytes()
     path.write_bytes(raw[:int(at * len(raw))] + noise + raw[int(at * len(raw)):])
     try:
-        read_tables(folder, metadata=tmp_path / "m.csv")
+        read_tables(folder, metadata=folder / "m.csv")
     except DataError as error:
         assert "\n" not in str(error)
 
 
 def test_the_flag_reaches_both_ways_to_a_store_and_no_run_name(tmp_path):
-    folder = write_csv(tmp_path / "raw", on_scale(random_tables(), HALVES))
-    write_1m(folder, random_tables(num_ratings=40))
+    folder = write_csv(tmp_path / "raw", random_tables())
+    WRITERS["ml-1m"](folder, random_tables(num_ratings=40))
     config = DataConfig(data=folder, format="table")
     assert len(open_store(config)) == len(make_store(config, tmp_path / "store")) == 700
     assert RunConfig(data=config).hash == RunConfig().hash
 
 
-SCALES = {"100k": [1, 2, 3, 4, 5], "halves": HALVES, "percent": list(range(0, 101, 5))}
-
-
-@pytest.mark.parametrize(("scale", "loss"), [("100k", "mse"), ("halves", "ordinal"),
-                                             ("percent", "mse")])
-def test_raw_files_become_metrics_on_their_own_scale(tmp_path, scale, loss):
-    levels = SCALES[scale]
-    tables = on_scale(telling(small_tables()), levels, others=0.2)
-    folder = write_100k(tmp_path / "raw", tables) if scale == "100k" else \
-        write_csv(tmp_path / "raw", tables, movies=scale == "halves")
+@pytest.mark.parametrize(("levels", "loss"), [
+    (np.arange(1, 11) / 2, "ordinal"), (range(0, 101, 5), "mse")])
+def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, loss):
+    folder = write_csv(tmp_path / "raw", telling(small_tables(), levels), movies=loss == "ordinal")
     config = RunConfig(
         data=DataConfig(data=folder, cache=tmp_path / "cache"),
         model=ModelConfig(width=8, heads=2, history_len=9, loss=loss),
@@ -570,16 +509,11 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, scale, loss):
     score, star = (v[split.test] for v in predict_run(prepared, tmp_path / "run", "test"))
     assert (levels[0] <= score).all() and (score <= levels[-1]).all()
     assert set(star.tolist()) <= set(levels) and len(set(star.tolist())) > 1
-    if scale == "halves":
-        ours = compare(prepared, tmp_path / "run")[0]
-        assert ours["mae"] == pytest.approx(np.abs(score.astype(np.float64) - label).mean())
-        assert ours["mae_star"] == pytest.approx(np.abs(star.astype(np.float64) - label).mean())
+    ours = compare(prepared, tmp_path / "run")[0]
+    assert ours["mae"] == pytest.approx(np.abs(score.astype(np.float64) - label).mean())
+    assert ours["mae_star"] == pytest.approx(np.abs(star.astype(np.float64) - label).mean())
     mean = store.rating[split.train].mean(dtype=np.float64)
     assert np.abs(score - label).mean() < 0.8 * np.abs(mean - label).mean()
-    row = evaluate(np.full(len(store), mean), store, split, "test", scorer="global mean", seed=0,
-                   config_hash=config.hash)
-    nearest = min(levels, key=lambda level: abs(level - mean))
-    assert row["mae_star"] == pytest.approx(np.abs(nearest - label).mean())
     recommender = Recommender.from_pretrained(tmp_path / "run")
     movie = recommender.catalogue.ids[0]
     assert len(recommender.recommend([(movie, levels[-1], 978_000_000)], 3)) == 3

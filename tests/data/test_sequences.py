@@ -13,17 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bst.data.schema import FIRST_IDX, Tables
-from bst.data.sequences import (
-    AS_IT_WAS,
-    StoreWriter,
-    build_sequences,
-    load_store,
-    save_store,
-    time_order,
-)
+from bst.data.sequences import AS_IT_WAS, build_sequences, load_store, save_store, time_order
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
-from tests.conftest import random_tables
+from tests.conftest import random_tables, refused
+from tests.data.test_preparation import contents
 
 
 def oracle(tables: Tables) -> list[tuple]:
@@ -87,8 +81,7 @@ def test_a_store_with_another_table_is_refused(store, tmp_path, table):
 
 @pytest.mark.parametrize("number", range(6))
 def test_a_kill_between_two_files_leaves_no_store_of_two_halves(
-    store, tmp_path, monkeypatch, number
-):
+        store, tmp_path, monkeypatch, number):
     save_store(store, tmp_path)
     real, left = os.replace, iter(range(number))
 
@@ -108,7 +101,7 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
     store = build_sequences(replace(tables, source={"ratings.dat": "0f"}))
     save_store(store, tmp_path / "made" / "here")
     loaded = load_store(tmp_path / "made" / "here")
-    files = {f.name: f.read_bytes() for f in (tmp_path / "made" / "here").iterdir()}
+    files = contents(tmp_path / "made" / "here")
     assert json.loads(files["manifest.json"]) == loaded.manifest == {
         "version": 4, "source": {"ratings.dat": "0f"},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()
@@ -117,29 +110,14 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
         "num_users": 23, "num_items": 41, "num_interactions": 700}
     assert not loaded.rating.flags.writeable  # nobody changes the files through the arrays
     save_store(loaded, tmp_path / "copy")
-    assert {f.name: f.read_bytes() for f in (tmp_path / "copy").iterdir()} == files
-
-
-def test_a_store_in_pieces_of_any_number_type_is_the_one_written_at_once(store, tmp_path):
-    save_store(store, tmp_path / "one")
-    with StoreWriter(tmp_path / "other") as writer:
-        for piece in (slice(0, 300), slice(300, 301), slice(301, 700)):
-            writer.append(item_idx=store.item_idx[piece].astype(np.int64),
-                          rating=store.rating[piece].astype(np.float64),
-                          timestamp=store.timestamp[piece])
-        writer.append(offsets=store.offsets.astype(np.int32))
-        writer.finish(store.users, store.movies, {})
-    one, other = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()}
-                  for name in ("one", "other"))
-    assert one == other
+    assert contents(tmp_path / "copy") == files
 
 
 @pytest.mark.parametrize("number", range(6))
 def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
-    store, tmp_path, monkeypatch, number
-):
+        store, tmp_path, monkeypatch, number):
     save_store(store, tmp_path)
-    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    before = contents(tmp_path)
     names = ["item_idx.npy", "rating.npy", "timestamp.npy", "offsets.npy", "users.parquet",
              "movies.parquet"]
     left = iter(range(number))
@@ -153,7 +131,7 @@ def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
         save_store(replace(store, rating=store.rating + 1), tmp_path)
     assert caught.value.filename == str(tmp_path / names[number])
     assert caught.value.__notes__ == [AS_IT_WAS]
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("damage", "message"), [
@@ -161,17 +139,11 @@ def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
     (lambda f: (f / "rating.npy").write_bytes((f / "rating.npy").read_bytes()[:-1] + b"?"),
      "sha256 is not the manifest's"),
     (lambda f: write_sealed(f / "manifest.json", b'{"version": 0}'), "store version 0, expected 4"),
-    (lambda f: write_sealed(f / "manifest.json", b"[]"), "store version None, expected 4"),
     (lambda f: write_sealed(f / "manifest.json", b'{"version": 4}'), "KeyError 'sha256'"),
     (lambda f: (f / "rating.npy").unlink(), "rating.npy: .*No such file"),
-    (lambda f: (f / "item_idx.npy").write_bytes((f / "offsets.npy").read_bytes()),
-     "item_idx.npy: its sha256 is not the manifest's"),
-    (lambda f: (f / "users.parquet").write_bytes((f / "movies.parquet").read_bytes()),
-     "users.parquet: its sha256 is not the manifest's"),
 ])
 def test_a_damaged_store_is_refused_in_one_line(store, tmp_path, damage, message):
     save_store(store, tmp_path)
     damage(tmp_path)
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(message + ".* again"):  # says what to do
         load_store(tmp_path)
-    assert "\n" not in str(caught.value) and " again" in str(caught.value)  # says what to do

@@ -8,7 +8,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import History, audit_split, shuffle_ties, split_interactions
+from bst.data.splits import audit_split, shuffle_ties, split_interactions
 from bst.utils.errors import DataError
 
 
@@ -40,22 +40,6 @@ def test_a_history_is_what_the_rule_says(store, protocol, ties):
         earlier = [q for q in range(begin, store.offsets[store.user_row[p] + 1])
                    if store.timestamp[q] < store.timestamp[p]]
         assert found == (earlier if ties == "strict" else list(range(begin, p)))
-
-
-@pytest.mark.parametrize("protocol", ["temporal", "random", "cold-items"])
-@pytest.mark.parametrize("last", [None, 1, 4])
-def test_history_rows_and_their_running_means_are_those_of_plain_loops(store, protocol, last):
-    split = split_interactions(store, protocol=protocol)
-    history = History.of(store, split)
-    values = np.random.default_rng(6).normal(size=len(store))
-    mean = history.running_mean(values, last=last, shrink=2.5)
-    assert history.position.tolist() == np.flatnonzero(split.is_history).tolist()
-    for p in range(len(store)):
-        sees = [q for q in range(store.offsets[store.user_row[p]], split.history_stop[p])
-                if split.is_history[q]]
-        assert history.position[history.start[p]:history.stop[p]].tolist() == sees
-        sees = sees if last is None else sees[-last:]
-        assert mean[p] == pytest.approx(values[sees].sum() / (len(sees) + 2.5), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", [1, 4, 14])  # hold out the film at both cuts: test, valid, test
@@ -124,8 +108,7 @@ def test_a_scale_that_changes_after_train_is_told(store):
     told = store.rating.copy()
     told[split.test] *= 10
     (line,) = [line for line in audit_split(replace(store, rating=told), split) if "NOTE" in line]
-    assert "NOTE 70 of 139 valid and test ratings are off the scale of train, 1 to 5" in line
-    assert "they run from 1 to 50" in line
+    assert re.search("NOTE 70 of 139 valid and test .* train, 1 to 5.* they run from 1 to 50", line)
 
 
 def test_last_ratings_that_the_order_of_a_file_by_item_decides_are_told_and_can_be_drawn():
@@ -149,12 +132,6 @@ def moved(values, position, value):
     return values
 
 
-def cold_and_early(store, split):
-    """A rating before the cut of a film that is held out."""
-    held_out = store.item_idx[np.concatenate([split.valid, split.test])]
-    return np.flatnonzero(np.isin(store.item_idx, held_out))[0]
-
-
 def after_a_tie(store):
     """A rating that its user gave at the time of the one before."""
     return 1 + np.flatnonzero((np.diff(store.timestamp) == 0) & (np.diff(store.user_row) == 0))[0]
@@ -168,7 +145,8 @@ LEAKS = [
      "target of no part or of two, at 1 positions, the first is 699"),
     ("cold-items", lambda s, x: {"train": np.append(x.train, x.test[0])},
      "target of two parts, at 1 positions, the first is {test}"),
-    ("cold-items", lambda s, x: {"train": np.append(x.train, cold_and_early(s, x))},
+    ("cold-items", lambda s, x: {"train": np.append(
+        x.train, np.flatnonzero(np.isin(s.item_idx, s.item_idx[x.test]))[0])},
      "a held-out movie is a train target, at 1 "),
     ("cold-items", lambda s, x: {"is_history": moved(x.is_history, x.valid[0], True)},
      "a held-out movie stands in a history, at 1 positions, the first is {valid}"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bst.data.formats import read_tables
-from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
@@ -50,22 +49,6 @@ def test_it_has_the_shape_of_movielens(made):
     split = split_interactions(store)
     known = np.isin(store.user_row[split.test], store.user_row[split.train])
     assert 0.05 < known.mean() < 0.95
-
-
-def test_overviews_say_something_about_films_nobody_has_rated(made):
-    """Ridge regression from words to a film's mean stars, checked on films it did not see."""
-    _, store = made
-    item = store.item_idx - FIRST_IDX
-    count = np.bincount(item, minlength=store.num_items)
-    mean = np.bincount(item, weights=store.rating, minlength=store.num_items) / np.maximum(count, 1)
-    texts = store.movies["overview"].fill_null("").to_list()
-    words = sorted({w.strip(".,:") for text in texts for w in text.split()})
-    x = np.array([[w in text for w in words] for text in texts], dtype=float)
-    rated = np.flatnonzero(count >= 20)
-    fit, held_out = rated[::2], rated[1::2]
-    centred = mean[fit] - mean[fit].mean()
-    weight = np.linalg.solve(x[fit].T @ x[fit] + 10 * np.eye(len(words)), x[fit].T @ centred)
-    assert np.corrcoef(x[held_out] @ weight, mean[held_out])[0, 1] > 0.25
 
 
 def test_an_impossible_size_is_refused(tmp_path):

@@ -75,7 +75,6 @@ def start(browser: Browser, port: int) -> None:
 
 
 def star(row: int, stars: float, of: str = "#found") -> str:
-    """The place of a choice."""
     return f"{of} li:nth-child({row}) input[value='{stars}']"
 
 
@@ -119,13 +118,10 @@ def test_a_visit(browser, models, port, tmp_path):
     assert rated[3:] == a_title_is_text and browser.run(count("img, b:not(#peek b)")) == 0
     named = [chip for chip in browser.run(texts("#list .chip")) if chip.startswith("Your ")]
     assert len(named) >= 5 and max(map(named.count, named)) <= 3
-    assert "About " in browser.run("document.querySelector('#list').innerText")
 
     browser.click("#list .chip")
     browser.until(f"{count('#list .why li')} > 1")
     assert browser.run("document.querySelector('#list .chip').ariaExpanded") == "true"
-    browser.click("#list .chip")
-    browser.until(f"{count('#list .why li')} === 0")
     fill(browser, "#low", "1989")
     fill(browser, "#high", "1980")  # swapped
     browser.until("top10.length > 1 && top10.every(film => 1980 <= film.year && film.year <= 1989)")
