@@ -1,6 +1,7 @@
 """The commands a user types, from raw files to the table. Run: pytest tests/test_run.py."""
 
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -11,11 +12,11 @@ import polars as pl
 import pytest
 
 import bst.run
-from bst.config import DataConfig, RunConfig
+from bst.config import DataConfig, RunConfig, TrainConfig
 from bst.data.text import noise_like
 from bst.evaluation.baselines import BASELINES, SLOW, global_mean, item_mean
 from bst.evaluation.report import format_table
-from bst.run import Prepared, compare, texts_of
+from bst.run import Prepared, compare, texts_of, use_device
 from scripts.evaluate import format_slices
 from tests.command import ROOT, call
 
@@ -104,6 +105,12 @@ def test_baselines_are_those_that_are_asked_for_and_scale(store, split, monkeypa
     assert all(why.startswith("skipped: slow on ") for why in failed.values())
     asked = replace(prepared, config=RunConfig(baselines=("item kNN",)))
     assert [*bst.run.predict_baselines(asked)[0]] == ["item kNN"]
+
+
+def test_a_gpu_is_deterministic_before_it_is_used(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    use_device(TrainConfig(threads=1))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_what_bert_reads_is_the_overview_the_title_or_another_films_overview(store):
