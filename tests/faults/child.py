@@ -117,6 +117,11 @@ def limit_memory(spare: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def limit_files(size: int) -> None:
+    """Refuse files of more than `size` bytes, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def forbid_network() -> None:
     """Have every look for an address and every connection end the process with code 99."""
 
