@@ -28,6 +28,8 @@ SHAPES = {
         users=2000, each=30, items=1000, levels=(0.5, 5, 0.5), **FILMS),
     "600 x 10, no years, new users": RatingsShape(
         users=600, each=10, items=300, genres=True, stay=0.15),
+    "3,000 x 5, bare, most items new": RatingsShape(
+        users=3000, each=5, items=3000, news=80.0, stay=0.1),
 }
 
 
