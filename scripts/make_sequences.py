@@ -1,8 +1,7 @@
 """Turn raw rating files into a sequence store, and fixed windows if wanted.
 
-With no flags it uses the built-in synthetic data. A ratings file of 32 MB or more is sorted in
-parts, so that memory does not grow with it; the split of more than 4 M ratings is audited by
-train.py alone.
+With no flags it uses the built-in synthetic data. The ratings are sorted in parts, so that memory
+does not grow with them; the split of more than 4 M ratings is audited by train.py alone.
 """
 
 import sys

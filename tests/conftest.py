@@ -55,6 +55,11 @@ def refused(message: str):
     assert "\n" not in str(caught.value)
 
 
+def contents(folder) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def saved(what) -> bytes:
     """A file of torch."""
     content = io.BytesIO()

@@ -1,13 +1,11 @@
 """Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
 
-A big file of ratings is read twice over: its rows go, checked, to temporary files by ranges of
-users; then one range after the other is sorted and appended to the store. The folder is byte for
-byte the one that `build_sequences` and `save_store` make.
+A store is made in two passes: checked rows go to temporary files by ranges of users; then one range
+after the other is sorted and appended to the store. The folder is byte for byte the one that
+`build_sequences` and `save_store` make.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +13,10 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig
-from bst.data.formats import KEY, layout_of, open_reading, read_tables
+from bst.data.formats import KEY, open_reading, read_tables
 from bst.data.raw import CHUNK
 from bst.data.schema import FIRST_IDX, Tables
 from bst.data.sequences import (
-    AS_IT_WAS,
     SequenceStore,
     StoreWriter,
     build_sequences,
@@ -27,15 +24,12 @@ from bst.data.sequences import (
     save_store,
     time_order,
 )
-from bst.data.sources import RawFiles
 from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
-from bst.utils.files import naming
 from bst.utils.guard import folder_lock, unchanged
 
 BUILTIN = Path("data/builtin")
-STREAMED = 2**25  # bytes of the ratings file from which a store is built in parts
-PART = 2**24  # bytes of it, on average, that are sorted at a time
+PART = 2**24  # bytes of the ratings file, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
                 ("timestamp", np.int64), ("line", np.uint32)])
 
@@ -54,18 +48,15 @@ def open_store(
 
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:
-    """The same sequences, written to `folder`: in parts if the ratings file is big."""
+    """The same sequences, written to `folder`; memory does not grow with the ratings."""
     config = _with_files(config)
     with folder_lock(folder):
-        if not (config.data / "manifest.json").exists():
-            files = RawFiles(config.data)
-            if files.size(layout_of(files, config).ratings.name) >= STREAMED:
-                with unchanged(config.data, config.metadata):
-                    stream_store(config, folder)
-                return load_store(folder)
-        store = open_store(config, report_dir=folder)
-        save_store(store, folder)
-        return store
+        if (config.data / "manifest.json").exists():
+            save_store(load_store(config.data), folder)
+        else:
+            with unchanged(config.data, config.metadata):
+                stream_store(config, folder)
+        return load_store(folder)
 
 
 def _with_files(config: DataConfig) -> DataConfig:
@@ -97,13 +88,13 @@ def stream_store(
     """
     reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes,
                            is_small=False)
-    size, num_users = reading.files.size(reading.layout.ratings.name), len(reading.users)
-    count = max(1, -(-size // part_bytes))
-    with _scratch(folder / "parts.tmp") as parts, StoreWriter(folder) as writer:
+    num_users = len(reading.users)
+    count = 1 + reading.files.size(reading.layout.ratings.name) // part_bytes
+    with StoreWriter(folder) as writer:
         for ratings in reading.ratings():
-            _share_out(ratings, parts, num_users, count)
+            _share_out(ratings, writer, num_users, count)
         sizes = np.zeros(num_users, dtype=np.int64)
-        for part in filter(Path.exists, (parts / str(number) for number in range(count))):
+        for part in filter(Path.exists, (writer.scratch / str(k) for k in range(count))):
             rows = np.fromfile(part, dtype=ROW)
             part.unlink()
             rows = rows[reading.kept(*(rows[name] for name in KEY))]
@@ -116,25 +107,12 @@ def stream_store(
         writer.finish(reading.users, movies, reading.files.sha256)
 
 
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A new folder that is gone when the block is left."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _share_out(ratings: pl.DataFrame, parts: Path, num_users: int, count: int) -> None:
+def _share_out(ratings: pl.DataFrame, writer: StoreWriter, num_users: int, count: int) -> None:
     """Append each rating to the file of its user's range, of `count` of them, in file order."""
-    rows = np.empty(len(ratings), dtype=ROW)
-    for name in ROW.names:
-        rows[name] = ratings[name].to_numpy()
-    part = rows["user_row"].astype(np.int64) * count // max(num_users, 1)
+    rows = ratings.select(ROW.names).to_numpy(structured=True)
+    part = rows["user_row"].astype(np.int64) * count // num_users
     order = np.argsort(part, kind="stable")
     names, begin = np.unique(part[order], return_index=True)
     for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=False):
-        with naming(parts / str(name), AS_IT_WAS), open(parts / str(name), "ab") as file:
+        with writer.writing(str(name), "ab") as file:
             file.write(piece)

@@ -7,24 +7,25 @@ timestamp with the user's previous one, so (user, timestamp) alone is not reprod
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
 
-from bst.data.schema import FIRST_IDX, MOVIES, USERS, Tables, check_table, rows_of
-from bst.utils.errors import DataError
+from bst.data.schema import FIRST_IDX, Tables, rows_of
+from bst.utils.errors import DataError, one_line
 from bst.utils.files import naming, read_sealed, sha256_of, sync, write_sealed
 
 STORE_VERSION = 4
 COLUMNS = {"item_idx": np.int32, "rating": np.float32, "timestamp": np.int64, "offsets": np.int64}
 TABLES = ("users.parquet", "movies.parquet")
 FILES = (*(f"{name}.npy" for name in COLUMNS), *TABLES)
-AS_IT_WAS = "a store that was there is as it was"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class SequenceStore:
         digest = hashlib.sha256()
         for name in COLUMNS:
             digest.update(np.ascontiguousarray(getattr(self, name)))
-        for text in _json_of(self.users, self.movies):
-            digest.update(text)
+        for table in (self.users, self.movies):
+            digest.update(table.write_json().encode())
         return digest.hexdigest()
 
 
@@ -107,59 +108,44 @@ def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     return key & ((1 << of_position) - 1)
 
 
-def _json_of(*tables: pl.DataFrame) -> Iterator[bytes]:
-    """`write_json` of each table, a block of rows at a time."""
-    for table in tables:
-        texts = (rows.write_json()[1:-1].encode() for rows in table.iter_slices(2**14))
-        yield b"["
-        for number, text in enumerate(texts):
-            yield b"," + text if number else text
-        yield b"]"
-
-
 class StoreWriter(AbstractContextManager):
     """Writes a store whose columns come in pieces, users in order, oldest rating first.
 
-    A folder with a manifest is complete: the columns stand in temporary files until `finish`.
+    A folder with a manifest is complete: all files stand in the folder `scratch` until `finish`.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.count = folder, dict.fromkeys(COLUMNS, 0)
-        self.files = {name: open(self._temporary(f"{name}.npy"), "wb") for name in COLUMNS}
-        for name in COLUMNS:
-            self._write_header(name)  # again at the end, when the length is known
+        self.folder, self.scratch = folder, folder / "store.tmp"
+        self.count = dict.fromkeys(COLUMNS, 0)
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of a run that was killed
+        self.scratch.mkdir(parents=True)
 
     def __exit__(self, *_) -> None:
-        for file in self.files.values():
-            with suppress(OSError):  # a full disk refuses what is still in the buffer
-                file.close()
-        for name in FILES:
-            self._temporary(name).unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def append(self, **columns: np.ndarray) -> None:
         """Add values to the end of the named columns."""
         for name, values in columns.items():
-            values = np.ascontiguousarray(values, dtype=COLUMNS[name])
-            with naming(self.folder / f"{name}.npy", AS_IT_WAS):
-                self.files[name].write(values)
+            with self.writing(f"{name}.npy", "ab") as file:
+                if not file.tell():
+                    self._write_header(file, name)  # again at the end, when the length is known
+                file.write(np.ascontiguousarray(values, dtype=COLUMNS[name]))
             self.count[name] += len(values)
 
     def finish(self, users: pl.DataFrame, movies: pl.DataFrame, source: dict[str, str]) -> None:
         """Put the files in place, the manifest last; `source`: sha256 of each raw file."""
         for name in COLUMNS:
-            with naming(self.folder / f"{name}.npy", AS_IT_WAS), self.files[name] as file:
-                file.seek(0)
-                self._write_header(name)
+            with self.writing(f"{name}.npy", "r+b") as file:
+                self._write_header(file, name)
                 sync(file)
         for name, table in zip(TABLES, (users, movies), strict=True):
-            with naming(self.folder / name, AS_IT_WAS), open(self._temporary(name), "wb") as file:
+            with self.writing(name, "wb") as file:
                 table.write_parquet(file)
                 sync(file)
-        sha256 = {name: sha256_of(self._temporary(name)) for name in FILES}
+        sha256 = {name: sha256_of(self.scratch / name) for name in FILES}
         (self.folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no store
         for name in FILES:
-            os.replace(self._temporary(name), self.folder / name)
+            os.replace(self.scratch / name, self.folder / name)
         manifest = {
             "version": STORE_VERSION, "sha256": sha256, "source": source,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
@@ -167,14 +153,18 @@ class StoreWriter(AbstractContextManager):
         }
         write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
-    def _write_header(self, name: str) -> None:
+    @contextmanager
+    def writing(self, name: str, mode: str) -> Iterator[IO[bytes]]:
+        """An open file of `scratch`; an OSError names the file and says what is still good."""
+        with naming(self.folder / name, "a store that was there is as it was"), \
+                open(self.scratch / name, mode) as file:
+            yield file
+
+    def _write_header(self, file: IO[bytes], name: str) -> None:
         """What `np.save` writes before the values: as long for any number of them."""
-        np.lib.format.write_array_header_1_0(self.files[name], {
+        np.lib.format.write_array_header_1_0(file, {
             "descr": np.dtype(COLUMNS[name]).str, "fortran_order": False,
             "shape": (self.count[name],)})
-
-    def _temporary(self, file: str) -> Path:
-        return self.folder / f"{file}.tmp"
 
 
 def save_store(store: SequenceStore, folder: Path) -> None:
@@ -190,28 +180,13 @@ def load_store(folder: Path) -> SequenceStore:
     Raises:
         DataError: no manifest, another version, or a file that is not what the manifest says.
     """
-    try:
+    with one_line(folder, "a whole store; make it again with scripts/make_sequences.py"):
         manifest = json.loads(read_sealed(folder / "manifest.json"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder}: no readable manifest.json ({error}); "
-                        "make the store again with scripts/make_sequences.py") from error
-    version = manifest.get("version") if isinstance(manifest, dict) else None
-    if version != STORE_VERSION:
-        raise DataError(f"{folder}: store version {version}, expected "
-                        f"{STORE_VERSION}; make it again with scripts/make_sequences.py")
-    for name in FILES:
-        try:
-            is_same = sha256_of(folder / name) == manifest["sha256"][name]
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{folder}/manifest.json: {type(error).__name__} {error}; it is "
-                            "damaged, make the store again") from error
-        except OSError as error:
-            raise DataError(f"{folder / name}: {error.strerror}; make the store again") from error
-        if not is_same:
-            raise DataError(f"{folder / name}: its sha256 is not the manifest's; the store is "
-                            "damaged or mixed, make it again")
+        if manifest["version"] != STORE_VERSION:
+            raise ValueError(f"store version {manifest['version']} is not {STORE_VERSION}")
+        for name in FILES:
+            if sha256_of(folder / name) != manifest["sha256"][name]:
+                raise ValueError(f"{name} is damaged or of another store")
     users, movies = (pl.read_parquet(folder / name) for name in TABLES)
-    check_table(users, USERS, "users")
-    check_table(movies, MOVIES, "movies")
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
     return SequenceStore(**columns, users=users, movies=movies, manifest=manifest)

@@ -12,20 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bst.data.preparation
-from bst.config import DataConfig
 from bst.data.formats import read_tables
-from bst.data.preparation import make_store, stream_store
-from bst.data.sequences import _json_of, build_sequences, load_store, save_store
+from bst.data.preparation import stream_store
+from bst.data.sequences import build_sequences, load_store, save_store
 from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
 from tests.command import ROOT, call
-from tests.conftest import random_tables
+from tests.conftest import contents, random_tables
 from tests.faults.child import limit_files
 from tests.raw_formats import write_1m
 
@@ -50,10 +47,6 @@ def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), g
 
 def in_memory(source: Path, folder: Path, **options) -> None:
     save_store(build_sequences(read_tables(source, report_dir=folder, **options)), folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def outcome(build, source: Path, folder: Path, **options) -> tuple[str | None, dict[str, bytes]]:
@@ -111,16 +104,6 @@ def test_threads_change_no_byte(tmp_path, threads):
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_a_big_file_goes_through_parts_and_a_small_one_does_not(tmp_path, monkeypatch):
-    source = raw_folder(tmp_path / "raw")
-    small = make_store(DataConfig(data=source), tmp_path / "small")
-    assert not isinstance(small.rating, np.memmap)
-    monkeypatch.setattr(bst.data.preparation, "STREAMED", (source / "ratings.dat").stat().st_size)
-    big = make_store(DataConfig(data=source), tmp_path / "big")
-    assert isinstance(big.rating, np.memmap) and big.digest == small.digest
-    assert contents(tmp_path / "small") == contents(tmp_path / "big")
-
-
 def test_bad_rows_leave_the_store_and_leftovers_of_a_killed_run_do_no_harm(tmp_path):
     source = raw_folder(tmp_path / "good")
     stream_store(source, tmp_path / "store")
@@ -130,9 +113,9 @@ def test_bad_rows_leave_the_store_and_leftovers_of_a_killed_run_do_no_harm(tmp_p
             stream_store(raw_folder(tmp_path / "bad", bad=[(3, bad)]), tmp_path / "store",
                          repeats="stop")
         assert contents(tmp_path / "store") == before
-    (tmp_path / "store" / "parts.tmp").mkdir()
-    (tmp_path / "store" / "parts.tmp" / "0").write_bytes(b"from another run, of any length")
-    (tmp_path / "store" / "rating.npy.tmp").write_bytes(b"junk" * 1000)
+    (tmp_path / "store" / "store.tmp").mkdir()
+    for name in ("0", "rating.npy"):
+        (tmp_path / "store" / "store.tmp" / name).write_bytes(b"from another run, of any length")
     stream_store(source, tmp_path / "store")
     assert contents(tmp_path / "store") == before
 
@@ -176,12 +159,6 @@ def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
     for frame in (store.users, store.movies):
         digest.update(frame.write_json().encode())
     assert load_store(tmp_path).digest == store.digest == digest.hexdigest()
-
-
-def test_json_in_slices_is_the_json_of_the_whole():
-    table = pl.DataFrame({"a": range(40_000), "b": ["x,}\n"] * 40_000})
-    same = b"".join(_json_of(table)) == table.write_json().encode()
-    assert same  # pytest would take minutes to compare megabytes
 
 
 @pytest.mark.slow
