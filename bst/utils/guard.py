@@ -5,21 +5,21 @@ a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 import errno
-import fcntl
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
+
+from filelock import FileLock, Timeout
 
 from bst.utils.errors import DataError
 from bst.utils.files import stamp
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LOCK = "run.lock"
 
 
 class FolderInUseError(DataError):
@@ -109,37 +109,25 @@ def _about_file(error: OSError) -> str:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Keep every other process out of `folder`, which is made if it is not there.
 
-    The kernel drops the lock of a process that is gone, however it went: a lock file that a kill
-    left behind is taken over.
+    The kernel drops the lock of a process that is gone, so a file that a kill left is no lock.
 
     Raises:
         FolderInUseError: names the process that is there.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    while True:
-        file = open(path, "a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            pid = file.read().strip()
-            file.close()
-            raise FolderInUseError(folder, int(pid) if pid.isdecimal() else 0) from error
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                break
-        file.close()  # its owner removed it between our two calls
+    path = folder / "run.lock"
+    lock = FileLock(path, timeout=0.2)  # seconds: the owner may be writing its id, or leaving
     try:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        lock.acquire()
+    except Timeout as error:
+        raise FolderInUseError(folder, int(path.read_text() or 0)) from error
+    try:
+        path.write_text(str(os.getpid()))
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-        file.close()
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

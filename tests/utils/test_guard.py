@@ -1,7 +1,6 @@
 """One line and an exit code for each failure; locks. Run: pytest tests/utils/test_guard.py."""
 
 import errno
-import fcntl
 import json
 import os
 import pickle
@@ -93,19 +92,6 @@ def test_a_lock_keeps_others_out_names_its_owner_and_is_gone_afterwards(tmp_path
     with pytest.raises(KeyError), folder_lock(folder):
         raise KeyError
     assert not list(folder.iterdir())
-
-
-def test_a_lock_file_that_its_owner_has_just_removed_is_made_anew(tmp_path, monkeypatch):
-    real, first = fcntl.flock, iter([True])
-
-    def flock(file, how):
-        real(file, how)
-        if next(first, False):
-            os.unlink(file.name)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with folder_lock(tmp_path):
-        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
 
 
 def test_files_that_are_written_meanwhile_are_named(tmp_path):
