@@ -18,9 +18,9 @@ class OptionError(DataError):
 
 @contextmanager
 def one_line(what: object, expected: str) -> Iterator[None]:
-    """Turn whatever the block raises about `what` a user gave into one line, a DataError.
+    """Turn any error of the block into a DataError of one line about `what` a user gave.
 
-    What is wrong decides the kind of error: json, torch and safetensors raise a dozen.
+    Any error: json, torch and safetensors raise a dozen kinds.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that tell when a bit of them has changed."""
+"""Files that are written whole or not at all, and that are checked when they are read."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from bst.utils.errors import DataError
+from bst.utils.errors import DataError, one_line
 
-SUMS = "sums.json"  # of a folder: name of a sealed file -> its sha256, that before it first
+SUMS = "sums.json"  # name of each sealed file of the folder -> its sha256, the former one first
 
 
 @contextmanager
 def open_atomic(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
-    """A file that replaces `path` when the block ends: a crash leaves the old or the new, whole.
+    """A file that replaces `path` when the block ends; a crash leaves the old one or the new one.
 
     Raises:
         OSError: it cannot be written; names `path`, which stays as it was.
@@ -41,7 +41,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextmanager
 def naming(path: Path, note: str | None = None) -> Iterator[None]:
-    """Have an OSError of the block, which a failed write does not tell its file, name `path`.
+    """Name `path` in an OSError of the block: that of a failed write names no file.
 
     `note` says what is still good; see `BaseException.add_note`.
     """
@@ -55,13 +55,13 @@ def naming(path: Path, note: str | None = None) -> Iterator[None]:
 
 
 def sync(file: IO) -> None:
-    """Have what was written to an open file on the disk."""
+    """Put on the disk what was written to an open file."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of the folder's files on the disk, so that a power cut keeps them."""
+    """Put the names of the folder's files on the disk, so that a power cut keeps them."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,10 +70,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """`write_atomic`, and the sha256 in `SUMS` beside the file, where `read_sealed` looks.
+    """`write_atomic`, and the sha256 of the content in `SUMS`, where `read_sealed` looks.
 
-    The sums are written first, and hold that of the old content too: a crash between the two
-    writes leaves a file that is as good as before.
+    The sums are written first. They hold the sha256 of the old content too, so that a crash
+    between the two writes leaves the old file valid.
 
     Raises:
         OSError: as `open_atomic`.
@@ -92,8 +92,7 @@ def read_sealed(path: Path) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        DataError: a bit of it has changed, it was cut, it was written by somebody else, or the
-            sums are gone.
+        DataError: it is not what was written, or the sums are gone.
     """
     content = path.read_bytes()
     if not (path.parent / SUMS).exists():
@@ -124,10 +123,5 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
     path = folder / SUMS
     if not path.exists():
         return {}
-    try:
-        sums = json.loads(path.read_bytes())
-        if all(isinstance(digest, str) for digests in sums.values() for digest in digests):
-            return sums
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        pass  # told below
-    raise DataError(f"{SUMS} is damaged, so nothing tells whether the files beside it are whole")
+    with one_line(f"{SUMS} is damaged", "the sha256 of each file beside it"):
+        return {name: [*digests] for name, digests in json.loads(path.read_bytes()).items()}

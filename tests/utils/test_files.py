@@ -80,8 +80,7 @@ def test_a_crash_between_seal_and_file_leaves_a_good_file(tmp_path, monkeypatch)
         read_sealed(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 3}', b'{"a": [3]}', b"\xff",
-                                     b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 3}', b"\xff", b"[" * 100_000])
 def test_damaged_sums_are_told_in_words(tmp_path, content):
     write_sealed(tmp_path / "a", b"one")
     (tmp_path / "sums.json").write_bytes(content)
