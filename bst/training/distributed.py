@@ -1,7 +1,7 @@
 """Several processes that train one model: who am I, sums over all, and taking turns.
 
-`torchrun` starts the processes; `process_group` joins them. Outside of it every function here is
-that of a group of one, which communicates nothing, so callers need no second path.
+`torchrun` starts the processes; `process_group` joins them. Without it every function works as in
+a group of one and communicates nothing, so callers need no second path.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from bst.utils.errors import DataError
 
@@ -34,9 +34,8 @@ def size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that `torchrun` started with this one; all but the first are silent.
 
-    Sums of CPU tensors go over gloo, those of CUDA tensors over nccl; the `device` "cuda" is then
-    the GPU of this process's local rank. A group that is already there, as in a worker of Ray, is
-    used as it is.
+    With the `device` "cuda" each process uses the GPU of its local rank. A group that is already
+    there, as in a worker of Ray, is used as it is.
 
     Raises:
         DataError: there are more processes than GPUs.
@@ -108,24 +107,18 @@ def all_equal(*values: float) -> bool:
 def add_up_gradients(model: nn.Module, loss: Tensor) -> Tensor:
     """Replace each gradient by its sum over all processes; returns the sum of `loss`.
 
-    One flat buffer instead of DistributedDataParallel, which averages over processes: here each
-    has weighted its loss by its share of the targets, so the sum is the gradient of the global
-    mean, whatever the shards' sizes, an empty one included. A parameter that no process used
-    keeps no gradient, as in one process, so AdamW leaves it alone. The price: nothing of the sum
-    overlaps with the backward pass.
+    DistributedDataParallel would average over processes. Here each has weighted its loss by its
+    share of the targets, so the sum is the gradient of the global mean, whatever the shards' sizes.
     """
     if size() == 1:
         return loss
-    parameters = list(model.parameters())
-    used = torch.tensor([p.grad is not None for p in parameters])
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([loss[None], used.to(loss), *(p.flatten() for p in parts)])
-    add_up(flat)
-    loss, used, rest = flat.split([1, len(parts), len(flat) - 1 - len(parts)])
-    sums = rest.split([p.numel() for p in parts])
-    for parameter, anyone, total in zip(parameters, used.tolist(), sums, strict=True):
-        parameter.grad = total.view_as(parameter) if anyone else None
-    return rearrange(loss, "1 -> ")
+    for parameter in model.parameters():
+        if parameter.grad is None:  # this process has no row of the batch
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    total = add_up(parameters_to_vector([loss[None], *gradients]))
+    vector_to_parameters(total[1:], gradients)
+    return total[0]
 
 
 @contextlib.contextmanager
