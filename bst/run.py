@@ -32,6 +32,7 @@ from bst.utils.guard import FolderInUseError, folder_lock
 
 SHOWN = 300  # characters of an overview that a run folder keeps, to be shown
 
+
 @dataclass(frozen=True)
 class Prepared:
     """All that a run reads."""

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bst.config import DataConfig
 from bst.evaluation.report import best_baseline, read_results, scored, write_results
@@ -24,16 +24,8 @@ from bst.utils.files import write_atomic, write_sealed
 
 METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
            "user_macro_mae": "mean over users of the MAE", "mae_star": "MAE of whole stars"}
-SHOWN = ("history 0", "history 1-5", "history 6-20", "history 21+", "cold user", "unseen item",
-         "no overview")  # slices
 PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
-
-MIT = "MIT, as the code of `bst`; the data are made by a program."
-OTHER_LICENCE = (
-    "The code of `bst` is MIT. This folder holds what is listed above of the data, so the terms of "
-    "the data decide whether it may be passed on. MovieLens data may not be redistributed without "
-    "the permission of GroupLens: ask before you publish, or keep the repository private.")
-CARD = Path(__file__).with_name("card.md")  # its text, with places for the numbers
+CARD = Path(__file__).with_name("card.md")  # a Jinja template
 
 
 def publish(run: Path, out: Path) -> list[str]:
@@ -70,7 +62,7 @@ def publish(run: Path, out: Path) -> list[str]:
         write_results(rows, temporary / "results.json", write=write_sealed)
         held = holdings(model, fitted)
         card = model_card(out.name, config, fitted, rows, held)
-        write_atomic(temporary / "README.md", card.encode())  # yours to edit: not sealed
+        write_atomic(temporary / "README.md", str(card).encode())  # yours to edit: not sealed
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -98,12 +90,12 @@ def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
 
 def model_card(
     name: str, config: dict, fitted: checkpoint.Fitted, rows: list[dict], held: list[str]
-) -> str:
+) -> ModelCard:
     """The card, as the Hub reads it; `rows` are those of the results, the first one is bst's."""
     ours, data = rows[0], config["data"]["data"]
     shown = data or "bst synthetic"
     slug = shown.lower().replace(" ", "-")
-    metadata = ModelCardData(
+    about = ModelCardData(
         language="en", library_name="bst", pipeline_tag="tabular-regression", model_name=name,
         license="other" if data else "mit",
         license_name="terms-of-the-training-data" if data else None,
@@ -118,23 +110,6 @@ def model_card(
                                          for side in ("low", "high")]},
         ) for metric, text in METRICS.items()],
     )
-    body = CARD.read_text(encoding="utf-8").format(
-        name=name, data=f"`{data}`" if data else "the built-in synthetic data of `bst`",
-        digest=fitted.identity["data"], hash=fitted.identity["hash"], **_results(rows),
-        holds="\n".join(f"- {line}" for line in held),
-        licence=OTHER_LICENCE if data else MIT)
-    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
-
-
-def _results(rows: list[dict]) -> dict:
-    """The parts of the card that come from the results."""
-    ours, rival = rows[0], best_baseline(rows)
-    table = [" | ".join([f"| {row['scorer']}", *(
-        f"{row[m]:.4f} [{row[f'{m}_low']:.4f}, {row[f'{m}_high']:.4f}]" for m in METRICS)]) + " |"
-        for row in rows]
-    slices = [f"| {name} | {ours['slices'][name]['n']:,} | {ours['slices'][name]['mae']:.4f} "
-              f"| {rival['slices'][name]['mae']:.4f} |"
-              for name in SHOWN if name in ours["slices"]]
-    return {"ours": ours, "paired": ours["paired"], "table": "\n".join(table),
-            "slices": "\n".join(slices),
-            "leaky": " (LEAKY)" * (ours["protocol"] == "keras-windows")}
+    return ModelCard.from_template(
+        about, CARD, name=name, data=data, identity=fitted.identity, held=held, rows=rows,
+        ours=ours, rival=best_baseline(rows), measured=list(METRICS))

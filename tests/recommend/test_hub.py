@@ -2,48 +2,33 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
-from bst.config import DataConfig, RunConfig
 from bst.data.schema import FIRST_IDX
-from bst.evaluation.report import evaluate, paired_difference, read_results, write_results
+from bst.data.splits import split_interactions
+from bst.evaluation.report import read_results
 from bst.recommend.hub import _name, model_card, publish
 from bst.recommend.recommender import Recommender
+from bst.run import store_of
 from bst.training.checkpoint import config_of, load_model
-from bst.training.loop import predict_part
 from bst.utils.files import write_sealed
-from tests.conftest import keep, ratings, refused
+from tests.conftest import refused
 
 
 @pytest.fixture(scope="module")
-def run(build, store, tmp_path_factory):
-    """A finished run with a BERT folder of this machine, as scripts/train.py leaves it."""
-    recommender, batches = build()
-    folder = tmp_path_factory.mktemp("runs") / "films"
-    bert, identity = folder.parent / "bert-of-mine", recommender.fitted.identity
-    bert.mkdir()
-    fitted = replace(recommender.fitted, encoder={**recommender.fitted.encoder, "bert": str(bert)})
-    keep(Recommender(recommender.model, recommender.vocabulary, fitted), folder, step=7)
-    config = RunConfig(data=DataConfig(bert=str(bert), **{
-        field: folder.parent / name for field, name in
-        (("data", "ml-of-mine"), ("metadata", "movies_metadata.csv"), ("cache", "cache"))}))
-    described = {"identity": identity, **config.to_dict()}
-    write_sealed(folder / "config.json", json.dumps(described).encode())
-    split, ours = batches.split, predict_part(recommender.model, batches, "test")[0]
-    theirs = np.full(len(store), store.rating[split.train].mean())
-    rows = [evaluate(stars, store, split, "test", scorer=scorer, seed=0, config_hash="h")
-            for scorer, stars in (("bst", ours), ("global mean", theirs))]
-    rows[0]["paired"] = {"against": "global mean", **paired_difference(
-        [ours[split.test]], [theirs[split.test]], [store.rating[split.test]],
-        [store.user_row[split.test]])}
-    write_results(rows, folder / "results.json", write=write_sealed)
-    (folder / "resume.pt").write_bytes(b"not for others")
-    return folder
+def run(trained, tmp_path_factory):
+    """A finished run with a BERT folder of this machine."""
+    run = shutil.copytree(trained[0], tmp_path_factory.mktemp("runs") / "films")
+    (run.parent / "bert-of-mine").mkdir()
+    for name, part in (("config.json", "data"), ("fitted.json", "encoder")):
+        about = json.loads((run / name).read_bytes())
+        about[part]["bert"] = str(run.parent / "bert-of-mine")
+        write_sealed(run / name, json.dumps(about).encode())
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +38,23 @@ def hub(run):
     return folder
 
 
-def test_the_folder_scores_as_the_run_bit_by_bit(run, hub, store, default):
+def test_the_folder_scores_as_the_run_bit_by_bit(run, hub):
     ours, theirs = Recommender.from_pretrained(run), Recommender.from_pretrained(hub)
-    for history in ([], ratings(store, 3, 1), ratings(store, 3, 17)):
-        expected, *others = (r.predict(history, r.catalogue.ids, user={"sex": "F"}).tolist()
-                             for r in (ours, theirs, default))
-        assert others == [expected, expected]
+    first, *others = ours.catalogue.ids
+    for history in ([], [(first, 5.0)], [(movie, 1.0 + movie % 5) for movie in others[:17]]):
+        expected, found = (r.predict(history, r.catalogue.ids, user={"sex": "F"}).tolist()
+                           for r in (ours, theirs))
+        assert found == expected
     assert ours.recommend(history, 5, reasons=2) == theirs.recommend(history, 5, reasons=2)
-    assert ours.explain(history, 5) == theirs.explain(history, 5)
-    assert ours.similar(5) == theirs.similar(5)
+    assert ours.explain(history, first) == theirs.explain(history, first)
+    assert ours.similar(first) == theirs.similar(first)
     assert ((run / "model.safetensors").read_bytes() == (hub / "model.safetensors").read_bytes())
 
 
-def test_nothing_of_anybody_in_the_training_is_left(run, hub, store, split):
+def test_nothing_of_anybody_in_the_training_is_left(run, hub):
     """No id of a user, and no array or list with an entry for each user or rating."""
-    known = len(load_model(run)[1].user_id)
+    store, known = store_of(run), len(load_model(run)[1].user_id)
+    split = split_interactions(store)
     assert known == len(np.unique(store.user_row[split.train])) and not load_model(hub)[1].user_id
     users = {known, known + FIRST_IDX}
     for name, array in load_file(hub / "model.safetensors").items():
@@ -85,21 +72,21 @@ def test_nothing_of_anybody_in_the_training_is_left(run, hub, store, split):
     assert movies["ratings"] == count[FIRST_IDX:].tolist()  # how many, not which
 
 
-def test_the_files_are_those_of_the_hub_and_name_no_place(run, hub):
+def test_the_files_are_those_of_the_hub_and_name_no_place(run, hub, raw):
     assert {path.name for path in hub.iterdir()} == {
         "README.md", "config.json", "fitted.json", "model.json", "model.safetensors",
         "results.json", "sums.json"}
     for path in hub.iterdir():
-        assert str(run.parent).encode() not in path.read_bytes(), path
+        assert str(raw.parent).encode() not in path.read_bytes(), path
     data = json.loads((hub / "config.json").read_text())["data"]
     assert (data["data"], data["metadata"], data["bert"]) == (
-        "ml-of-mine", "movies_metadata.csv", "bert-of-mine")
+        raw.name, "movies_metadata.csv", "bert-of-mine")
     assert Recommender.from_pretrained(hub).fitted.encoder["bert"] == "bert-of-mine"
     for place in (None, "google/bert", "./bert", "~/bert", "a/b/bert"):  # names of the Hub stay
         assert _name(place) == (place if place in (None, "google/bert") else "bert")
 
 
-def test_the_card_says_what_the_results_say(run, hub):
+def test_the_card_says_what_the_results_say(run, hub, raw):
     card = ModelCard.load(hub / "README.md")
     ours = json.loads((run / "results.json").read_text())[0]
     found = {result.metric_type: result for result in card.data.eval_results}
@@ -111,16 +98,18 @@ def test_the_card_says_what_the_results_say(run, hub):
         assert result.metric_args["interval_95"] == pytest.approx(ends, abs=5e-5)
         assert result.dataset_config == "temporal, ties strict" and result.dataset_split == "test"
         assert "{:.4f} [{:.4f}, {:.4f}]".format(ours[name], *ends) in text
-    for said in (f"minus global mean on the same rows: MAE {ours['paired']['mae']:+.4f}",
-                 "Trained on `ml-of-mine`", "may not be redistributed without the permission"):
+    rival = ours["paired"]
+    for said in (f"bst minus {rival['against']} on the same rows: MAE {rival['mae']:+.4f}",
+                 f"Trained on `{raw.name}`", "may not be redistributed without the permission"):
         assert said in text, said
     assert (card.data.license, card.data.model_name) == ("other", hub.name)
 
 
-def test_the_card_of_synthetic_data_is_mit(run, default):
-    config, rows = config_of(run), read_results(run / "results.json")
+def test_the_card_of_synthetic_data_is_mit(run, hub):
+    fitted, config, rows = (
+        Recommender.from_pretrained(hub).fitted, config_of(run), read_results(run / "results.json"))
     config["data"]["data"], rows[0]["protocol"] = None, "keras-windows"
-    card = ModelCard(model_card("films", config, default.fitted, rows, []))
+    card = model_card("films", config, fitted, rows, [])
     assert card.data.license == "mit" and "GroupLens" not in card.text
     assert "`keras-windows` (LEAKY)" in card.text
 
@@ -146,14 +135,14 @@ def test_a_failed_write_leaves_nothing(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_of_the_hub_is_found_in_the_local_cache(hub, store, tmp_path, monkeypatch):
+def test_a_name_of_the_hub_is_found_in_the_local_cache(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     kept = tmp_path / "models--somebody--films"
     for name in ("refs", "snapshots"):
         (kept / name).mkdir(parents=True)
     (kept / "refs" / "main").write_text("0" * 40)
     (kept / "snapshots" / ("0" * 40)).symlink_to(hub)
-    found = Recommender.from_pretrained("somebody/films")
-    assert found.similar(5) == Recommender.from_pretrained(hub).similar(5)
+    found, ours = (Recommender.from_pretrained(name) for name in ("somebody/films", hub))
+    assert found.similar(ours.catalogue.ids[0]) == ours.similar(ours.catalogue.ids[0])
     with refused("somebody/else: no readable model"):
         Recommender.from_pretrained("somebody/else")
