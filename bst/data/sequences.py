@@ -96,16 +96,9 @@ def build_sequences(tables: Tables) -> SequenceStore:
 
 
 def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Order by (user, timestamp, position), (n,) int64."""
-    n, since = len(timestamp), timestamp - timestamp.min(initial=2**62)
-    of_user, of_time, of_position = (
-        int(most).bit_length() for most in (user_row.max(initial=0), since.max(initial=0), n))
-    if of_user + of_time + of_position > 63:
-        return np.lexsort((timestamp, user_row))
-    # all three in one number: no two are equal, so the fastest sort will do, and it needs no index
-    key = (user_row.astype(np.int64) << of_time | since) << of_position | np.arange(n)
-    key.sort()
-    return key & ((1 << of_position) - 1)
+    """Order by (user, timestamp, position), (n,) uint32."""
+    order = pl.arg_sort_by("user", "time", maintain_order=True)
+    return pl.DataFrame({"user": user_row, "time": timestamp}).select(order)[:, 0].to_numpy()
 
 
 class StoreWriter(AbstractContextManager):

@@ -129,15 +129,20 @@ def encoder_folder(bert: str | None) -> Path:
 
 
 def _embed_missing(missing: dict[str, str], folder: Path, pooling: Pooling, cache: Path) -> None:
-    """Embed texts and write a file of the cache every `CHUNK` texts."""
+    """Embed texts; every `CHUNK` texts a file of the cache, named by the hash of its content."""
+    from safetensors.numpy import save
+
     tokenizer, model = load_encoder(folder)
     keys = sorted(missing)
     bar = tqdm(keys, desc="overviews", unit="text", disable=None)
     if bar.disable:
         print(f"embedding {len(keys):,} overviews", file=sys.stderr)
     vectors = (embed_text(missing[key], tokenizer, model, pooling) for key in bar)
+    cache.mkdir(parents=True, exist_ok=True)
     for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
-        _write_cache(cache, chunk, np.stack([*islice(vectors, len(chunk))]))
+        rows = np.stack([*islice(vectors, len(chunk))])
+        content = save({"vectors": rows}, metadata={"keys": " ".join(chunk)})
+        write_atomic(cache / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)
 
 
 def embed_text(text: str, tokenizer, model, pooling: Pooling) -> np.ndarray:
@@ -165,15 +170,6 @@ def load_encoder(folder: Path):
         line = str(error).splitlines()[0]
         raise DataError(f"--bert {folder}: {line}; expected a BERT of transformers") from error
     return tokenizer, model.eval()
-
-
-def _write_cache(cache: Path, keys: list[str], vectors: np.ndarray) -> None:
-    """One file of vectors, whole or not at all; its name is the hash of its content."""
-    from safetensors.numpy import save
-
-    content = save({"vectors": vectors.astype(np.float32)}, metadata={"keys": " ".join(keys)})
-    cache.mkdir(parents=True, exist_ok=True)
-    write_atomic(cache / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)
 
 
 def _read_cache(cache: Path) -> dict[str, np.ndarray]:

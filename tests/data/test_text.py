@@ -56,21 +56,19 @@ def test_the_cache_gives_the_same_bytes_without_loading_the_model(embedded, monk
 def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
     texts = [f"A film about {k}." for k in range(7)]
     monkeypatch.setattr(bst.data.text, "CHUNK", 3)
-    write, count = bst.data.text._write_cache, iter(range(9))
+    embed, asked = bst.data.text.embed_text, []
 
-    def fail_later(*args):
-        if next(count) == 2:
+    def count(text, *how):
+        asked.append(text)
+        if len(asked) == 7:
             raise KeyboardInterrupt
-        write(*args)
+        return embed(text, *how)
 
-    monkeypatch.setattr(bst.data.text, "_write_cache", fail_later)
+    monkeypatch.setattr(bst.data.text, "embed_text", count)
     with pytest.raises(KeyboardInterrupt):
         embed_texts(texts, cache_dir=tmp_path)
-    seen = []
-    monkeypatch.setattr(
-        bst.data.text, "_write_cache", lambda c, k, v: (seen.extend(k), write(c, k, v)))
     embed_texts(texts, cache_dir=tmp_path)
-    assert len(seen) == 1
+    assert asked[7:] == asked[6:7]
 
 
 def test_a_damaged_cache_file_is_named_and_made_again(embedded, tmp_path, capsys):
