@@ -153,15 +153,9 @@ def _refuse_binary(what: str, start: bytes) -> None:
 
 
 def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes]:
-    rest = b""
     while block := file.read(chunk_bytes):
-        lines, end, part = block.rpartition(b"\n")
-        if end:
-            yield rest + lines + end
-            rest = b""
-        elif len(rest) > chunk_bytes:
+        rest = file.readline(chunk_bytes)  # of the last line, or the next line
+        if len(rest) == chunk_bytes and not rest.endswith(b"\n"):
             raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected a row "
                             "a line")
-        rest += part
-    if rest:
-        yield rest
+        yield block + rest

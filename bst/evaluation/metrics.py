@@ -14,7 +14,7 @@ def mae(score: np.ndarray, label: np.ndarray) -> float:
         >>> mae(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
         0.5
     """
-    return float(np.abs(_difference(score, label)).mean())
+    return float(np.abs(np.subtract(score, label, dtype=np.float64)).mean())
 
 
 def rmse(score: np.ndarray, label: np.ndarray) -> float:
@@ -24,7 +24,7 @@ def rmse(score: np.ndarray, label: np.ndarray) -> float:
         >>> rmse(np.array([1.0, 5.0]), np.array([4.0, 1.0])) == 12.5**0.5
         True
     """
-    return float(np.sqrt(np.square(_difference(score, label)).mean()))
+    return float(np.sqrt(np.square(np.subtract(score, label, dtype=np.float64)).mean()))
 
 
 def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -83,10 +83,3 @@ def user_bootstrap(
 def spread(values: Sequence[float]) -> float | None:
     """Standard deviation between runs, over their number less one; None of a single run."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _difference(score: np.ndarray, label: np.ndarray) -> np.ndarray:
-    if score.shape != label.shape or not len(label):
-        raise ValueError(f"expected as many scores as labels and at least one, got "
-                         f"{score.shape} and {label.shape}")
-    return np.asarray(score, dtype=np.float64) - label
