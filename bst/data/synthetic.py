@@ -49,11 +49,6 @@ class Shape:
     num_ratings: int = 120_000  # about; each user has at least 20
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.num_users < 1 or self.num_movies < 40 or self.num_ratings < 20 * self.num_users:
-            raise ValueError(f"expected at least 1 user, 40 movies and 20 ratings a user, got "
-                             f"{self.num_users}, {self.num_movies} and {self.num_ratings}")
-
 
 def write_synthetic(folder: Path, **size: int) -> Path:
     """Write `FILES` of a `Shape` to the folder, which is returned; equal seeds, equal bytes.

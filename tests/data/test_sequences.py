@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bst.data.schema import FIRST_IDX, Tables
-from bst.data.sequences import build_sequences, load_store, save_store, time_order
+from bst.data.sequences import FILES, build_sequences, load_store, save_store, time_order
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from tests.conftest import contents, random_tables, refused
@@ -108,19 +109,11 @@ def test_the_manifest_says_what_the_folder_holds_and_a_copy_says_the_same(tables
 def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
         store, tmp_path, monkeypatch, number):
     save_store(store, tmp_path)
-    before = contents(tmp_path)
-    names = ["item_idx.npy", "rating.npy", "timestamp.npy", "offsets.npy", "users.parquet",
-             "movies.parquet"]
-    left = iter(range(number))
-
-    def sync(file):
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("bst.data.sequences.sync", sync)
+    before, full = contents(tmp_path), OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("bst.data.sequences.sync", Mock(side_effect=[None] * number + [full]))
     with pytest.raises(OSError, match="No space left") as caught:
         save_store(replace(store, rating=store.rating + 1), tmp_path)
-    assert caught.value.filename == str(tmp_path / names[number])
+    assert caught.value.filename == str(tmp_path / FILES[number])
     assert caught.value.__notes__ == ["a store that was there is as it was"]
     assert contents(tmp_path) == before
 
