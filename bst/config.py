@@ -226,17 +226,13 @@ class RunConfig(Options):
     @property
     def hash(self) -> str:
         """Eight hex digits that change with any field that can change a result."""
-        fixed = self.essentials()
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+        text = json.dumps(self.essentials(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
         """Name of the run's folder, unless told otherwise."""
         return f"{self.data.protocol}-{self.hash}"
-
-    def with_seed(self, seed: int) -> "RunConfig":
-        """The same run with another seed of training."""
-        return replace(self, train=replace(self.train, seed=seed))
 
 
 def from_dict(cls, values: dict):

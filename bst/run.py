@@ -84,15 +84,15 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
 
 def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
     """What BERT reads for each film, by `DataConfig.text_source`."""
-    overviews = store.movies["overview"].to_list()
     if config.text_source == "title":
         return store.movies["title"].to_list()
+    overviews = store.movies["overview"].to_numpy()
     if config.text_source == "shuffled":
-        known = [k for k, overview in enumerate(overviews) if overview]
+        known = np.flatnonzero(overviews)
         order = np.random.default_rng([config.split_seed, 91]).permutation(known)
-        other = dict(zip(known, order, strict=True))
-        return [overviews[other.get(k, k)] for k in range(len(overviews))]
-    return overviews
+        overviews = overviews.copy()
+        overviews[known] = overviews[order]
+    return overviews.tolist()
 
 
 def use_device(config: TrainConfig) -> None:

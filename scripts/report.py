@@ -118,7 +118,7 @@ def main(args: Args) -> None:
     """Train, compare, print."""
     from bst.evaluation.report import write_results
     from bst.run import predict_baselines, prepare, use_device
-    from scripts.studies.runs import train_all
+    from scripts.studies.runs import train_all, with_seed
 
     config = RunConfig(data=args.data, model=args.model, train=args.train,
                        baselines=args.baselines)
@@ -127,7 +127,7 @@ def main(args: Args) -> None:
     prepared = prepare(config)
     rows = table(prepared, done, *predict_baselines(prepared))
     for seed in range(args.seeds):
-        run = config.with_seed(seed)
+        run = with_seed(config, seed)
         rows[seed]["valid_mae_by_epoch"] = learning_curve(args.runs / run.name)
         rows[seed]["config_hash"] = run.hash
     print(format_report(rows))

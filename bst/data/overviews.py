@@ -156,12 +156,16 @@ def title_keys(title: str) -> list[str]:
     return list(dict.fromkeys(key for key in keys if key))
 
 
+def without_accents(text: str) -> str:
+    """The text with `e` for `é`."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
 def _article_first(name: str) -> str:
     return ARTICLE.sub(lambda m: m[2] + " " * (not m[2].endswith("'")) + m[1], name)
 
 
 def _normalise(name: str) -> str:
-    text = unicodedata.normalize("NFKD", name.lower().replace("&", " and "))
-    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = without_accents(name.lower().replace("&", " and "))
     text = re.sub(r"^(the|a|an|le|la|les|il|el|los|las|der|die|das)\s+|^l'\s*", "", text.strip())
     return re.sub(r"[^a-z0-9]", "", text)

@@ -70,13 +70,9 @@ class SequenceStore:
 
 
 def build_sequences(tables: Tables) -> SequenceStore:
-    """Sort the ratings into per-user sequences.
+    """Sort the ratings by user and time; of equal times the order of the rows counts.
 
-    Args:
-        tables: typed tables; rows of `ratings` in file order, which breaks ties of time.
-
-    Returns:
-        A store whose user row r and item index r + 2 are the rows of `tables.users`, `.movies`.
+    User row r and item index r + FIRST_IDX are row r of `tables.users` and of `tables.movies`.
 
     Raises:
         DataError: a rating names a user or movie that the tables lack.

@@ -33,9 +33,7 @@ def embed_texts(
     texts: list[str | None], *, bert: str | None = None, pooling: Pooling = "mean-last-two",
     cache_dir: Path,
 ) -> TextVectors:
-    """Embed every text with a frozen BERT.
-
-    One at a time: its bits are a function of the text (and of CPU and threads), not of a batch.
+    """Embed every text with a frozen BERT, one at a time: its vector depends on no other text.
 
     Args:
         texts: overviews; None or blank is "no text", for which the model learns a vector.
@@ -46,7 +44,6 @@ def embed_texts(
 
     Raises:
         DataError: the encoder is missing, damaged or has no safetensors.
-        OptionError: on a pooling that is none of these.
     """
     check_option("pooling", pooling, Pooling)
     folder = encoder_folder(bert)
@@ -76,16 +73,12 @@ def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
 
 
 def pool(hidden_states, is_real, pooling: Pooling):
-    """One vector a text from the hidden states of an encoder.
+    """One vector a text, (b, t): the mean over its tokens of one hidden layer, or of the last two.
 
     Args:
         hidden_states: tuple of (b, s, t) tensors, the embeddings first, the last layer last.
         is_real: (b, s), 1 at a token of the text, [CLS] and [SEP] included.
-        pooling: `mean-last-two` averages the last two layers; `last` and `second-to-last` take
-            one. Then the mean over the real tokens.
-
-    Returns:
-        (b, t).
+        pooling: which layers.
 
     Source: Devlin et al. 2018, Table 7 (arXiv 1810.04805), which sums or concatenates layers.
     """

@@ -28,11 +28,7 @@ def rmse(score: np.ndarray, label: np.ndarray) -> float:
 
 
 def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The nearest rating of the scale, halfway the lower one: the `star` decode of a prediction.
-
-    Args:
-        score: stars, any shape.
-        levels: (c,) ratings that occur, ascending.
+    """The nearest of the ratings `levels`, (c,) ascending, for each score; halfway the lower one.
 
     Example:
         >>> to_stars(np.array([0.2, 3.4, 3.6]), np.array([0.5, 3.0, 3.5])).tolist()
@@ -43,7 +39,7 @@ def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def calibration(score: np.ndarray, label: np.ndarray, *, groups: int = 20) -> list[list[float]]:
-    """[mean score, mean label] of equal groups of rows, in order of score."""
+    """[mean score, mean label] of equally large groups of rows, in order of score."""
     parts = np.array_split(np.argsort(score, kind="stable"), min(groups, len(score)))
     return [[float(score[p].mean(dtype=np.float64)), float(label[p].mean(dtype=np.float64))]
             for p in parts]
@@ -59,15 +55,10 @@ def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndar
 def user_bootstrap(
     runs: list[np.ndarray], users: list[np.ndarray], *, seed: int
 ) -> tuple[float, float]:
-    """95 % interval of the mean of one run, when users, not rows, are drawn again.
+    """95 % interval of the mean of `runs`, one (n,) array a run; resamples users, not rows.
 
-    The one definition of an interval over seeds: the runs take turns to be drawn from, so that it
-    spans what one of them gives on other users, and is as wide however many they are.
-
-    Args:
-        runs: of each run one number a row, (n,): an absolute error, or a difference of two.
-        users: of each run the number of each row's user, (n,).
-        seed: of the draws.
+    `users` has, for each run, the number of each row's user, (n,). The draws take one run after the
+    other: the interval is that of a single run, however many runs there are.
     """
     sums = [user_sums(values, user) for values, user in zip(runs, users, strict=True)]
     rng = np.random.default_rng(seed)

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from bst.data.overviews import plain_title, title_keys
+from bst.data.overviews import plain_title, title_keys, without_accents
 from bst.data.schema import FIRST_IDX, OOV, id_text
 from bst.data.text import TextVectors
 from bst.model.build import ContentScale, log_share
@@ -137,9 +136,7 @@ def _fold(text: str) -> str:
         >>> _fold("Cité d'Or (1995)")
         'cite d or 1995'
     """
-    plain = unicodedata.normalize("NFKD", text.lower())
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return " ".join(re.findall(r"\w+", plain))
+    return " ".join(re.findall(r"\w+", without_accents(text.lower())))
 
 
 def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],

@@ -77,7 +77,7 @@ def train_all(
     variants: Variants, seeds: range, runs: Path, *, jobs: int
 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """What `run_one` gives for each variant and seed; `jobs` processes work side by side."""
-    seeded = [c.with_seed(seed) for seed in seeds for c in variants.values()]
+    seeded = [with_seed(c, seed) for seed in seeds for c in variants.values()]
     by_hash = {c.hash: c for c in seeded}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -87,8 +87,13 @@ def train_all(
         finished = pool.map(run_one, by_hash.values(), [runs] * len(by_hash))
         done = dict(zip(by_hash, tqdm(finished, total=len(by_hash), desc="runs", unit="run",
                                       leave=False, disable=None), strict=True))
-    return {name: [done[config.with_seed(seed).hash] for seed in seeds]
+    return {name: [done[with_seed(config, seed).hash] for seed in seeds]
             for name, config in variants.items()}
+
+
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    """The same run with another seed of training."""
+    return replace(config, train=replace(config.train, seed=seed))
 
 
 def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
