@@ -8,7 +8,6 @@ import socket
 import time
 from pathlib import Path
 
-import bst.data.preparation
 import bst.training.loop
 import bst.utils.files
 from tests.command import start
@@ -132,16 +131,3 @@ def forbid_network() -> None:
     for name in ("getaddrinfo", "gethostbyname", "create_connection"):
         setattr(socket, name, refuse)
     socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
-
-
-def change_while_read(path: Path) -> None:
-    """Append a rating to the file once it has been opened and read."""
-    real = bst.data.preparation.read_tables
-
-    def read(*args, **options):
-        tables = real(*args, **options)
-        with open(path, "a") as file:
-            file.write("\n")
-        return tables
-
-    bst.data.preparation.read_tables = read
