@@ -52,7 +52,7 @@ def config_in(folder: Path) -> RunConfig:
 
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
-    with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
         return _open(config_in(folder).data)
 
 
@@ -101,7 +101,7 @@ def use_device(config: TrainConfig) -> None:
         torch.set_num_threads(config.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # determinism on a GPU needs it
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, filling costs
+    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing reads it
     with one_line(f"--device {config.device}", "a device that this torch sees, cpu always works"):
         torch.zeros(1, device=config.device)
 
@@ -124,7 +124,7 @@ def run_training(
         if not train_run(prepared, out, stop_requested=stop_requested):
             return None
         if (out / "results.json").exists():
-            load_model(out)  # damaged, it is not what the results are of
+            load_model(out)  # refuse the results of a damaged model
             print("this run is finished; its results:")
             return report.read_results(out / "results.json")
         rows = compare(prepared, out)
@@ -135,9 +135,9 @@ def run_training(
 
 @contextlib.contextmanager
 def only_run_in(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder while the processes of this one work there.
+    """Lock the folder for all processes of this run.
 
-    A FolderInUseError, in each process of the group, names the process that is there.
+    If another run is there, each process of the group raises a FolderInUseError.
     """
     with contextlib.ExitStack() as stack:
         holder = 0
@@ -232,7 +232,7 @@ def compare(
 
 
 def predict_baselines(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Stars of each baseline that is asked for by its name, each (n,), and why others have none."""
+    """Stars of each baseline that is asked for, each (n,), and why the others have none."""
     store, split, asked = prepared.store, prepared.split, prepared.config.baselines
     held_out, size = np.concatenate([split.valid, split.test]), len(split.train)
     found, failed = {}, {}
@@ -246,7 +246,7 @@ def predict_baselines(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[s
             if not np.isfinite(stars[held_out]).all():
                 raise FloatingPointError("some predictions are not finite")
             found[name] = stars
-        except Exception as error:  # a rival that cannot be had costs no run
+        except Exception as error:  # a baseline that fails must not end the run
             failed[name] = f"failed: {' '.join(str(error).split()) or repr(error)}"
     return found, failed
 

@@ -15,7 +15,7 @@ YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLE = re.compile(
     r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
 )
-LINKED = -1  # in the place of a gap of years: before all others
+LINKED = -1  # instead of a gap of years: sorts before all of them
 csv.field_size_limit(2**24)
 
 
@@ -108,7 +108,7 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
                 continue
             seen.add(values["id"])
             films.append({**values, "year": int(values["release_date"][:4])})
-    except csv.Error as error:  # a quote that nothing closes makes a cell without end
+    except csv.Error as error:  # an open quote makes an endless cell
         raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected Kaggle's "
                         "movies_metadata.csv") from error
     return films, defects

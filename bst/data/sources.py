@@ -56,7 +56,7 @@ class RawFiles:
                 return {member.split("/")[-1] for member in _visible(archive)} - {""}
 
     def size(self, name: str) -> int:
-        """Bytes of the file, unpacked; about, where gzip does not tell."""
+        """Bytes of the file, unpacked; an estimate for gzip."""
         with self._opened(name) as (_, size):
             return size * (4 if name.endswith(".gz") else 1)
 
@@ -79,7 +79,7 @@ class RawFiles:
             raise DataError(f"{self.source}: {name} is empty, expected a row a line")
 
     def whole(self, name: str) -> Path | bytes:
-        """A file that is not read from its start to its end: its path, or what is packed in it."""
+        """A file for random access: its path, or its unpacked content."""
         if not self.is_zip and not name.endswith(".gz"):
             path = self.source if self.is_alone else self.source / name
             with self._told(name):
@@ -90,7 +90,7 @@ class RawFiles:
 
     @contextmanager
     def _unpacked(self, name: str) -> Iterator[IO[bytes]]:
-        """The file as it reads once it is unpacked; what it was before is hashed."""
+        """The file, unpacked; its packed content is hashed."""
         with self._opened(name) as (file, _):
             if name not in self.sha256:
                 self.sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -142,7 +142,7 @@ def _visible(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _refuse_binary(what: str, start: bytes) -> None:
-    """Raise where a file begins as no text in UTF-8 or latin-1 does."""
+    """Raise if a file does not begin like text in UTF-8 or latin-1."""
     kind = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
     nul = start.count(b"\0")
     if kind is None and nul > max(8, len(start) // 20):
@@ -154,7 +154,7 @@ def _refuse_binary(what: str, start: bytes) -> None:
 
 def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes]:
     while block := file.read(chunk_bytes):
-        rest = file.readline(chunk_bytes)  # of the last line, or the next line
+        rest = file.readline(chunk_bytes)  # the rest of the last line, or the next line
         if len(rest) == chunk_bytes and not rest.endswith(b"\n"):
             raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected a row "
                             "a line")

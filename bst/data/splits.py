@@ -9,7 +9,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
 
-TIES_TOLD = 10  # tied pairs from which all of them in order of items is no chance
+TIES_TOLD = 10  # so many tied pairs, all in order of items, are no coincidence
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class History:
 
 
 def shuffle_ties(store: SequenceStore, seed: int) -> SequenceStore:
-    """The store with each user's ratings of one time in a drawn order instead of the file's."""
+    """The store with tied ratings of a user in random order instead of the file's."""
     drawn = np.random.default_rng([seed, 93]).random(len(store))
     order = np.lexsort((drawn, store.timestamp, store.user_row))
     return replace(store, item_idx=store.item_idx[order], rating=store.rating[order])
@@ -195,7 +195,7 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
 
 
 def _notes(store: SequenceStore, split: Split, held_out: np.ndarray) -> list[str]:
-    """What is no leak, but makes the numbers of a split other than they look; a line each."""
+    """What is no leak but changes the meaning of the numbers, a line each."""
     lines, train, stars = [], store.rating[split.train], store.rating[held_out]
     low, high = train.min(), train.max()
     off = np.count_nonzero((stars < low) | (stars > high))

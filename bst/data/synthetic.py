@@ -123,7 +123,7 @@ class _Movies:
 
 
 def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> None:
-    """Users `block`, ... of the file: each block has its own stream of chance."""
+    """Write the users from number `block` on; each block has its own random generator."""
     rng = np.random.default_rng([shape.seed, 2, block])
     n = min(BLOCK, shape.num_users - block)
     ids = block + 1 + np.arange(n)

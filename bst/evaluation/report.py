@@ -21,9 +21,9 @@ def evaluate(
 ) -> dict:
     """One row of `results.json`.
 
-    `predictions` are (n,) stars at every position of the store, of which the targets of `part`
-    count; `stars`, (n,) too, those on the scale of a model that names some, or else the nearest.
-    `seed` is that of the run and of the bootstrap.
+    `predictions` are (n,) expected stars at every position of the store; the targets of `part`
+    count. `stars`, (n,) too, are those of a model that predicts stars on the scale; None: the
+    nearest ones. `seed` is that of the run and of the bootstrap.
 
     Returns:
         `mae`, `rmse`, `user_macro_mae` of the expected stars and `mae_star` of stars on the scale,
@@ -37,7 +37,7 @@ def evaluate(
     star = to_stars(score, levels) if stars is None else stars[target].astype(np.float64)
     miss = np.abs(score - label)
     total, count = user_sums(miss, user)
-    errors = {  # of each metric the numbers whose mean it is, and whose they are
+    errors = {  # of each metric: the numbers whose mean it is, and their users
         "mae": (miss, user), "rmse": (miss**2, user), "mae_star": (np.abs(star - label), user),
         "user_macro_mae": (total / count, np.arange(len(total)))}
     found = {}
@@ -87,8 +87,8 @@ def paired_difference(
 ) -> dict[str, float]:
     """Our error minus theirs on the same rows, with the 95 % interval of `user_bootstrap`.
 
-    Each argument has, of each run, a number a target, (n,): our stars, those of a rival, those
-    that were given, and the row of the user.
+    Each argument has one (n,) array a run, with a number a target: our stars, a rival's stars, the
+    true stars, and the user's row.
 
     Returns:
         `mae`, `mae_low`, `mae_high` of absolute errors, and `mse`, ... of squared ones; below
@@ -105,13 +105,13 @@ def paired_difference(
 
 
 def on_scale(predictions: np.ndarray, store: SequenceStore, split: Split, part: Part) -> np.ndarray:
-    """Stars of the targets of a part, within those of train: (m,) float64."""
+    """Stars of the targets of a part, clipped to the range of train: (m,) float64."""
     train = store.rating[split.train]
     return np.clip(predictions[split.part(part)].astype(np.float64), train.min(), train.max())
 
 
 def scored(rows: list[dict]) -> list[dict]:
-    """The rows of scorers that could be had; the others say in `failed` why not."""
+    """The rows of scorers that worked; the others say in `failed` why not."""
     return [row for row in rows if "failed" not in row]
 
 
@@ -121,7 +121,7 @@ def best_baseline(rows: list[dict]) -> dict:
 
 
 def interval(row: dict, name: str) -> str:
-    """A difference and its interval, as tables show them."""
+    """A difference and its interval, as shown in tables."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return f"{row[name]:+.4f} [{low:+.4f}, {high:+.4f}]"
 

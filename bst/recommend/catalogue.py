@@ -68,10 +68,10 @@ class Catalogue:
         return allowed
 
     def search(self, query: str, k: int) -> list[int]:
-        """At most k items whose titles have, for each word of `query`, a word that begins so.
+        """At most k items; each word of `query` begins a word of their titles.
 
-        Titles that begin like the query come first, then those with more train ratings. If no
-        title fits, those with a name or a part of it that is spelt almost so, the nearest first.
+        Titles that begin with the query come first, then those with more train ratings. If no
+        title fits: titles with a similar spelling, the nearest first.
         """
         words = _fold(query).split()
         rows = [row for row, title in enumerate(self._folded)
@@ -104,7 +104,7 @@ class Catalogue:
         return found
 
     def known(self, genres: Sequence[str], where: str = "") -> list[str]:
-        """These genres as the catalogue writes them; `where` they stand, for messages."""
+        """These genres as the catalogue writes them; `where` begins a message."""
         if isinstance(genres, str):
             raise DataError(f"{where}genres is '{genres}', expected a list of names")
         known = {genre.casefold(): genre for genre in self.genres}

@@ -3,8 +3,8 @@
     program = torch.export.load("run.pt2").module()
     stars = program(movie, rating, time, user, at, target)
 
-It is the network itself, called as `Recommender.score` calls it: all that is added here is the
-lookup of ids and of rated films, and the layout of one person's ratings in chunks.
+It is the network itself, called as `Recommender.score` calls it. This module adds the lookup of
+ids and of rated films, and the layout of one person's ratings in chunks.
 
 j ratings, i films asked about.
 """
@@ -61,8 +61,8 @@ class Program(nn.Module):
         """See `INPUTS` and `OUTPUT`."""
         time, order = time.sort(stable=True)
         rated, rating, asked = self._items(movie[order]), rating[order], self._items(target)
-        # So many chunks that a row is never empty; a number of its own for torch.export, which
-        # otherwise writes every shape in terms of the number of ratings, and gives up.
+        # One chunk more, so that no row is empty. `item()` makes the count a symbol of its own:
+        # torch.export fails on shapes that are formulas of the number of ratings.
         chunks = (torch.ones_like(time).sum() // CHUNK + 1).item()
         torch._check(chunks >= 1)
         slot = torch.arange(chunks)[:, None] * CHUNK + torch.arange(CHUNK)

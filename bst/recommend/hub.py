@@ -29,7 +29,7 @@ CARD = Path(__file__).with_name("card.md")  # a Jinja template
 
 
 def publish(run: Path, out: Path) -> list[str]:
-    """Write the folder `out`, whole or not at all; its name is that of the model in the card.
+    """Write the folder `out`, whole or not at all; the model in the card has its name.
 
     Returns:
         What `out` holds of the data, see `holdings`.
@@ -78,7 +78,7 @@ def _name(place: str | None) -> str | None:
 
 
 def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
-    """What a folder with these holds of the data that they were trained on, an item each."""
+    """What a folder with this model holds of its training data, a line each."""
     lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
              "of each film, how many train ratings it has, and a vector learned from them"]
     if model.config.text:

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who am I, sums over all, and taking turns.
+"""Several processes that train one model: ranks, sums over all processes, turns.
 
 `torchrun` starts the processes; `process_group` joins them. Without it every function works as in
 a group of one and communicates nothing, so callers need no second path.
@@ -55,16 +55,16 @@ def process_group(device: str) -> Iterator[None]:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         yield
-    if join:  # not after an error: the others may be gone, and leaving would wait for them
+    if join:  # not after an error: the others may be gone, and this would wait for them
         dist.destroy_process_group()
 
 
 def _join(backend: str) -> None:
-    """Meet the others at the store of `torchrun`.
+    """Join the others through the store of `torchrun`.
 
-    After a restart torchrun's store still holds the addresses of the processes that are gone, so
-    on one machine each attempt has its own names. On several machines the attempts are not counted
-    alike; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each attempt a store of its own.
+    After a restart this store still holds the addresses of the old processes, so on one machine
+    each attempt has a prefix. Several machines count the attempts differently; there set
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which gives each attempt its own store.
     """
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
@@ -74,16 +74,15 @@ def _join(backend: str) -> None:
 
 
 def shard(rows: list) -> list:
-    """What this process takes of the rows of a batch that all processes know: every size-th one.
+    """This process's rows of a batch: every size-th one; none if the batch has too few.
 
-    Rows are in order of length, so the shards are about equally long. None is made up: a batch
-    of fewer rows than processes leaves some with an empty list.
+    Rows are in order of length, so the shards are about equally long.
     """
     return rows[rank()::size()]
 
 
 def chance_seed(seed: int, step: int) -> int:
-    """Seed of dropout: a function of (seed, step, rank), so that no two shards share a mask."""
+    """Seed of dropout: a function of (seed, step, rank), so each shard has its own mask."""
     return seed * 1_000_003 + step + rank() * KNUTH
 
 
@@ -98,7 +97,7 @@ def most(value: int) -> int:
 
 
 def all_equal(*values: float) -> bool:
-    """True when every process gives the same values; NaN is like 0."""
+    """True when every process gives the same values; NaN counts as 0."""
     both = torch.tensor([values, [-v for v in values]], dtype=torch.float64).nan_to_num(nan=0.0)
     greatest, least = _reduce(both, dist.ReduceOp.MAX)
     return bool((greatest == -least).all())
@@ -125,7 +124,7 @@ def add_up_gradients(model: nn.Module, loss: Tensor) -> Tensor:
 def first_goes_first() -> Iterator[None]:
     """The first process runs the block alone; then the others do, and find its files.
 
-    An error of the first lets the others go on: they meet it too, and end by themselves.
+    After an error of the first the others run the block too, and meet the same error.
     """
     if rank() > 0:
         wait_for_all()
@@ -145,7 +144,7 @@ def _reduce(tensor: Tensor, operation) -> Tensor:
     if size() > 1:
         try:
             dist.all_reduce(tensor, operation)
-        except RuntimeError as error:  # gloo's word for a closed connection
+        except RuntimeError as error:  # what gloo raises when a connection is closed
             raise ConnectionError(
                 f"process {rank()} of {size()} lost another one ({str(error).split('. ')[0]}); "
                 "the same command goes on from the last resume point"

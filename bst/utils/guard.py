@@ -1,4 +1,4 @@
-"""What a command answers when something goes wrong: one line, and an exit code that says what.
+"""How a command ends: an error is one line and an exit code; locks and signals.
 
 Exit codes: 1 the data, the memory or the loss; 2 a flag; 73 another process works in the folder; 74
 a file cannot be read or written; 130 and 143 stopped by SIGINT and SIGTERM.
@@ -36,8 +36,7 @@ class FolderInUseError(DataError):
 def guarded(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with what it returns, or with one line that says what went wrong.
 
-    An exception that is none of a user's doing keeps its traceback: of the ValueErrors, all but
-    ours. That nobody reads what it prints any more, as with `| head`, is no error.
+    A bug of ours keeps its traceback. A reader that stops reading, as with `| head`, is no error.
     """
     try:
         with redirect_stdout(_Pipe(sys.stdout)) as out:
@@ -64,7 +63,7 @@ def guarded(main: Callable[[], int | None]) -> NoReturn:
 
 
 class _Pipe:
-    """Standard output whose reader may leave: what comes after goes nowhere."""
+    """Standard output that drops what is written after its reader has stopped reading."""
 
     def __init__(self, file: IO) -> None:
         self._file = file
@@ -81,9 +80,9 @@ class _Pipe:
 
 
 def command(main: Callable[..., int | None], flags: type, description: str) -> NoReturn:
-    """The command line of a script: `guarded`, and the flags are the fields of what `main` takes.
+    """The command line of a script: `main` of the dataclass `flags`, run by `guarded`.
 
-    The fields of dataclasses in the dataclass `flags` are flags without a prefix.
+    Each field is a flag; so are the fields of dataclasses in it, without a prefix.
     """
     import tyro
 
@@ -97,7 +96,7 @@ def _leave(line: str, code: int) -> NoReturn:
 
 
 def _about_file(error: OSError) -> str:
-    """One line: what could not be done with which file, and what is still good."""
+    """One line: the file, what is wrong with it, and what is still good."""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     name = error.filename or "a file"
     if error.errno in FULL or "os error 28" in str(error):  # polars has no errno
@@ -132,7 +131,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Refuse what the block read if a file, or one of a folder, was written meanwhile.
+    """Refuse what the block has read if a file, or one in a folder, was written meanwhile.
 
     Raises:
         DataError: names the file.
@@ -155,7 +154,7 @@ class StopRequest:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame) -> None:
-        # torchrun passes on what a terminal has sent already, and kills after 30 s by itself
+        # torchrun repeats a signal that the terminal has sent already, and kills after 30 s itself
         if self.signal and "TORCHELASTIC_RUN_ID" not in os.environ:
             os._exit(128 + number)
         self.signal = number
