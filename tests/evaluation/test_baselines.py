@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 
-from bst.data.schema import MOVIES, RATINGS, USERS, Tables
-from bst.data.sequences import build_sequences
+from bst.data.schema import FIRST_IDX
+from bst.data.sequences import SequenceStore, build_sequences
 from bst.data.splits import split_interactions
 from bst.evaluation import baselines
 from tests.conftest import random_tables, turned
@@ -46,18 +45,13 @@ def test_the_streaming_bias_is_item_bias_plus_shrunken_mean_of_the_last_residual
         assert found[p] == pytest.approx(expected, abs=1e-5)
 
 
-def store_of(rating: np.ndarray, timestamp: np.ndarray):
-    """The store of a table of users and items, (u, i), in which NaN is no rating."""
+def store_of(rating: np.ndarray, timestamp: np.ndarray) -> SequenceStore:
+    """A store in which each user has rated each item: (u, i) stars and their times, flat."""
     users, items = rating.shape
-    row, column = np.nonzero(~np.isnan(rating))
-    return build_sequences(Tables(
-        pl.DataFrame({"user_id": np.arange(users), "sex": ["F"] * users, "age": ["1"] * users,
-                      "occupation": ["0"] * users, "zip_region": ["0"] * users}, schema=USERS),
-        pl.DataFrame({"item_id": np.arange(items), "title": ["x"] * items, "year": [1990] * items,
-                      "genres": [["Drama"]] * items, "overview": [None] * items,
-                      "match": ["none"] * items}, schema=MOVIES),
-        pl.DataFrame({"user_id": row, "item_id": column, "rating": rating[row, column],
-                      "timestamp": timestamp}, schema=RATINGS, strict=False)))
+    order = np.lexsort((timestamp, np.arange(rating.size) // items))
+    item = np.tile(np.arange(items, dtype=np.int32), users) + FIRST_IDX
+    return SequenceStore(item[order], rating.ravel()[order].astype(np.float32), timestamp[order],
+                         np.arange(users + 1) * items, users=None, movies=range(items))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
