@@ -52,17 +52,6 @@ class History:
             stop=count[split.history_stop],
         )
 
-    def running_mean(
-        self, values: np.ndarray, *, last: int | None = None, shrink: float
-    ) -> np.ndarray:
-        """Mean of `values` (n,) over the last `last` history rows of each target, or over all.
-
-        It is drawn to 0 by `shrink` pseudo-counts; (n,) float64.
-        """
-        total = np.concatenate([[0.0], np.cumsum(values[self.position], dtype=np.float64)])
-        start = self.start if last is None else np.maximum(self.start, self.stop - last)
-        return (total[self.stop] - total[start]) / (self.stop - start + shrink)
-
 
 def shuffle_ties(store: SequenceStore, seed: int) -> SequenceStore:
     """The store with tied ratings of a user in random order instead of the file's."""

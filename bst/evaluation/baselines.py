@@ -46,9 +46,13 @@ def user_mean(store: SequenceStore, split: Split) -> np.ndarray:
 def streaming_bias(store: SequenceStore, split: Split, *, last: int | None = 20) -> np.ndarray:
     """Item bias plus the shrunken mean of the user's last residuals in the history."""
     mean, bias = item_bias(store, split)
-    item_score = mean + bias[store.item_idx]
-    return item_score + History.of(store, split).running_mean(
-        store.rating - item_score, last=last, shrink=USER_SHRINK)
+    item_score, history = mean + bias[store.item_idx], History.of(store, split)
+    rest = (store.rating - item_score)[history.position]
+    total = np.concatenate([[0.0], np.cumsum(rest, dtype=np.float64)])
+    stop, start = history.stop, history.start
+    if last is not None:
+        start = np.maximum(start, stop - last)
+    return item_score + (total[stop] - total[start]) / (stop - start + USER_SHRINK)
 
 
 def item_knn(store: SequenceStore, split: Split) -> np.ndarray:

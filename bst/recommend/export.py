@@ -24,7 +24,7 @@ from bst.model.batches import CHUNK, Batch
 from bst.recommend.recommender import Recommender
 from bst.utils.files import write_atomic
 
-ABOUT = "about.json"  # name, inside the file, of what `describe` says
+ABOUT = "about.json"  # a file inside the program: all that its user must know
 INPUTS = {  # of a program, in order
     "movie": "(j,) int64, ids of the rated films, or, where ids are text, their places in `movies` "
              "from 0; each once, in any order; j may be 0",
@@ -100,16 +100,8 @@ def numbers(recommender: Recommender) -> Tensor:
     return torch.tensor(range(len(ids)) if isinstance(ids[0], str) else ids)
 
 
-def describe(recommender: Recommender) -> dict:
-    """What a person who has nothing but the program must know, JSON-ready."""
-    fitted = recommender.fitted
-    return {"inputs": INPUTS, "output": OUTPUT, "levels": recommender.model.levels.tolist(),
-            "users": recommender.vocabulary.features, "movies": recommender.catalogue.ids,
-            "protocol": fitted.protocol, "run": fitted.identity, "torch": torch.__version__}
-
-
 def export_program(recommender: Recommender, path: Path) -> None:
-    """Write a program of `torch.export` to a `.pt2` file, with `describe` as `ABOUT` inside.
+    """Write a program of `torch.export` to a `.pt2` file; `ABOUT` inside says how to use it.
 
     Raises:
         OSError: it cannot be written.
@@ -121,6 +113,10 @@ def export_program(recommender: Recommender, path: Path) -> None:
     of_history = {0: Dim("ratings", min=0)}
     shapes = (of_history, of_history, of_history, None, None, {0: Dim("films", min=1)})
     exported = torch.export.export(Program(recommender), example, dynamic_shapes=shapes)
+    about = {"inputs": INPUTS, "output": OUTPUT, "levels": recommender.model.levels.tolist(),
+             "users": recommender.vocabulary.features, "movies": recommender.catalogue.ids,
+             "protocol": recommender.fitted.protocol, "run": recommender.fitted.identity,
+             "torch": torch.__version__}
     content = io.BytesIO()
-    torch.export.save(exported, content, extra_files={ABOUT: json.dumps(describe(recommender))})
+    torch.export.save(exported, content, extra_files={ABOUT: json.dumps(about)})
     write_atomic(path, content.getvalue())
