@@ -52,6 +52,7 @@ class Args:
 def main(args: Args) -> None:
     """Load, score, print."""
     from bst.recommend.recommender import Recommender
+    from bst.recommend.users import Users
     from bst.run import store_of
     from scripts.support.history import read_history
     from scripts.support.titles import film_of
@@ -68,7 +69,7 @@ def main(args: Args) -> None:
         print(*notes, *person.notes, sep="\n", end="\n" * bool(notes or person.notes),
               file=sys.stderr)
     else:
-        person = recommender.history_of(store_of(args.model), args.user)
+        person = Users(recommender, store_of(args.model)).person(args.user)
     if args.explain is not None:
         items = [recommender.explain(person, film_of(recommender.catalogue, args.explain))]
         lines = explanation_lines(items[0], len(person))

@@ -70,6 +70,11 @@ class Batch:
         """As `stop`: events that the target sees."""
         return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
 
+    def about(self, items: np.ndarray | Tensor) -> "Batch":
+        """The same histories, asked about items (b, i) where their only targets stand."""
+        return replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"),
+                       is_full=True)
+
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
         moved = {}
@@ -154,6 +159,18 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
         label=of_targets(targets.label, np.float32),
         position=of_targets(targets.position, np.int64, padding=-1),
     )
+
+
+def asked(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray, at: np.ndarray
+          ) -> Batch:
+    """Histories with one target each, an unknown item at (b,) seconds; see `Batch.about`.
+
+    The other arguments are those of `lay_out`.
+    """
+    b = len(size)
+    return lay_out(events, begin, size, Targets(
+        row=np.arange(b), item=np.full(b, OOV), time=at, seen=size, label=np.zeros(b),
+        position=np.arange(b)), user)
 
 
 def num_chunks(size: np.ndarray) -> np.ndarray:
