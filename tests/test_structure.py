@@ -20,7 +20,7 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
     ("recommend", ["person", "catalogue", "best", "recommender", "users", "export", "hub"]),
-    ("", ["run"]),
+    ("", ["run", "estimator"]),
     ("serving", ["messages", "worker", "gate", "app"]),
 ]
 ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]

@@ -270,14 +270,16 @@ class SoftmaxHeads(nn.Module):
         return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        slot, at, seen = (x.expand(targets.shape[:3]) for x in (
+            batch.slot, batch.target_time, batch.seen))
         back = torch.arange(self.length, 0, -1, device=events.device)
-        place = (batch.slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
+        place = (slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
         row = torch.arange(len(events), device=events.device)[:, None, None, None]
         tokens = rearrange(events, "b c n d -> b (c n) d")[row, place]
         tokens = torch.cat([tokens, targets[..., None, :]], dim=3)  # (b, t, i, s, d)
         time = rearrange(batch.event_time, "b c n -> b (c n)")[row, place]
-        time = torch.cat([time, batch.target_time[..., None]], dim=3)
-        is_seen = F.pad(back <= batch.seen[..., None], (0, 1), value=True)
+        time = torch.cat([time, at[..., None]], dim=3)
+        is_seen = F.pad(back <= seen[..., None], (0, 1), value=True)
         rank = torch.arange(self.length + 1, device=events.device)
         bias = self.bias((time[..., None] - time[..., None, :]).abs(),
                          (rank[:, None] - rank).abs())

@@ -7,7 +7,7 @@ from bst.data.schema import FIRST_IDX
 from bst.model.batches import Batch
 from bst.model.network import BST, Known
 
-SHORTLIST = 256  # items that the whole network looks at first
+SHORTLIST = 384  # items that the whole network looks at first
 
 
 @torch.inference_mode()
@@ -58,9 +58,9 @@ def in_order(rows: np.ndarray, score: np.ndarray, ratings: np.ndarray, k: int
              ) -> tuple[np.ndarray, np.ndarray]:
     """The k best of each row of (b, n), best first: rows of the catalogue, and their scores.
 
-    Equal scores: the item with more train ratings first, then the earlier one. A score of -inf: the
-    item is not allowed, its row is -1.
+    Equal scores: the item with more train ratings first, then the earlier one. A score that is not
+    finite: the item is not allowed, its row is -1.
     """
     order = np.lexsort((rows, -ratings[rows], -score), axis=-1)[:, :k]
     rows, score = (np.take_along_axis(x, order, axis=1) for x in (rows, score))
-    return np.where(np.isinf(score), -1, rows), score
+    return np.where(np.isfinite(score), rows, -1), score

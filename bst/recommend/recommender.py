@@ -16,7 +16,7 @@ import torch
 from einops import repeat
 
 from bst.config import RankBy, check_option
-from bst.data.schema import FIRST_IDX, USER_FEATURES, id_text
+from bst.data.schema import FIRST_IDX, USER_FEATURES
 from bst.data.text import TextVectors, cached_folder, embed_texts
 from bst.model.batches import CHUNK, Batch, UserVocabulary, num_chunks
 from bst.model.network import BST
@@ -179,11 +179,10 @@ class Recommender:
         batch = ask(person, at)
         (rows,), (score,) = self.best(batch, k, allowed=allowed[None], given=given, by=by,
                                       exact=exact)
-        rows, chance = rows[rows >= 0], None
-        items = rows + FIRST_IDX
-        stars = score if by == "stars" else self.score(person, items, at)
+        items, stars, chance = rows[rows >= 0] + FIRST_IDX, score[rows >= 0], None
         if by != "stars":
-            chance = np.exp(self._shares(batch, allowed[None]))[0, rows]
+            share, stars = stars, self.score(person, items, at)
+            chance = np.exp(share - stars if by == "both" else share)
         why = self._differences(person, items, at) if reasons and len(items) else None
         return [Recommendation(
             *self.catalogue.name(item), float(np.clip(stars[rank], *self.scale)),
@@ -194,8 +193,10 @@ class Recommender:
     def best(self, batch: Batch, k: int, *, allowed: np.ndarray, given: np.ndarray | None = None,
              by: RankBy = "stars", exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each row and what they are ranked by; see `best_items`."""
-        share = None if by == "stars" else self._shares(batch, allowed)
-        ratings = self.catalogue.ratings
+        ratings, share = self.catalogue.ratings, None
+        if by != "stars":
+            scores = self._interests(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+            share = scores.log_softmax(dim=-1).numpy()
         if by == "interest":
             every = np.broadcast_to(np.arange(len(ratings)), allowed.shape)
             return in_order(every, share, ratings, k)
@@ -250,25 +251,22 @@ class Recommender:
 
     @torch.inference_mode()
     def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
-        """Log of each film's share in what the person rates next: (items,).
+        """Log of each film's share in what the person rates next, up to a constant: (items,).
 
         Arguments as of `score`.
 
         Raises:
             DataError: the run has no interest head.
         """
-        every = np.ones((1, len(self.catalogue.ids)), dtype=bool)
-        return self._shares(ask(person, at), every)[0, items - FIRST_IDX]
+        return self._interests(ask(person, at))[0, items - FIRST_IDX].numpy()
 
     @torch.inference_mode()
-    def _shares(self, batch: Batch, allowed: np.ndarray) -> np.ndarray:
-        """Log of each allowed item's share in what each row rates next, (b, n); else -inf."""
+    def _interests(self, batch: Batch) -> torch.Tensor:
+        """`interest` of each row in the whole catalogue, (b, n)."""
         if self._films is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
                             "--interest 0.1, or rank by stars")
-        scores = self.model.interest_scores(batch, self._films)
-        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
-        return scores.log_softmax(dim=-1).numpy()
+        return self.model.interest_scores(batch, self._films)
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":

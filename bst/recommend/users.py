@@ -1,6 +1,6 @@
-"""The users of the store that a run was trained on, known by their ratings there, many at a time."""
+"""The users of the store that a run was trained on, asked many at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -154,7 +154,7 @@ class Users:
         return found - self._begin[rows]
 
     def _given(self, rows: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What each user gave an item, and at which place of the history; it is past all if none."""
+        """What each user gave an item, and at which place of the history: past its end if none."""
         width = len(self.recommender.catalogue.ids) + FIRST_IDX
         pair = np.repeat(np.arange(len(self._size)), self._size) * width + self._events.item
         order, wanted = np.argsort(pair, kind="stable"), rows * width + items
@@ -165,12 +165,18 @@ class Users:
         return self._events.rating[at], place
 
 
-def frame_of(users: Users, ids: Sequence, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
-    """Lists as a table: user_id, item_id, rank from 1, score; a row an item."""
-    rank = np.tile(np.arange(1, items.shape[1] + 1), len(items))
-    listed = (items > 0).ravel()
-    known = pl.Series("item_id", users.recommender.catalogue.ids)
+def table_of(users: pl.Series, catalogue: pl.Series, items: np.ndarray, scores: np.ndarray
+             ) -> pl.DataFrame:
+    """Lists as a table, a row an item: user_id, item_id, rank from 1, score.
+
+    Args:
+        users: (m,) ids.
+        catalogue: ids of all items.
+        items: (m, k) indices, 0 where there is none.
+        scores: (m, k).
+    """
+    rank, listed = np.tile(np.arange(1, items.shape[1] + 1), len(items)), (items > 0).ravel()
     return pl.DataFrame({
-        "user_id": pl.Series(ids).gather(np.repeat(np.arange(len(items)), items.shape[1])[listed]),
-        "item_id": known.gather(items.ravel()[listed] - FIRST_IDX),
+        "user_id": users.gather(np.repeat(np.arange(len(items)), items.shape[1])[listed]),
+        "item_id": catalogue.gather(items.ravel()[listed] - FIRST_IDX),
         "rank": rank[listed], "score": scores.ravel()[listed].astype(np.float32)})
