@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,9 @@ def config_in(folder: Path) -> RunConfig:
 
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
+    config, own = config_in(folder).data, folder / "store"
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        return _open(config_in(folder).data)
+        return _open(replace(config, data=own) if own.exists() else config)
 
 
 def _open(config: DataConfig, report_dir: Path | None = None) -> SequenceStore:

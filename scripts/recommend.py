@@ -1,6 +1,7 @@
 """Recommend films to a person, or explain a prediction, with a run that train.py left.
 
-The person is a user of the run's data (--user) or anybody with a CSV file of ratings (--history).
+The person is a user of the run's data (--user) or anybody with a CSV file of ratings (--history);
+or everybody in the data (--all-users).
 """
 
 import json
@@ -24,6 +25,13 @@ class Args:
     """run folder"""
     user: str | None = None
     """id of a user of the data that the run was trained on"""
+    all_users: bool = False
+    """all users of that data, in one table: user_id, item_id, rank, score; needs --out"""
+    out: Path | None = None
+    """file of that table: .parquet, or .csv"""
+    exact: bool = False
+    """score every film with the whole network; else a shortlist, which has the same top 10 for
+    999 people of 1,000"""
     history: Path | None = None
     """CSV file with the columns title (and year) or movie_id, stars and, if known, time; or an
     export of Letterboxd or IMDb"""
@@ -52,15 +60,20 @@ class Args:
 def main(args: Args) -> None:
     """Load, score, print."""
     from bst.recommend.recommender import Recommender
+    from bst.recommend.users import Users
     from bst.run import store_of
     from scripts.support.history import read_history
+    from scripts.support.lists import explanation_lines, table_lines
     from scripts.support.titles import film_of
 
-    if (args.user is None) == (args.history is None):
-        raise DataError("expected --user or --history, and one of them only")
+    if (args.user is not None) + (args.history is not None) + args.all_users != 1:
+        raise DataError("expected --user, --history or --all-users, and one of them only")
     if args.user is not None and args.about:
         raise DataError("--about beside --user: the data say who that is; leave it out")
     recommender = Recommender.from_pretrained(args.model)
+    if args.all_users:
+        write_all(args, Users(recommender, store_of(args.model)))
+        return
     if args.history is not None:
         events, notes = read_history(args.history, recommender, skip_unknown=args.skip_unknown)
         person = recommender.person(events, user=dict(word.partition("=")[::2]
@@ -68,13 +81,13 @@ def main(args: Args) -> None:
         print(*notes, *person.notes, sep="\n", end="\n" * bool(notes or person.notes),
               file=sys.stderr)
     else:
-        person = recommender.history_of(store_of(args.model), args.user)
+        person = Users(recommender, store_of(args.model)).person(args.user)
     if args.explain is not None:
         items = [recommender.explain(person, film_of(recommender.catalogue, args.explain))]
         lines = explanation_lines(items[0], len(person))
     else:
         items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,
-                                      reasons=args.reasons, by=args.by)
+                                      reasons=args.reasons, by=args.by, exact=args.exact)
         lines = table_lines(items)
     known = [{name: value for name, value in asdict(item).items() if value is not None}
              for item in items]
@@ -87,28 +100,25 @@ def main(args: Args) -> None:
         args.json.write_text(written + "\n")
 
 
-def table_lines(items: list) -> list[str]:
-    """A line a film: rank, chance if known, predicted stars, title, what raised the stars."""
-    with_chance = any(item.chance is not None for item in items)
-    head = f"{'chance':>7} " if with_chance else ""
-    lines = [f"{'':>3} {head}{'stars':>5}  {'film':<48} because of your rating of"]
-    for rank, item in enumerate(items, start=1):
-        why = ", ".join(f"{r.title} ({r.rating:g}, {r.difference:+.2f})" for r in item.reasons)
-        chance = f"{item.chance:>7.2%} " if with_chance else ""
-        lines.append(f"{rank:>3} {chance}{item.stars:>5.2f}  {item.title[:48]:<48} {why}".rstrip())
-    return lines
+def write_all(args: Args, users) -> None:
+    """The lists of all users in a file."""
+    import numpy as np
+    import polars as pl
 
+    from bst.data.schema import FIRST_IDX
+    from bst.recommend.users import table_of
+    from bst.utils.files import open_atomic
 
-def explanation_lines(found, num_ratings: int) -> list[str]:
-    """A line an event, the largest effect first."""
-    rated = "" if found.rated is None else f" (you rated it {found.rated:g})"
-    tried = len(found.reasons)
-    which = "each rating" if tried == num_ratings else f"each of the newest {tried} ratings"
-    lines = [f"{found.title}: {found.stars:.2f} stars{rated}. What {which} did to it:",
-             f"{'effect':>7} {'stars':>5}  film"]
-    lines += [f"{reason.difference:>+7.3f} {reason.rating:>5g}  {reason.title}"
-              for reason in found.reasons]
-    return [*lines, "effect: prediction with all ratings minus without this one, exactly"]
+    if args.out is None or args.out.suffix not in (".parquet", ".csv"):
+        raise DataError(f"--out {args.out}: expected a file that ends in .parquet or .csv")
+    catalogue = users.recommender.catalogue
+    among = np.flatnonzero(catalogue.allowed(args.genres, args.years)) + FIRST_IDX
+    found = users.recommend(np.arange(len(users.ids)), args.k, among=among, by=args.by,
+                            exact=args.exact)
+    table = table_of(users.ids, pl.Series(catalogue.ids), *found)
+    with open_atomic(args.out) as file:
+        (table.write_csv if args.out.suffix == ".csv" else table.write_parquet)(file)
+    print(f"{len(table):,} films for {len(users.ids):,} users in {args.out}")
 
 
 if __name__ == "__main__":

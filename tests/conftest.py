@@ -19,6 +19,7 @@ from bst.data.text import TextVectors
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import build_model
 from bst.recommend.recommender import Recommender
+from bst.recommend.users import Users
 from bst.run import Prepared, keep_fitted
 from bst.training.checkpoint import load_fitted, save_fitted, save_model
 from bst.utils.errors import DataError
@@ -133,7 +134,7 @@ def ratings(store, user, count):
 
 def asked(recommender, batches, store, p):
     """The user of the target at p, with what the split lets this target see."""
-    person = recommender.history_of(store, store.users["user_id"][int(store.user_row[p])])
+    person = Users(recommender, store).person(store.users["user_id"][int(store.user_row[p])])
     return person._keep(np.arange(batches.history.stop[p] - batches.history.start[p]))
 
 

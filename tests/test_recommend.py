@@ -154,7 +154,7 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     (dict(user=9999), "no user 9999 among the 120 users"),
-    (dict(), "expected --user or --history"),
+    (dict(), "expected --user, --history or --all-users"),
     (dict(user=1, history=Path("mine.csv")), "one of them only"),
     (dict(user=1, about=("sex=F",)), "--about beside --user"),
     (dict(user=1, explain="Nothing Like It"), "no films are 'Nothing Like It'"),

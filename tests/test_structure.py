@@ -19,8 +19,8 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
-    ("recommend", ["person", "catalogue", "recommender", "export", "hub"]),
-    ("", ["run"]),
+    ("recommend", ["person", "catalogue", "best", "recommender", "users", "export", "hub"]),
+    ("", ["run", "estimator"]),
     ("serving", ["messages", "worker", "gate", "app"]),
 ]
 ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]

@@ -4,7 +4,7 @@ b rows, c chunks of a row, n = `CHUNK` events of a chunk, t = last chunks with t
 of a chunk. A training batch, a request, an explanation and an exported program are all a `Batch`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,11 @@ CHUNK = 32  # events that are read together; what came before is carried over as
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on one device. Events are padded in front: a row ends with its newest event."""
+    """One batch on one device. Events are padded in front: a row ends with its newest event.
+
+    Where all targets of a chunk see the same, their time and stop, and a label and position that
+    nobody reads, may stand once: (b, t, 1).
+    """
 
     event_item: Tensor  # (b, c, n) int64, oldest first, PAD where there is none
     event_rating: Tensor  # (b, c, n) float32, stars
@@ -33,6 +37,7 @@ class Batch:
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
     label: Tensor  # (b, t, i) float32, stars; 0 where padded
     position: Tensor  # (b, t, i) int64, the target's position in the store; -1 where padded
+    is_full: bool = False  # no target is padded, as in a request
 
     def __post_init__(self) -> None:
         events = [self.event_item.shape, self.event_rating.shape, self.event_time.shape]
@@ -40,38 +45,43 @@ class Batch:
                    self.label.shape, self.position.shape]
         # no sets: the sizes of a program that is exported have no hash
         if (any(shape != events[0] for shape in events) or len(self.user) != len(self.label)
-                or any(shape != targets[0] for shape in targets)):
+                or any(shape not in (targets[0], (*targets[0][:2], 1)) for shape in targets)):
             raise ValueError(f"expected (b, c, n) and (b, t, i), got {events} and {targets}")
 
-    @property
+    @cached_property
     def is_event(self) -> Tensor:
         """(b, c, n) bool, True at a real event."""
         return self.event_item != PAD
 
-    @property
+    @cached_property
     def is_target(self) -> Tensor:
         """(b, t, i) bool, True at a real target."""
         return self.target_item != PAD
 
-    @property
+    @cached_property
     def slot(self) -> Tensor:
-        """(b, t, i) int64: of all c * n slots of the row, the target sees those before this."""
+        """As `stop`: of all c * n slots of the row, the target sees those before this."""
         chunk = torch.arange(self.stop.shape[1], device=self.stop.device)
         chunk = chunk + self.event_item.shape[1] - self.stop.shape[1]
         return self.stop + rearrange(chunk, "t -> t 1") * self.event_item.shape[2]
 
-    @property
+    @cached_property
     def seen(self) -> Tensor:
-        """(b, t, i) int64, events that the target sees."""
+        """As `stop`: events that the target sees."""
         return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
+
+    def about(self, items: np.ndarray | Tensor) -> "Batch":
+        """The same histories, asked about items (b, i) where their only targets stand."""
+        return replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"),
+                       is_full=True)
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
         moved = {}
-        for f in fields(self):
-            tensor = getattr(self, f.name).to(device)
-            moved[f.name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        return Batch(**moved)
+        for name in (f.name for f in fields(self) if f.name != "is_full"):
+            tensor = getattr(self, name).to(device)
+            moved[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -151,9 +161,42 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
     )
 
 
+def asked(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray, at: np.ndarray
+          ) -> Batch:
+    """Histories with one target each, an unknown item at (b,) seconds; see `Batch.about`.
+
+    The other arguments are those of `lay_out`.
+    """
+    b = len(size)
+    return lay_out(events, begin, size, Targets(
+        row=np.arange(b), item=np.full(b, OOV), time=at, seen=size, label=np.zeros(b),
+        position=np.arange(b)), user)
+
+
 def num_chunks(size: np.ndarray) -> np.ndarray:
     """Chunks that hold so many events, at least one."""
     return np.maximum(1, -(-size // CHUNK))
+
+
+def packed(order: np.ndarray, chunks: np.ndarray, most: np.ndarray, batch_size: int
+           ) -> list[list[int]]:
+    """Groups of rows, in order, that share a batch.
+
+    Args:
+        order: (b,) rows.
+        chunks: (b,) of each row.
+        most: (b,) targets of a chunk, at most.
+        batch_size: events, padded ones included, and `CROWDED` times as many targets, at most.
+    """
+    groups, longest, fullest = [], 0, 0
+    for row in order:
+        longest, fullest = max(longest, chunks[row]), max(fullest, most[row])
+        size = longest * max(CHUNK, fullest / CROWDED)
+        if not groups or (len(groups[-1]) + 1) * size > batch_size:
+            groups.append([])
+            longest, fullest = chunks[row], most[row]
+        groups[-1].append(row)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -226,15 +269,7 @@ class Batches:
         rng = np.random.default_rng([seed or 0, epoch])
         if seed is not None:
             order = np.argsort(chunks * np.exp(rng.normal(0, 0.1, len(rows))), kind="stable")
-        plan, here, longest, fullest = [], [], 0, 0
-        for row in order:
-            c, i = max(longest, chunks[row]), max(fullest, most[row])
-            if here and (len(here) + 1) * c * max(CHUNK, i / CROWDED) > batch_size:
-                plan.append(here)
-                here, c, i = [], chunks[row], most[row]
-            here.append(rows[row])
-            longest, fullest = c, i
-        plan += [here] if here else []
+        plan = [[rows[row] for row in group] for group in packed(order, chunks, most, batch_size)]
         return plan if seed is None else [plan[k] for k in rng.permutation(len(plan))]
 
     def _rows(self, part: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

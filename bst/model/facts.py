@@ -31,15 +31,19 @@ def log_hours(seconds: Tensor) -> Tensor:
     return torch.log1p(seconds.clamp(min=0).float() / 3600)
 
 
-def gaps(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log hours since the event before: of events (b, c, n) and targets (b, t, i); -1: none."""
+def event_gap(batch: Batch) -> Tensor:
+    """Log hours between an event and the one before, (b, c, n); -1: none before, or padded."""
     time = rearrange(batch.event_time, "b c n -> b (c n)")
     is_event = rearrange(batch.is_event, "b c n -> b (c n)")
     has_earlier = F.pad(is_event[:, :-1], (1, 0)) & is_event
-    of_events = torch.where(has_earlier, log_hours(time.diff(dim=1, prepend=time[:, :1])), -1.0)
-    last = _at(time, batch.slot - 1)
-    of_targets = torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
-    return of_events.view_as(batch.event_time), of_targets
+    gap = torch.where(has_earlier, log_hours(time.diff(dim=1, prepend=time[:, :1])), -1.0)
+    return gap.view_as(batch.event_time)
+
+
+def target_gap(batch: Batch) -> Tensor:
+    """Log hours since the last event that a target sees, (b, t, 1 or i); -1: none."""
+    last = _at(rearrange(batch.event_time, "b c n -> b (c n)"), batch.slot - 1)
+    return torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
 
 
 def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Tensor
@@ -57,7 +61,7 @@ def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Te
     is_event, seen, slot = batch.is_event, batch.seen, batch.slot
     has = seen > 0
     since_first = torch.where(has, log_hours(batch.target_time), 0.0)
-    since_last = gaps(batch)[1].clamp(min=0)
+    since_last = target_gap(batch).clamp(min=0)
     shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
     columns = torch.cat([shares, surprise[..., None], (surprise.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
@@ -69,9 +73,10 @@ def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Te
         start = torch.minimum(seen, seen.new_tensor(size))
         sums = until[..., FIFTHS] - _at(total[..., FIFTHS], slot - start)
         recent.append(sums / (start + SHRINK))
-    return torch.stack([since_first, since_last, torch.log1p(seen.float()), count, year,
-                        *mean[..., :FIFTHS].unbind(-1), *recent, *mean[..., FIFTHS:].unbind(-1)],
-                       dim=-1)
+    columns = torch.broadcast_tensors(
+        since_first, since_last, torch.log1p(seen.float()), count, year,
+        *mean[..., :FIFTHS].unbind(-1), *recent, *mean[..., FIFTHS:].unbind(-1))
+    return torch.stack(columns, dim=-1)
 
 
 def _at(values: Tensor, slot: Tensor) -> Tensor:

@@ -56,55 +56,63 @@ class RegressionHeads(nn.Module):
         self.register_buffer("head", torch.repeat_interleave(
             torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
 
-    def forward(self, events: Tensor, targets: Tensor, surprise: Tensor, noise: Tensor,
-                event_gap: Tensor, target_gap: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the taste that matters to each target.
+    def read(self, events: Tensor, surprise: Tensor, noise: Tensor, gap: Tensor
+             ) -> tuple[Tensor, ...]:
+        """What the history says, whatever the target: the `past` of `forward`.
 
         Args:
             events: (b, c, n, k * d) keys of the k copies, 0 where padded.
-            targets: (b, t, i, k * d) keys.
             surprise: (b, c, n, k) residuals, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
-            event_gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
-            target_gap: (b, t, i) log hours since the last event that it sees; below 0: sees none.
-            stop: (b, t, i) it sees the slots of its chunk before this one.
+            gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
 
         Returns:
-            The expected taste (b, t, i, k * d), whose product with the target's key is the expected
-            residual of each copy, and the variance of that product (b, t, i, k).
+            Of k * b rows: the clock since the chunk before, (.., c, n + 1, h) from slot to slot and
+            (.., c, 1, h) at its end; mean (.., c, 1, d) and moment (.., c, d, d) of the state
+            before each chunk; W (.., c, n, d) and u (.., c, n, 1).
         """
         k = surprise.shape[-1]
-        events, targets = (rearrange(x, "b c n (k d) -> (k b) c n d", k=k)
-                           for x in (events, targets))
+        events = rearrange(events, "b c n (k d) -> (k b) c n d", k=k)
         surprise = rearrange(surprise, "b c n k -> (k b) c n")
-        others = (repeat(x, "b c n -> (k b) c n", k=k)
-                  for x in (noise, event_gap, target_gap, stop))
-        taste, variance = self._one(events, targets, surprise, *others)
-        return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
-                rearrange(variance, "(k b) t i -> b t i k", k=k))
-
-    def _one(self, events: Tensor, targets: Tensor, surprise: Tensor, noise: Tensor,
-             event_gap: Tensor, target_gap: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-        """The taste (b, t, i, d) and its variance (b, t, i) of rows of one copy each."""
-        t, n = stop.shape[1], events.shape[2]
-        clock = self._step(event_gap).cumsum(dim=2)  # (b, c, n, h) since the chunk before
+        noise, gap = (repeat(x, "b c n -> (k b) c n", k=k) for x in (noise, gap))
+        clock = self._step(gap).cumsum(dim=2)
         end = clock[:, :, -1:]
-        index = repeat(stop, "b t i -> b t i h", h=clock.shape[-1])
-        asked = F.pad(clock[:, -t:], (0, 0, 1, 0)).gather(2, index) + self._step(target_gap)
+        slots = F.pad(clock, (0, 0, 1, 0))
         half = self._decay(end / 2)
         rise = self._decay(end / 2 - clock)  # exp(T - T_mid)
         keys = events / rise, events * rise, events * self._decay(clock), half
-        states, W, u = self._chunks(*keys, surprise, noise)
-        mean, moment = (state[:, -t:] for state in states)
-        W, u = W[:, -t:], u[:, -t:]
-        is_seen = torch.arange(n, device=stop.device) < stop[..., None]  # (b, t, i, n)
-        ahead, decay = self._decay(asked - end[:, -t:] / 2), self._decay(asked)
+        (mean, moment), W, u = self._chunks(*keys, surprise, noise)
+        return slots, end, mean, moment, W, u
+
+    def forward(self, past: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
+                ) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the taste that matters to each target.
+
+        Args:
+            past: what `read` found.
+            targets: (b, t, i, k * d) keys.
+            gap: (b, t, 1 or i) log hours since the last event that it sees; below 0: sees none.
+            stop: (b, t, 1 or i) it sees the slots of its chunk before this one.
+
+        Returns:
+            The expected taste (b, t, 1 or i, k * d), whose product with the target's key is the
+            expected residual of each copy, and the variance of that product (b, t, i, k).
+        """
+        k = past[0].shape[0] // len(targets)
+        targets = rearrange(targets, "b t i (k d) -> (k b) t i d", k=k)
+        gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
+        slots, end, mean, moment, W, u = (x[:, -stop.shape[1]:] for x in past)
+        index = repeat(stop, "b t i -> b t i h", h=end.shape[-1])
+        asked = slots.gather(2, index) + self._step(gap)
+        is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
+        ahead, decay = self._decay(asked - end / 2), self._decay(asked)
         cross = torch.where(is_seen, (targets * ahead) @ W.mT, 0.0)
         taste = decay * mean + ahead * (is_seen.to(W.dtype) @ (W * u))
         known = targets * decay
         variance = (targets.square().sum(-1) + ((known @ moment) * known).sum(-1)
-                    - cross.square().sum(-1))
-        return taste, variance.clamp(min=0)
+                    - cross.square().sum(-1)).clamp(min=0)
+        return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
+                rearrange(variance, "(k b) t i -> b t i k", k=k))
 
     def by_head(self, products: Tensor) -> Tensor:
         """Sums (..., k * h) of what each head of each copy has of products (..., k * d)."""
@@ -262,14 +270,16 @@ class SoftmaxHeads(nn.Module):
         return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        slot, at, seen = (x.expand(targets.shape[:3]) for x in (
+            batch.slot, batch.target_time, batch.seen))
         back = torch.arange(self.length, 0, -1, device=events.device)
-        place = (batch.slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
+        place = (slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
         row = torch.arange(len(events), device=events.device)[:, None, None, None]
         tokens = rearrange(events, "b c n d -> b (c n) d")[row, place]
         tokens = torch.cat([tokens, targets[..., None, :]], dim=3)  # (b, t, i, s, d)
         time = rearrange(batch.event_time, "b c n -> b (c n)")[row, place]
-        time = torch.cat([time, batch.target_time[..., None]], dim=3)
-        is_seen = F.pad(back <= batch.seen[..., None], (0, 1), value=True)
+        time = torch.cat([time, at[..., None]], dim=3)
+        is_seen = F.pad(back <= seen[..., None], (0, 1), value=True)
         rank = torch.arange(self.length + 1, device=events.device)
         bias = self.bias((time[..., None] - time[..., None, :]).abs(),
                          (rank[:, None] - rank).abs())

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bst.config import ModelConfig, from_dict
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batch
-from bst.model.facts import FACTS, FIFTHS, facts, gaps
+from bst.model.facts import FACTS, FIFTHS, event_gap, facts, target_gap
 from bst.model.interest import InterestHead
 from bst.model.layers import RegressionHeads, SoftmaxHeads
 
@@ -41,6 +41,25 @@ class Sizes:
     audience: int  # components of who rated an item
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
     levels: int = 5  # distinct ratings of the scale
+
+
+@dataclass(frozen=True)
+class Known:
+    """Items embedded: those of a batch, or the whole catalogue once and for all."""
+
+    table: Tensor  # (n, d + 2) see `ItemEmbedding`
+    token: Tensor | None = None  # (n, width) of the softmax heads; None: no such heads, or not yet
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the histories of a batch say, whatever is asked."""
+
+    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user; None: no features
+    surprise: Tensor  # (b, c, n) standardised stars less what is usual, 0 where padded
+    heads: tuple[Tensor, ...] | None  # see `RegressionHeads.read`
+    token: Tensor | None  # (n, width) items, as the softmax heads see them; None: no such heads
+    tokens: Tensor | None  # (b, c, n, width) events, as they see them
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,15 @@ def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return found[..., :-2], found[..., -2], found[..., -1]
 
 
+def _usual(key: Tensor, bias: Tensor, prior: Tensor | None, copies: int) -> Tensor:
+    """What is expected of anybody like the user of each row, (b, c, n, 1 or copies)."""
+    mean = bias[..., None]
+    if prior is None:
+        return mean
+    taste, shift = prior[:, None, None].split([key.shape[-1], 1], dim=-1)
+    return mean + shift + _by_copy(key * taste, copies)
+
+
 def _by_copy(products: Tensor, copies: int) -> Tensor:
     """Sums (..., copies) of what each copy of the regression heads has of products (..., d)."""
     return reduce(products, "... (k d) -> ... k", "sum", k=copies)
@@ -215,9 +243,16 @@ class BST(nn.Module):
                 + (2 * d + config.ensemble * (len(config.widths) + 1) if self.regression else 0)
                 + (self.softmax.width_out() if self.softmax else 0))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Expected stars of every target, (b, t, i); not clamped; 0 where padded."""
-        return self._spread_out(self._expected(*self._score(batch, self._read(batch))), batch)
+    def forward(self, batch: Batch, known: Known | None = None, past: Past | None = None) -> Tensor:
+        """Expected stars of every target, (b, t, i); not clamped; 0 where padded.
+
+        Args:
+            batch: b rows.
+            known: what `known` gave, to save work in requests.
+            past: what `glance` found in the same histories, to save more.
+        """
+        reading = self._read(batch, known, past)
+        return self._spread_out(self._expected(*self._score(batch, reading)), batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the real targets, in units of the spread of the train ratings.
@@ -260,41 +295,70 @@ class BST(nn.Module):
         stars = self._expected(score, spread).clamp(self.levels[0], self.levels[-1])
         return self._spread_out(stars, batch), self._spread_out(star, batch)
 
-    def _read(self, batch: Batch) -> Reading:
-        table, at_event, at_target, is_cold = self._items(batch)
-        user, is_event, k = self._user(batch), batch.is_event, self.config.ensemble
-        event_key, event_mean, event_noise = _columns(F.embedding(at_event, table))
-        target_key, target_mean, target_noise = _columns(F.embedding(at_target, table))
-        event_mean, target_mean = event_mean[..., None], target_mean[..., None]  # (..., 1 or k)
-        if self.prior is not None:
-            taste, shift = self.prior(user).split([event_key.shape[-1], 1], dim=-1)
-            shift = shift[:, None, None]
-            event_mean = event_mean + shift + _by_copy(event_key * taste[:, None, None], k)
-            target_mean = target_mean + shift + _by_copy(target_key * taste[:, None, None], k)
-        rating = self._rating(batch)
-        surprises = (rating[..., None] - event_mean) * is_event[..., None]
-        surprise = surprises.mean(-1)
-        means, key = self._real(target_mean, batch), self._real(target_key, batch)
-        taste = variances = tokens = read = None
+    def known(self) -> Known:
+        """All items embedded, row by index, for requests: they are the same until the next step."""
+        table = self.items(torch.arange(self.sizes.items + FIRST_IDX))
+        return Known(table, None if self.softmax is None else self.token(table[:, :-2]))
+
+    def glance(self, batch: Batch, known: Known) -> tuple[Past, Tensor]:
+        """What the histories say, and a first look at every item: (b, items + 2) expected stars.
+
+        They are those of the regression heads, standardised; the dense layers may correct them.
+
+        Args:
+            batch: of any one target a row.
+            known: what `known` gave.
+        """
+        user, k = self._user(batch), self.config.ensemble
+        past = self._past(batch, known, batch.event_item, user)
+        key, bias, _ = _columns(known.table)
+        blank = key.new_zeros(len(user), 1, 1, key.shape[1])
+        taste = blank[:, 0, 0]
         if self.regression is not None:
-            event_gap, target_gap = gaps(batch)
-            taste, variances = self.regression(
-                event_key * is_event[..., None], target_key,
-                surprises.expand(*surprises.shape[:-1], k),
-                torch.where(is_event, event_noise, 1.0), event_gap, target_gap, batch.stop)
-            taste = self._real(taste, batch)
-            means = means + _by_copy(taste * key, k)
-            variances = self._real(variances + target_noise[..., None], batch)
+            found, _ = self.regression(past.heads, blank, target_gap(batch), batch.stop)
+            taste = found[:, -1, 0]
+        if past.prior is not None:
+            taste, bias = taste + past.prior[:, :-1], bias + past.prior[:, -1:]
+        return past, bias + taste @ key.T / k
+
+    def _past(self, batch: Batch, known: Known, at_event: Tensor, user: Tensor) -> Past:
+        """What the histories say; `at_event` (b, c, n): rows of the known items."""
+        prior = None if self.prior is None else self.prior(user)
+        is_event, k = batch.is_event, self.config.ensemble
+        key, bias, noise = _columns(F.embedding(at_event, known.table))
+        rating = self._rating(batch)
+        surprises = (rating[..., None] - _usual(key, bias, prior, k)) * is_event[..., None]
+        surprise, heads, token, tokens = surprises.mean(-1), None, known.token, None
+        if self.regression is not None:
+            heads = self.regression.read(
+                key * is_event[..., None], surprises.expand(*surprises.shape[:-1], k),
+                torch.where(is_event, noise, 1.0), event_gap(batch))
         if self.softmax is not None:
-            token = self.token(table[:, :-2])
+            token = self.token(known.table[:, :-2]) if token is None else token
             tokens = self.norm_token(F.embedding(at_event, token) + self.rating(
                 torch.stack([rating, surprise], dim=-1)))
-            target = self.norm_token(F.embedding(at_target, token))
-            read = self._real(self.softmax(tokens, target, batch), batch)
-        users = repeat(user, "b k -> b t i k", t=target_key.shape[1], i=target_key.shape[2])
-        dense = self.facts(batch, surprise.detach(), is_cold)
-        return Reading(key, self._real(users, batch), means, variances, taste, tokens, read,
-                       self._real(dense, batch))
+        return Past(prior, surprise, heads, token, tokens)
+
+    def _read(self, batch: Batch, known: Known | None = None, past: Past | None = None) -> Reading:
+        """Both may be given in a request: the catalogue, and what the batch's histories say."""
+        known, at_event, at_target, is_cold = self._items(batch, known)
+        user, k = self._user(batch), self.config.ensemble
+        past = self._past(batch, known, at_event, user) if past is None else past
+        key, bias, noise = _columns(F.embedding(at_target, known.table))
+        means = self._real(_usual(key, bias, past.prior, k), batch)
+        real_key, taste, variances, read = self._real(key, batch), None, None, None
+        if self.regression is not None:
+            taste, variances = self.regression(past.heads, key, target_gap(batch), batch.stop)
+            taste = self._real(taste, batch)
+            means = means + _by_copy(taste * real_key, k)
+            variances = self._real(variances + noise[..., None], batch)
+        if self.softmax is not None:
+            target = self.norm_token(F.embedding(at_target, past.token))
+            read = self._real(self.softmax(past.tokens, target, batch), batch)
+        users = rearrange(user, "b k -> b 1 1 k")
+        dense = self.facts(batch, past.surprise.detach(), is_cold)
+        return Reading(real_key, self._real(users, batch), means, variances, taste,
+                       past.tokens, read, self._real(dense, batch))
 
     def _score(self, batch: Batch, reading: Reading) -> tuple[Tensor, Tensor | None]:
         """Standardised score, and an ordinal model's spread around it: each (m,)."""
@@ -314,28 +378,31 @@ class BST(nn.Module):
         spread = 0.45 * spread[0].clamp(-3, 3).exp() if spread else None
         return mean + correction, spread
 
-    def _items(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Each item of the batch embedded once.
+    def _items(self, batch: Batch, known: Known | None
+               ) -> tuple[Known, Tensor, Tensor, Tensor | None]:
+        """Each item of the batch embedded once, if the catalogue is not `known`.
 
         In training some targets are shown as if nobody had rated their item, so that what reads
         genres, year and overview learns to stand alone.
 
         Returns:
-            The items' columns; the rows of events (b, c, n) and targets (b, t, i) among them; and
-            which targets are shown so.
+            The items; the rows of events (b, c, n) and targets (b, t, i) among them; and which
+            targets are shown so, None: none.
         """
+        if known is not None:
+            return known, batch.event_item, batch.target_item, None
         items = torch.cat([batch.event_item.flatten(), batch.target_item.flatten()])
         back = torch.arange(items.shape[0], device=items.device)
         if not torch.compiler.is_exporting():  # whose shapes may not depend on values
             items, back = items.unique(return_inverse=True)
-        found = self.items(items)
         at_event, at_target = back.split([batch.event_item.numel(), batch.target_item.numel()])
-        is_cold = torch.zeros_like(batch.is_target)
-        if self.training and self.config.item_dropout:
-            is_cold = torch.rand(is_cold.shape, device=items.device) < self.config.item_dropout
-            found = torch.cat([found, self.items(items, cold=True)])
-        at_target = at_target.view_as(is_cold) + is_cold * items.shape[0]
-        return found, at_event.view_as(batch.event_item), at_target, is_cold
+        at_event, at_target = at_event.view_as(batch.event_item), at_target.view_as(batch.is_target)
+        table = self.items(items)
+        if not (self.training and self.config.item_dropout):
+            return Known(table), at_event, at_target, None
+        is_cold = torch.rand(at_target.shape, device=items.device) < self.config.item_dropout
+        table = torch.cat([table, self.items(items, cold=True)])
+        return Known(table), at_event, at_target + is_cold * items.shape[0], is_cold
 
     def films(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (n, width) and shifts (n,) of items (n,), as the interest head scores them."""
@@ -423,14 +490,13 @@ class BST(nn.Module):
 
     @staticmethod
     def _real(values: Tensor, batch: Batch) -> Tensor:
-        """Values (b, t, i, ...) of the real targets, (m, ...)."""
-        if torch.compiler.is_exporting():  # a program is asked about real targets alone
-            return values.flatten(0, 2)
-        return values[batch.is_target]
+        """Values (b, t, 1 or i, ...) of the real targets, (m, ...)."""
+        values = values.expand(*batch.target_item.shape, *values.shape[3:])
+        return values.flatten(0, 2) if batch.is_full else values[batch.is_target]
 
     def _spread_out(self, values: Tensor, batch: Batch) -> Tensor:
         """Values of the real targets (m,) in their places (b, t, i), 0 where padded."""
-        if torch.compiler.is_exporting():
+        if batch.is_full:
             return values.view(batch.is_target.shape)
         return values.new_zeros(batch.is_target.shape).masked_scatter(batch.is_target, values)
 

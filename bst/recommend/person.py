@@ -11,7 +11,7 @@ from einops import repeat
 
 from bst.data.raw import EARLIEST, LATEST
 from bst.data.schema import id_text
-from bst.model.batches import Batch, Events, Targets, lay_out
+from bst.model.batches import Batch, Events, asked
 from bst.utils.errors import DataError
 
 
@@ -109,22 +109,17 @@ def _typed(event: Sequence, rank: int) -> Interaction:
                         "or (movie id, stars)") from error
 
 
-def ask(person: Person, items: np.ndarray, at: int, kept: np.ndarray | None = None) -> Batch:
-    """A row for each of p variants of a person, asked about i items at a time, in its last chunk.
+def ask(person: Person, at: int, kept: np.ndarray | None = None) -> Batch:
+    """A row for each of p variants of a person, to be asked `Batch.about` some items.
 
     Args:
         person: somebody with j events, none after `at`.
-        items: (i,) item indices.
         at: seconds since 1970 UTC.
         kept: (p, j) bool, the events that each variant has; None: one variant with all of them.
     """
     kept = np.ones((1, len(person)), dtype=bool) if kept is None else kept
-    p, i = len(kept), len(items)
     event = np.broadcast_to(np.arange(len(person)), kept.shape)[kept]
-    size = kept.sum(axis=1)
-    targets = Targets(
-        row=np.repeat(np.arange(p), i), item=np.tile(items, p), time=np.full(p * i, at),
-        seen=np.repeat(size, i), label=np.zeros(p * i), position=np.arange(p * i))
     events = Events(person.item[event], person.rating[event], person.time[event])
-    return lay_out(events, np.cumsum(size) - size, size, targets,
-                   repeat(person.user, "k -> p k", p=p))
+    size = kept.sum(axis=1)
+    return asked(events, np.cumsum(size) - size, size, repeat(person.user, "k -> p k", p=len(kept)),
+                 np.full(len(kept), at))

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
+from einops import repeat
 
 from bst.config import RankBy, check_option
-from bst.data.schema import FIRST_IDX, USER_FEATURES, id_text
-from bst.data.sequences import SequenceStore
-from bst.data.splits import split_interactions
+from bst.data.schema import FIRST_IDX, USER_FEATURES
 from bst.data.text import TextVectors, cached_folder, embed_texts
-from bst.model.batches import CHUNK, UserVocabulary, num_chunks
+from bst.model.batches import CHUNK, Batch, UserVocabulary, num_chunks
 from bst.model.network import BST
+from bst.recommend.best import best_items, in_order
 from bst.recommend.catalogue import Catalogue, NewMovie, fitted_with, model_with
 from bst.recommend.person import Person, ask, checked, seconds
 from bst.training.checkpoint import Fitted, load_fitted, load_model
@@ -67,19 +66,19 @@ class Recommender:
     """Scores any person on any film.
 
     A history is a list of (movie id, stars, seconds since 1970 UTC) or of (movie id, stars), in any
-    order (equal times count in the order given), or a `Person` that `person`
-    or `history_of` made. What was changed in it is a warning, and stands in `Person.notes`.
+    order (equal times count in the order given), or a `Person` that `person` or `Users.person`
+    made. What was changed in it is a warning, and stands in `Person.notes`.
     """
 
     def __init__(self, model: BST, vocabulary: UserVocabulary, fitted: Fitted) -> None:
         self.model, self.vocabulary, self.fitted = model.eval(), vocabulary, fitted
         self.catalogue = Catalogue(fitted.movies, fitted.genres)
         self._films = None
-        if self.model.interest is not None:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            self.known = self.model.known()
+            if self.model.interest is not None:
                 self._films = model.films(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)
-        self._scale = tuple(self.model.levels[[0, -1]].tolist())
-        self._is_history: np.ndarray | None = None  # of the ratings of the store
+        self.scale = tuple(self.model.levels[[0, -1]].tolist())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Recommender":
@@ -122,27 +121,6 @@ class Recommender:
                          "film is rated again")
         return Person(item[last], stars[last], time[last], self._encode(user or {}), tuple(notes))
 
-    def history_of(self, store: SequenceStore, user_id: int | str) -> Person:
-        """A user of the store that the run was trained on, with all ratings that may be history.
-
-        Raises:
-            DataError: the store is another one, or has no such user.
-        """
-        if store.digest != self.fitted.identity["data"]:
-            raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
-                            f"{self.fitted.identity['data'][:8]}; give the data it was trained on")
-        found = np.flatnonzero(store.users["user_id"].cast(pl.String) == id_text(user_id))
-        if not len(found):
-            raise DataError(f"no user {user_id} among the {store.num_users} users of the store, "
-                            f"whose ids are like {store.users['user_id'][0]}")
-        (row,) = found
-        if self._is_history is None:
-            self._is_history = split_interactions(store, **self.fitted.protocol).is_history
-        rows = np.arange(store.offsets[row], store.offsets[row + 1])
-        rows, (user,) = rows[self._is_history[rows]], self.vocabulary.encode(store.users[[row]])
-        return Person(store.item_idx[rows].astype(np.int64), np.array(store.rating[rows]),
-                      np.array(store.timestamp[rows]), user)
-
     def predict(self, history: History, movies: Sequence[int | str], *, at: int | None = None,
                 user: dict[str, str] | None = None) -> np.ndarray:
         """Expected stars of each film, or what was given: (len(movies),) float32, on the scale.
@@ -159,13 +137,13 @@ class Recommender:
         if not len(movies):
             return np.zeros(0, dtype=np.float32)
         person, at = self._ask(history, user, at)
-        return np.clip(self.score(person, self.catalogue.items(movies), at), *self._scale)
+        return np.clip(self.score(person, self.catalogue.items(movies), at), *self.scale)
 
     def recommend(
         self, history: History, k: int = 10, *, at: int | None = None,
         user: dict[str, str] | None = None, exclude_seen: bool = True,
         genres: Sequence[str] = (), years: tuple[int, int] | None = None, reasons: int = 0,
-        by: RankBy = "stars",
+        by: RankBy = "stars", exact: bool = False,
     ) -> list[Recommendation]:
         """The k best films of the catalogue, best first.
 
@@ -184,6 +162,7 @@ class Recommender:
             years: first and last release year.
             reasons: events to name for each film: those whose removal lowers its stars most.
             by: stars, interest or both.
+            exact: look at every film with the whole network; else see `best_items`.
 
         Raises:
             DataError: see `predict`; or no such genre; or the run has no interest head.
@@ -195,21 +174,34 @@ class Recommender:
         allowed = self.catalogue.allowed(genres, years)
         if exclude_seen:
             allowed[person.item - FIRST_IDX] = False
-        items = np.flatnonzero(allowed) + FIRST_IDX
-        if not len(items):
-            return []
-        score = (self.score if by == "stars" else self.interest)(person, items, at)
-        chance = None if by == "stars" else torch.from_numpy(score).softmax(dim=0).numpy()
-        if by == "both":
-            score = score + self.score(person, items, at)
-        best = np.lexsort((items, -self.catalogue.ratings[items - FIRST_IDX], -score))[:k]
-        stars = score[best] if by == "stars" else self.score(person, items[best], at)
-        why = self._differences(person, items[best], at) if reasons else None
+        given = np.full((1, len(allowed)), np.nan, dtype=np.float32)
+        given[0, person.item - FIRST_IDX] = person.rating
+        batch = ask(person, at)
+        (rows,), (score,) = self.best(batch, k, allowed=allowed[None], given=given, by=by,
+                                      exact=exact)
+        items, stars, chance = rows[rows >= 0] + FIRST_IDX, score[rows >= 0], None
+        if by != "stars":
+            share, stars = stars, self.score(person, items, at)
+            chance = np.exp(share - stars if by == "both" else share)
+        why = self._differences(person, items, at) if reasons and len(items) else None
         return [Recommendation(
-            *self.catalogue.name(items[row]), float(np.clip(stars[rank], *self._scale)),
+            *self.catalogue.name(item), float(np.clip(stars[rank], *self.scale)),
             () if why is None else self._reasons(person, why[rank], most=reasons),
-            person.given.get(items[row]), None if chance is None else float(chance[row]),
-        ) for rank, row in enumerate(best)]
+            person.given.get(item), None if chance is None else float(chance[rank]),
+        ) for rank, item in enumerate(items)]
+
+    def best(self, batch: Batch, k: int, *, allowed: np.ndarray, given: np.ndarray | None = None,
+             by: RankBy = "stars", exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of each row and what they are ranked by; see `best_items`."""
+        ratings, share = self.catalogue.ratings, None
+        if by != "stars":
+            scores = self._interests(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+            share = scores.log_softmax(dim=-1).numpy()
+        if by == "interest":
+            every = np.broadcast_to(np.arange(len(ratings)), allowed.shape)
+            return in_order(every, share, ratings, k)
+        return best_items(self.model, self.known, batch, k, allowed=allowed, ratings=ratings,
+                          bonus=share, given=given, exact=exact)
 
     def explain(self, history: History, movie: int | str, *, at: int | None = None,
                 user: dict[str, str] | None = None) -> Explanation:
@@ -226,7 +218,7 @@ class Recommender:
         person, at = self._ask(history, user, at)
         items = self.catalogue.items([movie])
         reasons = self._reasons(person, self._differences(person, items, at)[0])
-        (stars,) = np.clip(self.score(person, items, at), *self._scale).tolist()
+        (stars,) = np.clip(self.score(person, items, at), *self.scale).tolist()
         return Explanation(*self.catalogue.name(items[0]), stars, reasons,
                            person.given.get(items[0]))
 
@@ -237,8 +229,7 @@ class Recommender:
         Films without ratings have the key of their genres, year and overview.
         """
         (item,) = self.catalogue.items([movie])
-        with torch.inference_mode():
-            keys = self.model.items(torch.arange(len(self.catalogue.ids)) + FIRST_IDX)[:, :-2]
+        keys = self.known.table[FIRST_IDX:, :-2]
         keys = keys - keys.mean(dim=0)
         cosine = torch.cosine_similarity(keys, keys[item - FIRST_IDX][None]).numpy()
         order = [row for row in np.argsort(-cosine, kind="stable") if row != item - FIRST_IDX][:k]
@@ -251,11 +242,11 @@ class Recommender:
         A film that the history holds has the stars that were given.
 
         Args:
-            person: as `person` and `history_of` make one; every event before `at`.
+            person: as `person` and `Users.person` make one; every event before `at`.
             items: (i,) item indices.
             at: seconds since 1970 UTC.
         """
-        stars = self.model(ask(person, items, at))[0, 0].tolist()
+        stars = self.model(ask(person, at).about(items[None]), self.known)[0, 0].tolist()
         return np.array(list(map(person.given.get, items.tolist(), stars)), dtype=np.float32)
 
     @torch.inference_mode()
@@ -267,11 +258,15 @@ class Recommender:
         Raises:
             DataError: the run has no interest head.
         """
+        return self._interests(ask(person, at))[0, items - FIRST_IDX].numpy()
+
+    @torch.inference_mode()
+    def _interests(self, batch: Batch) -> torch.Tensor:
+        """`interest` of each row in the whole catalogue, (b, n)."""
         if self._films is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
                             "--interest 0.1, or rank by stars")
-        scores = self.model.interest_scores(ask(person, items[:1], at), self._films)
-        return scores[0].numpy()[items - FIRST_IDX]
+        return self.model.interest_scores(batch, self._films)
 
     def with_movies(self, new: Sequence[NewMovie], *,
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
@@ -323,7 +318,9 @@ class Recommender:
         kept = np.concatenate([np.ones((1, n), bool), ~np.eye(tried, n, n - tried, bool)])
         rows = max(1, EVENTS // (CHUNK * int(num_chunks(np.array([n]))[0])))
         parts = np.split(kept, range(rows, len(kept), rows))
-        score = torch.cat([self.model(ask(person, items, at, part))[:, 0] for part in parts])
+        score = torch.cat([
+            self.model(ask(person, at, part).about(repeat(items, "i -> p i", p=len(part))),
+                       self.known)[:, 0] for part in parts])
         is_known = kept @ (person.item[:, None] == items)  # the variant holds the film
         score = np.where(is_known, [person.given.get(item, 0) for item in items], score.numpy())
         return (score[:1] - score[1:]).T

@@ -19,6 +19,7 @@ from bst.evaluation.baselines import item_bias
 from bst.evaluation.metrics import spread, user_bootstrap
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
+from bst.recommend.users import Users
 
 LIKED = 4.0  # stars
 RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days
@@ -85,7 +86,7 @@ def top_lists(
     for mine in np.split(targets, begin[1:]):
         first, user = mine[0], int(store.user_row[mine[0]])
         at = int(store.timestamp[first])
-        person = recommender.history_of(store, store.users["user_id"][user])
+        person = Users(recommender, store).person(store.users["user_id"][user])
         seen = slice(history.stop[first] - history.start[first])  # of ties, what the split says
         person = replace(person, item=person.item[seen], rating=person.rating[seen],
                          time=person.time[seen])

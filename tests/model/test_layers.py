@@ -46,6 +46,11 @@ def question(*, empty: int = 4, asked_chunks: int = CHUNKS, gap: float = 3.0) ->
     }
 
 
+def answer(layer, events, targets, surprise, noise, event_gap, target_gap, stop):
+    """Taste and variance of `question`, whose names these are."""
+    return layer(layer.read(events, surprise, noise, event_gap), targets, target_gap, stop)
+
+
 def written_out(layer: RegressionHeads, q: dict, row: int, chunk: int, target: int):
     """Mean and variance of one target's residual: the Gaussian, its whole covariance inverted."""
     drift, forgets = (p.detach().exp().numpy() for p in (layer.log_drift, layer.log_forgets))
@@ -75,7 +80,7 @@ def test_the_heads_are_the_gaussian_with_its_covariance_written_out(asked_chunks
         q |= {"events": q["events"] * 0, "surprise": q["surprise"] * 0,
               "noise": q["noise"] * 0 + 1, "event_gap": q["event_gap"] * 0 - 1,
               "target_gap": q["target_gap"] * 0 - 1}
-    taste, variance = layer(**q)
+    taste, variance = answer(layer, **q)
     mean = (taste * q["targets"]).sum(-1)
     for row in range(ROWS):
         for chunk in range(asked_chunks):
@@ -87,7 +92,7 @@ def test_the_heads_are_the_gaussian_with_its_covariance_written_out(asked_chunks
 
 def test_the_taste_by_head_adds_up_to_the_mean():
     layer, q = heads(), question()
-    products = layer(**q)[0] * q["targets"]
+    products = answer(layer, **q)[0] * q["targets"]
     split = layer.by_head(products)
     torch.testing.assert_close(split[..., 0], products[..., :3].sum(-1))
     torch.testing.assert_close(split.sum(-1), products.sum(-1))
@@ -98,8 +103,8 @@ def test_copies_of_the_heads_read_apart():
     other = {name: q[name].flip(1) if name in ("events", "targets") else q[name] * 2
              for name in ("events", "targets", "surprise")}
     both = {**q, **{name: torch.cat([q[name], other[name]], dim=-1) for name in other}}
-    found = layer(**both)
-    alone = [layer(**q), layer(**{**q, **other})]
+    found = answer(layer, **both)
+    alone = [answer(layer, **q), answer(layer, **{**q, **other})]
     for k, together in enumerate(found):
         expected = torch.cat([one[k] for one in alone], dim=-1)
         torch.testing.assert_close(together, expected, atol=1e-12, rtol=0)
@@ -111,9 +116,9 @@ def test_gaps_of_years_and_fast_heads_stay_exact_in_float32():
     for gap in (0.0, 12.0):
         layer = heads(drift=(0.001, 4.9), forgets=(0.001, 2.0))
         q = question(gap=gap)
-        exact = layer(**q)
+        exact = answer(layer, **q)
         single = {name: x if name == "stop" else x.float() for name, x in q.items()}
-        single = layer.float()(**single)
+        single = answer(layer.float(), **single)
         for ours, theirs in zip(single, exact, strict=True):
             torch.testing.assert_close(ours.double(), theirs, atol=2e-5, rtol=1e-4)
 
@@ -126,8 +131,8 @@ def test_a_long_history_stays_positive_definite_in_float32():
     inputs = (key, key[:, -1:], torch.ones(1, chunks, n, 1), torch.full((1, chunks, n), 0.05),
               torch.zeros(1, chunks, n), torch.zeros(1, 1, n))
     stop = torch.full((1, 1, n), n)
-    single = layer(*inputs, stop)
-    exact = layer.double()(*(x.double() for x in inputs), stop)
+    single = answer(layer, *inputs, stop)
+    exact = answer(layer.double(), *(x.double() for x in inputs), stop)
     for ours, theirs in zip(single, exact, strict=True):
         torch.testing.assert_close(ours.double(), theirs, atol=2e-3, rtol=1e-2)
 

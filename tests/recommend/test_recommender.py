@@ -17,6 +17,7 @@ from bst.model.batches import CHUNK
 from bst.recommend.catalogue import NewMovie
 from bst.recommend.person import checked
 from bst.recommend.recommender import Recommender
+from bst.recommend.users import Users
 from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.files import write_sealed
@@ -75,8 +76,8 @@ def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default
     fitted = replace(default.fitted, identity={"data": other.digest}, movies={
         **default.fitted.movies, "item_id": [f"tt0{film}" for film in films]})
     named = Recommender(default.model, default.vocabulary, fitted)
-    person = named.history_of(other, "tt01")
-    np.testing.assert_array_equal(person.item, default.history_of(store, "1").item)
+    person = Users(named, other).person("tt01")
+    np.testing.assert_array_equal(person.item, Users(default, store).person("1").item)
     written = [(f"tt0{film}", stars, time) for film, stars, time in history]
     np.testing.assert_array_equal(named.predict(written, named.catalogue.ids), expected)
     assert named.recommend(written, k=1)[0].movie_id.startswith("tt0")
@@ -111,9 +112,9 @@ def test_a_difference_is_that_of_a_history_without_the_event(
     person = recommender.person(history)
     if user_id == "longest":
         user_id = store.users["user_id"][int(np.diff(store.offsets).argmax())]
-        person = recommender.history_of(store, user_id)._keep(np.arange(CHUNK + 1))
+        person = Users(recommender, store).person(user_id)._keep(np.arange(CHUNK + 1))
     elif user_id:
-        person = recommender.history_of(store, user_id)
+        person = Users(recommender, store).person(user_id)
     monkeypatch.setattr("bst.recommend.recommender.EVENTS", 5 * CHUNK)  # several batches
     items, at = recommender.catalogue.items([store.movies["item_id"][1]]), int(person.time[-1]) + 9
     reasons = recommender.explain(person, store.movies["item_id"][1], at=at).reasons
@@ -131,7 +132,7 @@ def test_a_user_of_the_store_needs_no_store(default, store):
     films = default.catalogue.ids
     for user in range(0, store.num_users, 5):
         row = store.users.row(user, named=True)
-        person = default.history_of(store, row.pop("user_id"))
+        person = Users(default, store).person(row.pop("user_id"))
         plain, expected = ratings(store, user, len(person)), default.predict(person, films)
         for about in (row, {**row, "zip": row["zip_region"] + "5117", "zip_region": None}):
             np.testing.assert_array_equal(default.predict(plain, films, user=about), expected)
@@ -168,6 +169,7 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(build, 
     items, catalogue = recommender.model.items, recommender.catalogue
     for zero in (recommender.model.head[-1], items.linear, items.id, items.of_audience):
         torch.nn.init.zeros_(zero.weight)
+    recommender = Recommender(recommender.model, recommender.vocabulary, recommender.fitted)
     found = recommender.recommend(history, 99)
     assert len({item.stars for item in found}) == 1
     rows = catalogue.items([item.movie_id for item in found]) - FIRST_IDX
@@ -199,7 +201,7 @@ def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
     twin = NewMovie(9999, "Twin", tuple(film["genres"]), film["year"], film["overview"])
     longer = recommender.with_movies([twin])
     assert longer.with_movies([]) is longer
-    for person in (history, recommender.history_of(store, 7)):
+    for person in (history, Users(recommender, store).person(7)):
         ours, theirs = longer.predict(person, [9999, film["item_id"]])
         assert ours == pytest.approx(theirs, abs=1e-5) and 1 < ours < 5
     other = recommender.with_movies([replace(twin, genres=("War",), year=1990)])
@@ -274,9 +276,9 @@ def test_similar_films_are_those_that_the_same_people_like(default, store, small
     (lambda r, h, _: r.predict(r.person(h), [7], user={"sex": "F"}), "beside a Person"),
     (lambda r, h, _: r.with_movies([NewMovie(7, "X")]), "movie 7 .'X'. is in the catalogue alrea"),
     (lambda r, h, _: r.with_movies([NewMovie(6, "X", ("Noir",))]), "'X': no genre 'Noir'"),
-    (lambda r, h, store: r.history_of(replace(store, rating=store.rating[::-1]), 7),
+    (lambda r, h, store: Users(r, replace(store, rating=store.rating[::-1])).person(7),
      "expected the one of this run"),
-    (lambda r, h, store: r.history_of(store, 5), "no user 5 among the 23 users"),
+    (lambda r, h, store: Users(r, store).person(5), "no user 5 among the 23 users"),
 ])
 def test_a_wrong_request_is_answered_in_one_line(default, store, history, call, message):
     with refused(message):

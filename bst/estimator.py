@@ -1,0 +1,213 @@
+"""The model on data frames: fit, predict, recommend, as other libraries have it.
+
+    model = bst.BST(seed=1).fit(ratings)
+    model.recommend(["u1", "u2"], k=10)
+
+Frames are of polars or pandas; what comes back is of the kind that went in. Everything is done by
+the functions behind the scripts: frames go to the readers of `--data` as parquet, a fitted model is
+a run folder.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bst.config import Baseline, DataConfig, ModelConfig, RankBy, RunConfig, TrainConfig
+from bst.data.preparation import make_store
+from bst.data.schema import FIRST_IDX, OOV, rows_of
+from bst.recommend.recommender import History, Recommender
+from bst.recommend.users import Users, table_of
+from bst.run import compare, config_in, only_run_in, prepare, store_of, train_run, use_device
+from bst.utils.errors import DataError, OptionError
+
+Frame = Any  # a DataFrame of polars or pandas
+GROUPS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+
+
+class BST:
+    """A Behavior Sequence Transformer that predicts stars.
+
+    Args:
+        options: fields of `DataConfig`, `ModelConfig` and `TrainConfig`, such as seed=1, epochs=3,
+            text=False or protocol="leave-last-one"; the flags of scripts/train.py.
+
+    Raises:
+        OptionError: no such option, or not a value of it.
+    """
+
+    def __init__(self, **options: object) -> None:
+        known = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
+        if unknown := sorted(set(options) - set(known)):
+            raise OptionError(f"no option {unknown[0]}; there are {', '.join(sorted(known))}")
+        groups = {group: cls(**{name: value for name, value in options.items()
+                                if known[name] == group}) for group, cls in GROUPS.items()}
+        self.config, self._like, self._scratch = RunConfig(**groups), pl.DataFrame(), None
+        self.folder: Path | None = None  # of the run
+
+    def fit(self, ratings: Frame, items: Frame = None, users: Frame = None, *,
+            folder: str | Path | None = None) -> "BST":
+        """Train. The last ratings are held out for early stopping and for `evaluate`, by protocol.
+
+        Args:
+            ratings: columns user_id, item_id, rating and, if known, datetime (or timestamp, in
+                seconds); other usual names are known too, see data/README.md.
+            items: one row an item: item_id and, if known, title, genres.
+            users: one row a user: user_id and any of sex, age, occupation, zip.
+            folder: run folder, where training goes on if it was cut; None: a temporary one.
+
+        Raises:
+            DataError: a frame lacks a column or has a bad row; named as in a file, rows from 1.
+        """
+        self._scratch = None if folder else tempfile.TemporaryDirectory(prefix="bst-")
+        folder = Path(folder or self._scratch.name)
+        with tempfile.TemporaryDirectory() as written:
+            for name, frame in (("ratings", ratings), ("items", items), ("users", users)):
+                if frame is not None:
+                    as_polars(frame).write_parquet(Path(written) / f"{name}.parquet")
+            make_store(replace(self.config.data, data=Path(written)), folder / "store")
+        self.config = replace(self.config, data=replace(
+            self.config.data, data=folder / "store", metadata=None))
+        use_device(self.config.train)
+        with only_run_in(folder):
+            train_run(prepare(self.config, report_dir=folder), folder)
+        self._like = type(ratings)()
+        self._open(folder)
+        given = as_polars(ratings).schema.get("item_id", self._ids.dtype)
+        self._ids = self._ids.cast(given, strict=False) if given != pl.Object else self._ids
+        return self
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "BST":
+        """The model of a run folder: of `save`, or of scripts/train.py with its data in place."""
+        model = cls()
+        model.config = config_in(Path(folder))
+        return model._open(Path(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the run, with the ratings that it was fitted on, to a new folder."""
+        if Path(folder).exists():
+            raise DataError(f"{folder} is there already, expected a new folder")
+        shutil.copytree(self._fitted().folder, folder)
+
+    def evaluate(self, baselines: Sequence[Baseline] = ()) -> Frame:
+        """Errors on the held-out test part, and those of the baselines; none named: all."""
+        config = replace(self._fitted().config, baselines=tuple(baselines))
+        rows = compare(prepare(config), self.folder)
+        return self._given_back(pl.DataFrame(
+            {name: [row.get(name) for row in rows] for name in ("scorer", "n", "mae", "rmse")}))
+
+    def predict(self, pairs: Frame) -> Frame:
+        """The pairs with a column more, `prediction`: expected stars on the scale.
+
+        Of a user who is not known, nothing is known; the same of an item. A pair that is rated has
+        the stars it was given.
+
+        Args:
+            pairs: columns user_id and item_id and, if wanted, datetime: only what the user rated
+                before it counts; without it everything does.
+        """
+        table, users = as_polars(pairs), self._fitted().users
+        for name in ("user_id", "item_id"):
+            if name not in table.columns:
+                raise DataError(f"no column {name} in {', '.join(table.columns)}; expected user_id "
+                                "and item_id")
+        at = None
+        if "datetime" in table.columns:
+            at = table["datetime"].cast(pl.Datetime("us", "UTC")).dt.epoch("s").to_numpy()
+        stars = users.predict(users.rows(table["user_id"]), self._items(table["item_id"]), at)
+        if not isinstance(pairs, pl.DataFrame):
+            return pairs.assign(prediction=stars)
+        return pairs.with_columns(prediction=stars)
+
+    def recommend(self, users: Sequence, k: int = 10, *, exclude_seen: bool = True,
+                  items: Sequence | None = None, at: int | None = None, by: RankBy = "stars",
+                  exact: bool = False) -> Frame:
+        """The k best items of each user: user_id, item_id, rank (from 1), score (stars).
+
+        Args:
+            users: ids.
+            k: items a user.
+            exclude_seen: leave out what the user has rated.
+            items: ids to choose from; None: all.
+            at: seconds since 1970 UTC; None: a second after each user's last rating.
+            by: stars, interest or both; see `Recommender.recommend`.
+            exact: score the whole catalogue; else a shortlist, see `best_items`.
+        """
+        known, ids = self._fitted().users, column(users)
+        among = None if items is None else self.recommender.catalogue.items(list(items))
+        found = known.recommend(known.rows(ids), k, at=at, exclude_seen=exclude_seen, among=among,
+                                by=by, exact=exact)
+        return self._given_back(table_of(ids, self._ids, *found))
+
+    def recommend_for(self, history: History, k: int = 10, **options: object) -> Frame:
+        """The k best items for anybody: item_id, title, rank, score; see `Recommender.recommend`.
+
+        Args:
+            history: (item id, stars) or (item id, stars, seconds since 1970 UTC) of each rating.
+            k: items.
+            options: of `Recommender.recommend`.
+        """
+        found = self._fitted().recommender.recommend(history, k, **options)
+        return self._given_back(pl.DataFrame({
+            "item_id": [f.movie_id for f in found], "title": [f.title for f in found],
+            "rank": range(1, len(found) + 1), "score": [f.stars for f in found]}))
+
+    def similar(self, item: int | str, k: int = 10) -> Frame:
+        """The k items that people like and dislike together with one: item_id, title, cosine."""
+        rows = self._fitted().recommender.similar(item, k)
+        return self._given_back(pl.DataFrame(rows, ["item_id", "title", "cosine"], orient="row"))
+
+    def explain(self, user: int | str, item: int | str) -> Frame:
+        """What each rating of a user does to a prediction: item_id, title, rating, difference."""
+        person = self._fitted().users.person(user)
+        return self._given_back(pl.DataFrame(
+            [(r.movie_id, r.title, r.rating, r.difference)
+             for r in self.recommender.explain(person, item).reasons],
+            ["item_id", "title", "rating", "difference"], orient="row"))
+
+    def _open(self, folder: Path) -> "BST":
+        self.folder, self.recommender = folder, Recommender.from_pretrained(folder)
+        self.users = Users(self.recommender, store_of(folder))
+        self._ids = pl.Series(self.recommender.catalogue.ids)
+        return self
+
+    def _fitted(self) -> "BST":
+        if self.folder is None:
+            raise DataError("this model is not fitted yet; call fit, or BST.load")
+        return self
+
+    def _items(self, ids: pl.Series) -> np.ndarray:
+        """Item indices, (n,); that of an unknown item for one that the catalogue lacks."""
+        rows = rows_of(ids, self._ids).to_numpy()
+        return np.where(rows < 0, OOV, rows.astype(np.int64) + FIRST_IDX)
+
+    def _given_back(self, table: pl.DataFrame) -> Frame:
+        """The table as a frame like those that the model was fitted on."""
+        if isinstance(self._like, pl.DataFrame):
+            return table
+        return type(self._like)({name: table[name].to_numpy() for name in table.columns})
+
+
+def as_polars(frame: Frame) -> pl.DataFrame:
+    """A frame of pandas or polars as one of polars; a DataError if it is none.
+
+    By column, as `polars.from_pandas` needs pyarrow.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if not hasattr(frame, "columns") or not hasattr(frame, "to_numpy"):
+        raise DataError(f"expected a DataFrame of polars or pandas, got {type(frame).__name__}")
+    return pl.DataFrame({str(name): column(frame[name]) for name in frame.columns})
+
+
+def column(values: Sequence) -> pl.Series:
+    """Values of numpy, pandas, polars or a list as a column."""
+    if getattr(getattr(values, "dtype", None), "kind", "O") in "iufbM":
+        return pl.Series(np.asarray(values))
+    return values if isinstance(values, pl.Series) else pl.Series(list(values))

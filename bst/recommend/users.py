@@ -1,0 +1,182 @@
+"""The users of the store that a run was trained on, asked many at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import torch
+
+from bst.config import RankBy
+from bst.data.schema import FIRST_IDX, OOV, id_text, rows_of
+from bst.data.sequences import SequenceStore
+from bst.data.splits import split_interactions
+from bst.model.batches import Events, Targets, asked, lay_out, num_chunks, packed
+from bst.recommend.best import SHORTLIST
+from bst.recommend.person import Person
+from bst.recommend.recommender import Recommender
+from bst.utils.errors import DataError
+
+EVENTS = 2**14  # of a batch of the network
+
+
+class Users:
+    """What is known of each user of a store; u users and, in row u, somebody of whom nothing is.
+
+    Args:
+        recommender: of the run.
+        store: that the run was trained on.
+
+    Raises:
+        DataError: the store is another one.
+    """
+
+    def __init__(self, recommender: Recommender, store: SequenceStore) -> None:
+        wanted, fitted = recommender.fitted.identity["data"], recommender.fitted
+        if store.digest != wanted:
+            raise DataError(f"the store is {store.digest[:8]}, expected the one of this run, "
+                            f"{wanted[:8]}; give the data it was trained on")
+        self.recommender, self.ids = recommender, store.users["user_id"]
+        is_history = split_interactions(store, **fitted.protocol).is_history
+        before = np.concatenate([[0], np.cumsum(is_history)])[[*store.offsets, store.offsets[-1]]]
+        self._begin, self._size = before[:-1], np.diff(before)
+        self._events = Events(store.item_idx[is_history].astype(np.int64),
+                              store.rating[is_history], store.timestamp[is_history])
+        codes = recommender.vocabulary.encode(store.users)
+        self._codes = np.concatenate([codes, np.full((1, codes.shape[1]), OOV)])
+        self._side = "left" if fitted.protocol["ties"] == "strict" else "right"
+        self._now = int(self._events.time.max(initial=0)) + 1
+
+    def rows(self, ids: pl.Series) -> np.ndarray:
+        """Row of each user, (m,) int64; u for one whom the store does not know."""
+        rows = rows_of(ids, self.ids).to_numpy().astype(np.int64)
+        return np.where(rows < 0, len(self.ids), rows)
+
+    def person(self, user_id: int | str) -> Person:
+        """One user, with all ratings that may be history; a DataError if the store has no such."""
+        (row,) = self.rows(pl.Series([id_text(user_id)]))
+        if row == len(self.ids):
+            raise DataError(f"no user {user_id} among the {row} users of the store, whose ids are "
+                            f"like {self.ids[0]}")
+        mine = slice(self._begin[row], self._begin[row] + self._size[row])
+        return Person(self._events.item[mine], np.array(self._events.rating[mine]),
+                      np.array(self._events.time[mine]), self._codes[row])
+
+    @torch.inference_mode()
+    def predict(self, rows: np.ndarray, items: np.ndarray, at: np.ndarray | None = None
+                ) -> np.ndarray:
+        """Expected stars of pairs, (m,) float32; those that were given of what is rated by then.
+
+        Args:
+            rows: (m,) of users, see `rows`.
+            items: (m,) item indices; 1 for an item of which nothing is known.
+            at: (m,) seconds since 1970 UTC; None: a second after the user's last rating.
+        """
+        model, given = self.recommender.model, self._given(rows, items)
+        seen, at = (self._size[rows], self._after(rows)) if at is None else (
+            self._seen(rows, at), at)
+        stars = np.empty(len(rows), np.float32)
+        order = np.argsort(rows, kind="stable")
+        mine = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1) if len(rows) else []
+        size = np.array([seen[places].max() for places in mine], dtype=np.int64)
+        for group in self._groups(size, np.array([len(places) for places in mine])):
+            place = np.concatenate([mine[k] for k in group])
+            row = np.repeat(np.arange(len(group)), [len(mine[k]) for k in group])
+            user = rows[[mine[k][0] for k in group]]
+            batch = lay_out(self._events, self._begin[user], size[group], Targets(
+                row, items[place], at[place], seen[place], np.zeros(len(row)), place),
+                self._codes[user])
+            found = model(batch, self.recommender.known)
+            stars[batch.position[batch.is_target].numpy()] = found[batch.is_target].numpy()
+        rating, position = given
+        stars = np.clip(stars, *self.recommender.scale)
+        return np.where(position < seen, rating, stars).astype(np.float32)
+
+    def recommend(
+        self, rows: np.ndarray, k: int, *, at: int | None = None, exclude_seen: bool = True,
+        among: np.ndarray | None = None, by: RankBy = "stars", exact: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of each user, best first; see `Recommender.recommend`.
+
+        Args:
+            rows: (m,) of users, see `rows`.
+            k: items, at most.
+            at: seconds since 1970 UTC, of all; None: a second after each one's last rating.
+            exclude_seen: leave out what the user has rated by then.
+            among: item indices to choose from; None: all.
+            by: stars, interest or both.
+            exact: see `best_items`.
+
+        Returns:
+            (m, k) item indices, 0 where too few are left, and what they are ranked by.
+        """
+        n = len(self.recommender.catalogue.ids)
+        seen = self._size[rows] if at is None else self._seen(rows, np.full(len(rows), at))
+        time = self._after(rows) if at is None else np.full(len(rows), at)
+        items, scores = np.zeros((len(rows), k), np.int64), np.full((len(rows), k), np.nan)
+        is_asked = np.ones(n, bool) if among is None else np.bincount(
+            among - FIRST_IDX, minlength=n) > 0
+        for group in self._groups(seen, np.full(len(rows), SHORTLIST)):
+            user, count = rows[group], seen[group]
+            batch = asked(self._events, self._begin[user], count, self._codes[user], time[group])
+            given = np.full((len(group), n), np.nan, np.float32)
+            of_row = np.repeat(np.arange(len(group)), count)
+            event = np.arange(len(of_row)) + np.repeat(
+                self._begin[user] - np.cumsum(count) + count, count)
+            given[of_row, self._events.item[event] - FIRST_IDX] = self._events.rating[event]
+            allowed = is_asked & np.isnan(given) if exclude_seen else np.tile(
+                is_asked, (len(group), 1))
+            found, score = self.recommender.best(
+                batch, k, allowed=allowed, given=None if exclude_seen else given, by=by,
+                exact=exact)
+            items[group, :found.shape[1]] = np.where(found < 0, 0, found + FIRST_IDX)
+            scores[group, :found.shape[1]] = score
+        return items, scores
+
+    def _groups(self, size: np.ndarray, asked_about: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows that share a batch, those of about equally long histories."""
+        chunks = num_chunks(size)
+        groups = packed(np.argsort(chunks, kind="stable"), chunks, asked_about, EVENTS)
+        return (np.array(group) for group in groups)
+
+    def _after(self, rows: np.ndarray) -> np.ndarray:
+        """A second after the last rating of each, (m,); of nobody: after all ratings."""
+        last = np.maximum(self._begin + self._size - 1, 0)[rows]
+        return np.where(self._size[rows] > 0, self._events.time[last] + 1, self._now)
+
+    def _seen(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """How many of each one's ratings come before a time, (m,)."""
+        user = np.repeat(np.arange(len(self._size)), self._size)
+        start = int(self._events.time.min(initial=self._now))
+        span = self._now - start + 2
+        asked_at = np.clip(at - start + 1, 0, span - 1)
+        found = np.searchsorted(user * span + self._events.time - start + 1,
+                                rows * span + asked_at, side=self._side)
+        return found - self._begin[rows]
+
+    def _given(self, rows: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What each user gave an item, and at which place of the history: past its end if none."""
+        width = len(self.recommender.catalogue.ids) + FIRST_IDX
+        pair = np.repeat(np.arange(len(self._size)), self._size) * width + self._events.item
+        order, wanted = np.argsort(pair, kind="stable"), rows * width + items
+        if not len(pair):
+            return np.zeros(len(rows)), np.ones(len(rows), np.int64)
+        at = order[np.minimum(np.searchsorted(pair[order], wanted), len(pair) - 1)]
+        place = np.where(pair[at] == wanted, at - self._begin[rows], np.iinfo(np.int64).max)
+        return self._events.rating[at], place
+
+
+def table_of(users: pl.Series, catalogue: pl.Series, items: np.ndarray, scores: np.ndarray
+             ) -> pl.DataFrame:
+    """Lists as a table, a row an item: user_id, item_id, rank from 1, score.
+
+    Args:
+        users: (m,) ids.
+        catalogue: ids of all items.
+        items: (m, k) indices, 0 where there is none.
+        scores: (m, k).
+    """
+    rank, listed = np.tile(np.arange(1, items.shape[1] + 1), len(items)), (items > 0).ravel()
+    return pl.DataFrame({
+        "user_id": users.gather(np.repeat(np.arange(len(items)), items.shape[1])[listed]),
+        "item_id": catalogue.gather(items.ravel()[listed] - FIRST_IDX),
+        "rank": rank[listed], "score": scores.ravel()[listed].astype(np.float32)})
