@@ -5,8 +5,9 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class NewMovie:
     genres: tuple[str, ...] = ()
     year: int | None = None
     overview: str | None = None
+    features: dict = field(default_factory=dict, hash=False)  # of --item-features: number or words
 
 
 class Catalogue:
@@ -146,19 +148,39 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
                text: TextVectors | None) -> BST:
     """The network with further items in its catalogue, which nobody has rated."""
     state, n = model.state_dict(), len(new)
-    scale = ContentScale.of(model, fitted.genres)
-    year = np.array([film.year or np.nan for film in new])
+    scale = ContentScale.of(model, fitted.genres, fitted.features)
+    cells = cells_of_new(scale, new)
     added = {"items.row": torch.full((n,), OOV),
-             "items.content": torch.from_numpy(
-                 scale.features([film.genres for film in new], year, text)),
+             "items.content": torch.from_numpy(scale.features(cells, text)),
              "items.audience": torch.zeros(n, model.sizes.audience),
-             "items.year": torch.from_numpy(scale.years(year)), "items.log_count": torch.zeros(n)}
+             "items.year": torch.from_numpy(scale.scaled("year", cells["year"])),
+             "items.log_count": torch.zeros(n)}
     if model.interest is not None:
         added["interest.log_share"] = log_share(np.zeros(n), sum(fitted.movies["ratings"]))
     longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
     longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
                                     for name, rows in added.items()})
     return longer
+
+
+def cells_of_new(scale: ContentScale, new: Sequence[NewMovie]) -> dict[str, Sequence]:
+    """What `ContentScale.features` reads of new films; a DataError on a feature that it lacks."""
+    found = {"genres": [film.genres for film in new],
+             "year": np.array([film.year or np.nan for film in new])}
+    known = [name for name in (*scale.values, *scale.scales) if name not in found]
+    for film in new:
+        for name, value in film.features.items():
+            names = [value] if isinstance(value, str) else value
+            is_fit = isinstance(value, Real) if name in scale.scales else (
+                isinstance(names, list | tuple) and all(isinstance(x, str) for x in names))
+            if name not in known or not is_fit:
+                raise DataError(f"'{film.title}': feature {name}={value!r:.60}, expected names of "
+                                f"{', '.join(known) or 'none'}, with a number or a list of words")
+    for name in known:
+        cells = [film.features.get(name) for film in new]
+        found[name] = np.array(cells, dtype=float) if name in scale.scales else [
+            [value] if isinstance(value, str) else value for value in cells]
+    return found
 
 
 def fitted_with(fitted: Fitted, new: Sequence[NewMovie]) -> Fitted:

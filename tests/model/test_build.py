@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from bst.data.text import TextVectors
-from bst.model.build import FEW, ContentScale, audience_components, rating_scale
-from tests.conftest import turned
+from bst.model.build import FEW, ContentScale, audience_components, cells_of, rating_scale
+from tests.conftest import described, turned
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(sto
     rated = np.arange(5, len(store.movies))
     scale = ContentScale.fit(store.movies, text, rated)
     year = store.movies["year"].to_numpy().astype(float)
-    found = scale.features(store.movies["genres"].to_list(), year, text)
+    found = scale.features(cells_of(store.movies), text)
     known = year[rated][~np.isnan(year[rated])]
     z = np.nan_to_num((year - known.mean()) / known.std())
     genres = np.array([[2 * (g in of) / max(1, len(of)) for g in ("Comedy", "Drama", "War")]
@@ -91,5 +92,25 @@ def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(sto
     np.testing.assert_allclose(np.abs(found[:, 6:]), np.abs(parts) * text.has_text[:, None],
                                atol=1e-3)
     none = TextVectors(text.vectors * 0, np.zeros(len(text.vectors), bool))
-    bare = scale.features([None] * len(year), np.full(len(year), np.nan), none)
+    bare = scale.features({"genres": [None] * len(year), "year": year * np.nan}, none)
     assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
+
+
+def test_item_features_stand_beside_genres_and_year(store, text):
+    """Shares of the authors of three rated films or more; pages by their logarithm, as said."""
+    movies, rated = described(store).movies, np.arange(5, len(store.movies))
+    scale, plain = (ContentScale.fit(table, text, rated) for table in (movies, store.movies))
+    found, before = (s.features(cells_of(movies), text) for s in (scale, plain))
+    authors, pages = movies["features"].struct.unnest()
+    shares = [[2 * (name in of) / max(1, len(of)) for name in ("Ann", "Bob")] for of in authors]
+    shares[-1] = [0, 0]  # of one film alone
+    known = np.log1p(pages.to_numpy())[rated]
+    known = known[~np.isnan(known)]
+    z = np.nan_to_num((np.log1p(pages.to_numpy()) - known.mean()) / known.std()).clip(-5, 5)
+    np.testing.assert_allclose(found[:, 4:10], np.column_stack(
+        [shares, before[:, 4:6], z, z**2]), atol=1e-6)
+    np.testing.assert_array_equal(np.delete(found, [4, 5, 8, 9], axis=1), before)
+    assert scale.told(movies) == ["item feature author: 2 of 3 values count, of 3 rated items at "
+                                  "least", "item feature pages: a number, by its logarithm"]
+    flat = movies.with_columns(features=pl.struct(pages=pl.lit(7.0), none=pl.lit(None, pl.Float64)))
+    assert not ContentScale.fit(flat, text, rated).features(cells_of(flat), text)[:, 6:10].any()
