@@ -93,9 +93,8 @@ def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
     """
     if config.format in MOVIELENS:
         if config.columns or config.item_features:
-            flag = "--columns" if config.columns else "--item-features"
-            raise DataError(f"{flag} beside --format {config.format}, whose columns are known; "
-                            "leave one out")
+            raise DataError(f"--columns or --item-features beside --format {config.format}, whose "
+                            "columns are known; leave one out")
         return MOVIELENS[config.format]
     names = sorted(files.names())
     marks = {"ratings.dat": "ml-1m" if "users.dat" in names else "ml-10m", "u.data": "ml-100k"}
@@ -126,7 +125,8 @@ def _tables(names: list[str], stems: str) -> list[str]:
 def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) -> Layout:
     """The layout of a table of ratings, and of those of items and users beside it."""
     told = _told(config.columns)
-    features = [*filter(None, map(str.strip, (config.item_features or "").split(",")))]
+    features = {name.strip() for name in (config.item_features or "").split(",")}
+    features = sorted(features - {"", "genres", "year"})  # these are features anyhow
     file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), told)
     beside = {}
     for what, (stems, *cells) in BESIDE.items():
@@ -138,14 +138,15 @@ def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) 
         raise DataError(f"{flag}: {files.source} holds no table of items beside {ratings}, "
                         "expected one such as items.csv, movies.jsonl or books.parquet")
     return Layout(ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, user=_user,
-                  movie=lambda *cells: cells, **beside)
+                  movie=lambda *cells: cells, **beside,
+                  features={FEATURE + name: pl.String for name in features})
 
 
 def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...],
           told: dict[str, str], features: Sequence[str] = ()) -> File:
     """How a table is written, and where it has the wanted columns, optional ones and features."""
-    told = {column: at for column, at in told.items() if column in wanted + optional}
-    is_ratings, places = "rating" in wanted, {*told.values()} - {NONE}
+    is_ratings = "rating" in wanted
+    places = {told[column] for column in CELLS if column in told} - {NONE}
     by_place = is_ratings and bool(places) and all(map(str.isdecimal, places))
     options = {"kind": "parquet"}
     if re.search(r"\.parquet(\.gz)?$", name, re.IGNORECASE):
@@ -158,35 +159,29 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             options |= {"count": len(titles), "header": not by_place}
     labels = [str(k + 1) for k in range(len(titles))] if by_place else titles
     plain, place = [_plain(title) for title in titles], {}
-    for column in wanted + optional:
+    for column in (*wanted, *optional, *(FEATURE + feature for feature in features)):
         is_told = by_place or column in told and (
             is_ratings or column in optional or told[column] in titles)
-        names = [told.get(column)] if is_told else NAMES[column].split()
+        names = [told.get(column)] if is_told else NAMES.get(column, _plain(column)).split()
         found = [k for k, title in enumerate(labels if is_told else plain) if title in names]
-        if column == "rating" and names == [NONE]:
-            place[column] = None
-            continue
-        if len(found) > 1 or (not found and (column in wanted or is_told and column in told)):
+        is_none = names == [NONE] and column == "rating" or not found and column in optional and (
+            column not in told)
+        if len(found) != 1 and not is_none:
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
-            key = next((key for key, told_of in TOLD.items() if told_of == column), column)
+            key = next((key for key, cell in TOLD.items() if cell == column), column)
             raise DataError(
                 f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
-                f"in the header {', '.join(titles)[:100]!r}, expected one; say which with "
-                f"--columns {key}=NAME" + is_ratings * (
+                f"in the header {', '.join(titles)[:500]!r}, expected one" + (
+                    f"; say which with --columns {key}=NAME" * (column in wanted + optional)) + (
                     ", or, if line 1 is a row, with --columns 1,2,3,4; a rating may be any number, "
-                    "such as a count, and rating=none: there are no ratings"))
-        place[column] = None if not found else found[0] if "count" in options else titles[found[0]]
-    for feature in dict.fromkeys(features):
-        found = [k for k, title in enumerate(plain) if title == _plain(feature)]
-        if len(found) != 1:
-            raise DataError(f"{files.source}: {name}:1: {len(found) or 'no'} columns for the item "
-                            f"feature {feature!r}, expected one of {', '.join(titles)[:1000]}")
-        place[FEATURE + feature] = found[0] if "count" in options else titles[found[0]]
+                    "such as a count, and rating=none: there are no ratings" * is_ratings))
+        place[column] = None if is_none else found[0] if "count" in options else titles[found[0]]
     return File(name=name, place=place, **options)
 
 
 def _plain(title: str) -> str:
-    return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title.lower())
+    title = title.removeprefix(FEATURE).lower()
+    return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title)
 
 
 def _told(columns: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -194,6 +194,7 @@ class Layout:
     links: File | None = None  # TMDB id of items
     user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
     movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`, then features
+    features: dict = field(default_factory=dict)  # names and dtypes of those
     otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
 
 
@@ -219,10 +220,8 @@ class Reading:
         self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
-        self.movies = layout.movies and movies_of(
-            table(files, layout.movies, layout.movie, MOVIE | {
-                name: pl.String for name in layout.movies.place if name.startswith(FEATURE)},
-                self.bad))
+        self.movies = layout.movies and movies_of(table(
+            files, layout.movies, layout.movie, MOVIE | layout.features, self.bad))
         self.links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         is_lacking = self.users is None or self.movies is None
@@ -355,9 +354,7 @@ class Reading:
         movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
                                  links=self.links)
         self.files.sha256["movies_metadata.csv"] = sha256_of(metadata)
-        own = self.movies["match"] == "table"
-        return movies.with_columns(pl.when(own).then(self.movies[name]).otherwise(name).alias(name)
-                                   for name in ("overview", "match"))
+        return movies
 
     def _tell_repeats(self, name: str) -> None:
         many = f"{self.num_again:,} ratings of an item that the user has rated already"

@@ -37,44 +37,27 @@ class ContentScale:
     text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
 
     @classmethod
-    def of(cls, model: BST, genres: Sequence[str], features: dict) -> "ContentScale":
-        """The scale that a model was built with; genres and features as in `Fitted`."""
-        features = features or {"values": {"genres": genres if model.config.genres else ()},
-                                "scales": {"year": (*model.year_scale.tolist(), False)}}
+    def of(cls, model: BST, features: dict) -> "ContentScale":
+        """The scale that a model was built with; features as in `Fitted`."""
         return cls(**features, has_year=model.config.year, text_mean=model.text_mean.numpy(),
                    text_axes=model.text_axes.numpy())
 
-    def told(self, movies: pl.DataFrame) -> list[str]:
-        """What the features of the table of items but genres and year are, a line each."""
-        return [f"item feature {column.name}: " + (
-            f"{len(self.values[column.name]):,} of {column.explode().n_unique():,} values count, "
-            f"of {FEWEST} rated items at least" if column.name in self.values else
-            f"a number{', by its logarithm' * self.scales[column.name][2]}")
-            for column in further_of(movies)]
-
     @classmethod
-    def fit(cls, movies: pl.DataFrame, text: TextVectors | None, rated: np.ndarray, *,
-            genres: bool = True, year: bool = True) -> "ContentScale":
-        """Scale of a catalogue.
-
-        Args:
-            movies: the table of items.
-            text: their overview vectors.
-            rated: rows with train ratings.
-            genres: use them.
-            year: use it.
-        """
+    def fit(cls, config: ModelConfig, batches: Batches, text: TextVectors | None = None
+            ) -> "ContentScale":
+        """Scale of the catalogue of `batches` and its overview vectors."""
+        movies, text = batches.store.movies, text if config.text else None
+        rated = np.unique(batches.store.item_idx[batches.split.train]) - FIRST_IDX
         mean, axes = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
         if text is not None:
             mean, axes = _principal(text.vectors[rated][text.has_text[rated]],
                                     text.vectors.shape[1])
-        values, scales = {"genres": genre_names(movies) if genres else ()}, {}
-        for name, of_items in cells_of(movies).items():
-            if isinstance(of_items, np.ndarray):
-                scales[name] = _scale(of_items[rated].astype(float))
-            elif name not in values:
-                values[name] = _common(of_items, rated)
-        return cls(values, scales, year, mean, axes)
+        cells = cells_of(movies)
+        values = {name: _common(of, rated) for name, of in cells.items() if isinstance(of, list)}
+        values["genres"] = genre_names(movies) if config.genres else ()
+        scales = {name: _scale(of[rated].astype(float)) for name, of in cells.items()
+                  if name not in values}
+        return cls(values, scales, config.year, mean, axes)
 
     def features(self, cells: dict[str, Sequence], text: TextVectors | None) -> np.ndarray:
         """Features of items, (n, f) float32: 1, shares of categories, numbers, squares, overview.
@@ -82,7 +65,7 @@ class ContentScale:
         Whatever is not known of an item is 0.
 
         Args:
-            cells: as `cells_of` gives them: each n lists or numbers, NaN where unknown.
+            cells: as `cells_of` gives them: each n lists or numbers, None or NaN where unknown.
             text: overview vectors; None: none.
         """
         n = len(cells["genres"])
@@ -103,7 +86,7 @@ class ContentScale:
             columns.append(read)
         return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def scaled(self, name: str, number: np.ndarray) -> np.ndarray:
+    def scaled(self, name: str, number: Sequence) -> np.ndarray:
         """Standardised numbers, 0 where unknown, (n,)."""
         mean, spread, is_log = self.scales[name]
         number = np.asarray(number, dtype=float)
@@ -111,16 +94,11 @@ class ContentScale:
         return np.nan_to_num((number - mean) / spread).clip(-5, 5)
 
 
-def further_of(movies: pl.DataFrame) -> list[pl.Series]:
-    """The features of a table of items but genres and year."""
-    found = movies["features"].struct.unnest() if "features" in movies.columns else ()
-    return [column for column in found if column.name not in ("genres", "year")]
-
-
 def cells_of(movies: pl.DataFrame) -> dict[str, Sequence]:
     """Each feature of a table of items by its name: lists of words, or numbers (n,)."""
+    further = movies["features"].struct.unnest() if "features" in movies.columns else ()
     return {column.name: column.to_list() if column.dtype == pl.List else column.to_numpy()
-            for column in (movies["genres"], movies["year"], *further_of(movies))}
+            for column in (movies["genres"], movies["year"], *further)}
 
 
 def _common(of_items: Sequence, rated: np.ndarray) -> list[str]:
@@ -157,21 +135,13 @@ def _principal(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]
     return mean.astype(np.float32), axes.astype(np.float32)
 
 
-def scale_of(config: ModelConfig, batches: Batches, text: TextVectors | None = None
-             ) -> ContentScale:
-    """The scale of the content of the items of `batches`."""
-    rated = np.unique(batches.store.item_idx[batches.split.train]) - FIRST_IDX
-    return ContentScale.fit(batches.store.movies, text if config.text else None, rated,
-                            genres=config.genres, year=config.year)
-
-
 def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None, *,
                 seed: int) -> BST:
     """A fresh model for the items, users and ratings of `batches`."""
     store, split = batches.store, batches.split
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
     rated = np.flatnonzero(count)
-    scale, cells = scale_of(config, batches, text), cells_of(store.movies)
+    scale, cells = ContentScale.fit(config, batches, text), cells_of(store.movies)
     content = scale.features(cells, text)
     levels = np.unique(store.rating[split.train])
     overview, num_text = scale.text_axes.shape

@@ -148,7 +148,7 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
                text: TextVectors | None) -> BST:
     """The network with further items in its catalogue, which nobody has rated."""
     state, n = model.state_dict(), len(new)
-    scale = ContentScale.of(model, fitted.genres, fitted.features)
+    scale = ContentScale.of(model, fitted.features)
     cells = cells_of_new(scale, new)
     added = {"items.row": torch.full((n,), OOV),
              "items.content": torch.from_numpy(scale.features(cells, text)),
@@ -165,22 +165,15 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
 
 def cells_of_new(scale: ContentScale, new: Sequence[NewMovie]) -> dict[str, Sequence]:
     """What `ContentScale.features` reads of new films; a DataError on a feature that it lacks."""
-    found = {"genres": [film.genres for film in new],
-             "year": np.array([film.year or np.nan for film in new])}
-    known = [name for name in (*scale.values, *scale.scales) if name not in found]
+    known = [name for name in (*scale.values, *scale.scales) if name not in ("genres", "year")]
     for film in new:
         for name, value in film.features.items():
-            names = [value] if isinstance(value, str) else value
-            is_fit = isinstance(value, Real) if name in scale.scales else (
-                isinstance(names, list | tuple) and all(isinstance(x, str) for x in names))
-            if name not in known or not is_fit:
+            kind = Real if name in scale.scales else list | tuple
+            if name not in known or not isinstance(value, kind | None):
                 raise DataError(f"'{film.title}': feature {name}={value!r:.60}, expected names of "
                                 f"{', '.join(known) or 'none'}, with a number or a list of words")
-    for name in known:
-        cells = [film.features.get(name) for film in new]
-        found[name] = np.array(cells, dtype=float) if name in scale.scales else [
-            [value] if isinstance(value, str) else value for value in cells]
-    return found
+    return {name: [film.features.get(name) for film in new] for name in known} | {
+        "genres": [film.genres for film in new], "year": [film.year or None for film in new]}
 
 
 def fitted_with(fitted: Fitted, new: Sequence[NewMovie]) -> Fitted:

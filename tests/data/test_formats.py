@@ -265,7 +265,7 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
     assert len({store.digest for store in stores}) == 1
     films = stores[0].movies
     assert films["features"].dtype == pl.Struct(
-        {"by line": pl.List(pl.String), "PageCount": pl.Float64})
+        {"PageCount": pl.Float64, "by line": pl.List(pl.String)})
     assert films.select("year", "overview", "match").rows()[:3] == [
         (1950, None, "none"), (1951, "Own.", "table"), (1952, "Theirs.", "exact")]
     assert films["features"][0] == {"by line": [], "PageCount": 0.0}
@@ -410,7 +410,7 @@ REFUSED = [  # files, and what is said of the folder, or of the only file
     ({}, {"data": "nowhere"}, "nowhere: cannot read it ([Errno 2] No such file"),
     ({"a.csv": "user", "b.csv": "user"}, {}, "holds a.csv, b.csv, expected one data set; say"),
     ({"a.csv": "user"}, {"columns": "user=1,film=2"}, "--columns 'user=1,film=2': expected user="),
-    ({"a.csv": "user"}, {"columns": "1,2", "format": "ml-1m"}, "--columns beside --format ml-1m"),
+    ({"a.csv": "user"}, {"columns": "1,2", "format": "ml-1m"}, "beside --format ml-1m, whose"),
     ({"ratings.dat": "", "users.dat": "", "ratings.csv": ""}, {},
      "holds ratings.dat, ratings.csv, expected one data set; say which with --format ml-1m"),
     ({"ratings.dat": "x"}, {"format": "ml-100k"}, "cannot read u.user"),

@@ -205,12 +205,11 @@ def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
         ours, theirs = longer.predict(person, [9999, film["item_id"]])
         assert ours == pytest.approx(theirs, abs=1e-5) and 1 < ours < 5
     ours = longer.predict(history, [9999])[0]
-    features = [{"author": ["Bob"]}, {"author": "Bob"}, {"author": ["Once", "Bob"]}, {"pages": 9},
-                {"pages": 10**6}]
+    features = [{"author": ["Bob"]}, {"author": ["Once", "Bob"]}, {"pages": 9}, {"pages": 10**6}]
     others = [replace(twin, features=some) for some in features]
     scores = [recommender.with_movies([other]).predict(history, [9999])[0] for other in (
         *others, replace(twin, genres=("War",), year=1990))]
-    assert scores[0] == scores[1] == scores[2] and len({ours, *scores}) == 5
+    assert scores[0] == scores[1] and len({ours, *scores}) == 5
     of_genre = {item.movie_id for item in longer.recommend(history, 99, genres=twin.genres)}
     assert {9999, film["item_id"]} < of_genre
 
