@@ -74,6 +74,14 @@ def test_every_import_is_declared_and_pinned_exactly():
         assert roots <= declared | {extras.get(path.name)}, path
 
 
+def test_the_wheel_has_all_that_the_package_reads():
+    rooms = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = {path for room, names in rooms["package-data"].items() for name in names
+               for path in (ROOT / room.replace(".", "/")).glob(name)}
+    assert shipped == {path for path in (ROOT / "bst").rglob("*.*") if path.is_file()
+                       and path.suffix not in (".py", ".pyc") and path.name != "README.md"}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_within_a_second_and_says_what_the_script_does(script):
     before = os.times()

@@ -37,12 +37,6 @@ class ContentScale:
     text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
 
     @classmethod
-    def of(cls, model: BST, features: dict) -> "ContentScale":
-        """The scale that a model was built with; features as in `Fitted`."""
-        return cls(**features, has_year=model.config.year, text_mean=model.text_mean.numpy(),
-                   text_axes=model.text_axes.numpy())
-
-    @classmethod
     def fit(cls, config: ModelConfig, batches: Batches, text: TextVectors | None = None
             ) -> "ContentScale":
         """Scale of the catalogue of `batches` and its overview vectors."""
@@ -62,11 +56,7 @@ class ContentScale:
     def features(self, cells: dict[str, Sequence], text: TextVectors | None) -> np.ndarray:
         """Features of items, (n, f) float32: 1, shares of categories, numbers, squares, overview.
 
-        Whatever is not known of an item is 0.
-
-        Args:
-            cells: as `cells_of` gives them: each n lists or numbers, None or NaN where unknown.
-            text: overview vectors; None: none.
+        Whatever is not known of an item, None or NaN in the `cells_of` a table or no text, is 0.
         """
         n = len(cells["genres"])
         columns = [np.ones((n, 1))]

@@ -148,7 +148,8 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
                text: TextVectors | None) -> BST:
     """The network with further items in its catalogue, which nobody has rated."""
     state, n = model.state_dict(), len(new)
-    scale = ContentScale.of(model, fitted.features)
+    scale = ContentScale(**fitted.features, has_year=model.config.year,
+                         text_mean=model.text_mean.numpy(), text_axes=model.text_axes.numpy())
     cells = cells_of_new(scale, new)
     added = {"items.row": torch.full((n,), OOV),
              "items.content": torch.from_numpy(scale.features(cells, text)),

@@ -241,34 +241,30 @@ def test_tables_of_items_and_users_stand_beside_the_ratings(tmp_path):
 
 def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
     """Also "NA", a year of its own, an overview of the table beside one of the metadata."""
-    folder, stores = write_csv(tmp_path / "raw", random_tables(num_ratings=40)), []
+    folder, digests = write_csv(tmp_path / "raw", random_tables(num_ratings=40)), set()
+    names = ("item", "title", "releaseDate", "plot", "by-line", "page_count")
     films = [(5 + 2 * k, f"Film {k}", f"{1950 + k}-06-01", "Own." * (k == 1),
               ["Ann", "Bob"][:k % 3], None if k % 5 else k / 4) for k in range(41)]
-    names = ("item", "title", "releaseDate", "plot", "by-line", "page_count")
-    write_rows(folder / "movies.csv", [names, *(
-        (*film[:4], "|".join(film[4]), "NA" if film[5] is None else film[5]) for film in films)])
     write_rows(tmp_path / "m.csv", [
         ("id", "title", "original_title", "overview", "release_date"),
-        (1, "Film 1", "Film 1", "Theirs.", "1951-01-01"),
-        (2, "Film 2", "Film 2", "Theirs.", "1952-01-01")])
-    for kind in ("csv", "jsonl", "parquet"):
-        rows = [dict(zip(names, film, strict=True)) for film in films]
-        if kind == "jsonl":
-            (folder / "movies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if kind == "parquet":
-            pl.DataFrame(rows, infer_schema_length=None).write_parquet(folder / "movies.parquet")
+        *((k, f"Film {k}", f"Film {k}", "Theirs.", f"{1950 + k}-01-01") for k in (1, 2))])
+    write_rows(folder / "movies.csv", [names, *(
+        (*film[:4], "|".join(film[4]), "NA" if film[5] is None else film[5]) for film in films)])
+    frame = pl.DataFrame(films, names, orient="row", infer_schema_length=None)
+    for kind, write in (("csv", str), ("jsonl", frame.write_ndjson),
+                        ("parquet", frame.write_parquet)):
+        write(folder / f"movies.{kind}")
         config = DataConfig(data=folder, metadata=tmp_path / "m.csv",
                             item_features="by line, PageCount,by line")
         stream_store(config, tmp_path / "parts")
-        stores += [open_store(config), open_store(DataConfig(data=tmp_path / "parts"))]
+        store = open_store(config)
+        digests |= {store.digest, open_store(DataConfig(data=tmp_path / "parts")).digest}
         (folder / f"movies.{kind}").unlink()
-    assert len({store.digest for store in stores}) == 1
-    films = stores[0].movies
-    assert films["features"].dtype == pl.Struct(
-        {"PageCount": pl.Float64, "by line": pl.List(pl.String)})
-    assert films.select("year", "overview", "match").rows()[:3] == [
-        (1950, None, "none"), (1951, "Own.", "table"), (1952, "Theirs.", "exact")]
-    assert films["features"][0] == {"by line": [], "PageCount": 0.0}
+    assert len(digests) == 1
+    assert store.movies.select("year", "overview", "match", "features").rows()[:3] == [
+        (1950, None, "none", {"PageCount": 0.0, "by line": []}),
+        (1951, "Own.", "table", {"PageCount": None, "by line": ["Ann"]}),
+        (1952, "Theirs.", "exact", {"PageCount": None, "by line": ["Ann", "Bob"]})]
     with refused("--item-features beside a store, which has those that it was made with"):
         open_store(DataConfig(data=tmp_path / "parts", item_features="page_count"))
 
