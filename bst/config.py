@@ -77,7 +77,11 @@ class DataConfig(Options):
     on_bad: OnBad = option("stop", "what to do about a bad row")
     columns: str | None = option(
         None, "where a table of ratings has what, if its names do not tell: "
-        "user=...,item=...,rating=...,time=..., or 1,2,3,4 for a file without a header")
+        "user=...,item=...,rating=...,time=..., or 1,2,3,4 for a file without a header; "
+        "rating=none: it has none; of an item table title=...,genres=...,text=...,year=...")
+    item_features: str | None = option(
+        None, "further columns of the item table that describe items, such as author,pages: "
+        "numbers, or else categories, with | between several in a cell")
     repeats: Literal["last", "first", "stop"] = option(
         "last", "which rating counts where a user rates an item again; stop: it is an error")
     protocol: Protocol = option("temporal", "how ratings are split into train, valid and test")
@@ -211,7 +215,7 @@ class RunConfig(Options):
         """The fields that can change a result: `to_dict` without places and intervals."""
         fixed = self.to_dict()
         del fixed["baselines"]
-        for name in (*PLACES, "format", "columns", "repeats"):
+        for name in (*PLACES, "format", "columns", "item_features", "repeats"):
             fixed["data"].pop(name)  # where and how, not what: the store has its hash
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)

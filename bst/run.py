@@ -22,7 +22,7 @@ from bst.data.text import TextVectors, embed_texts, noise_like
 from bst.evaluation import report
 from bst.evaluation.baselines import BASELINES, MANY, SLOW
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.build import build_model, genre_names
+from bst.model.build import FEWEST, ContentScale, build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
 from bst.training.distributed import first_goes_first, most, rank
 from bst.training.loop import fit, predict_part
@@ -80,6 +80,12 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
     batches = Batches(store, split, UserVocabulary.fit(store, split))
+    scale = ContentScale.fit(config.model, batches)
+    for name, of in [*scale.values.items()][1:]:
+        values = store.movies["features"].struct.field(name).explode().n_unique()
+        print(f"item feature {name}: {len(of):,} of {values:,} values, of {FEWEST} rated items")
+    for name in [*scale.scales][1:]:
+        print(f"item feature {name}: a number{', by its logarithm' * scale.scales[name][2]}")
     return Prepared(config, store, split, text, batches)
 
 
@@ -183,6 +189,7 @@ def train_run(
 def keep_fitted(prepared: Prepared, out: Path) -> None:
     """Write what `bst.recommend` needs beside the model."""
     config, store, split = prepared.config.data, prepared.store, prepared.split
+    scale = ContentScale.fit(prepared.config.model, prepared.batches)
     movies = store.movies.select("item_id", "title", "year", "genres", "overview")
     movies = movies.with_columns(movies["overview"].str.slice(0, SHOWN)).to_dict(as_series=False)
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
@@ -190,7 +197,8 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
         {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
-        list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()}))
+        list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()},
+        {"values": scale.values, "scales": scale.scales}))
 
 
 def predict_run(

@@ -43,7 +43,8 @@ def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
     from bst.evaluation.report import format_table
     from bst.run import run_training
-    from bst.training.distributed import most, process_group
+    from bst.training.distributed import most, process_group, rank
+    from scripts.support.board import write_board
 
     config = RunConfig(data=args.data, model=args.model, train=args.train,
                        baselines=args.baselines)
@@ -56,6 +57,8 @@ def main(args: Args) -> int:
     stop = StopRequest()
     with process_group(config.train.device):
         rows = run_training(config, out, stop_requested=stop)
+        if rank() == 0:
+            write_board(out)
         if rows is None:
             number = most(stop.signal)
             print(f"stopped by signal {number}; the same command goes on from here", flush=True)

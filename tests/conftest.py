@@ -121,6 +121,13 @@ def turned(store: SequenceStore, rows: np.ndarray) -> SequenceStore:
     return replace(store, rating=rating)
 
 
+def described(store: SequenceStore) -> SequenceStore:
+    """The store whose films have features: authors, one of whom wrote one film, and pages."""
+    return replace(store, movies=store.movies.with_columns(features=pl.struct(
+        pl.Series("author", [["Ann"], ["Bob", "Ann"], [], ["Bob"]] * 10 + [["Once"]]),
+        pl.Series("pages", [k**3 if k % 6 else None for k in range(NUM_MOVIES)], pl.Float64))))
+
+
 def movie(store, p):
     """The id of the film that is rated at p."""
     return store.movies["item_id"][int(store.item_idx[p]) - FIRST_IDX]
@@ -205,9 +212,9 @@ def small(store, split, text):
 def build(small, store, text, tmp_path_factory):
     """(config changes) -> (recommender with random weights, batches)."""
 
-    def build(*, protocol="temporal", ties="strict", **changes):
+    def build(*, store=store, protocol="temporal", ties="strict", **changes):
         split = split_interactions(store, protocol=protocol, ties=ties)
-        model, batches = small(split=split, **changes)
+        model, batches = small(store=store, split=split, **changes)
         config = RunConfig(data=DataConfig(protocol=protocol, ties=ties), model=model.config)
         folder = tmp_path_factory.mktemp("fitted")
         keep_fitted(Prepared(config, store, split, text, batches), folder)

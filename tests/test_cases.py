@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from bst.data.schema import FIRST_IDX
-from bst.data.sequences import load_store
 from tests.command import ROOT, call
 
 CASES = ROOT / "tests" / "cases"
@@ -29,11 +27,6 @@ pytestmark = pytest.mark.cases
 def train(data, out, *flags, **options):
     return call("train.py", "--data", data, "--out", out, "--cache", out / "cache", "--no-text",
                 "--threads", "1", "--epochs", "1", *flags, **options)
-
-
-def store_of(data: Path, out: Path):
-    call("make_sequences.py", "--data", data, "--out", out)
-    return load_store(out)
 
 
 def write(path: Path, rows) -> Path:
@@ -60,13 +53,12 @@ def test_ratings_alone_train_and_score_a_history_like_them(tmp_path, ratings, hi
         assert len(json.loads(done.stdout)["items"]) == 2
 
 
-@pytest.mark.parametrize(("name", "ratings", "first"), [
-    ("02-one-digit-day", 20, "1"), ("07-isbn13.csv", 40, "9780345339699"),
-    ("07-milliseconds.csv", 40, "16")])
-def test_short_days_long_ids_and_milliseconds_are_read(tmp_path, name, ratings, first):
-    store = store_of(CASES / name, tmp_path / "store")
-    assert len(store) == ratings and first in map(str, store.movies["item_id"])
-    assert store.timestamp.max() < 2_000_000_000  # seconds
+def test_data_without_ratings_rank_by_interest(tmp_path):
+    data, run = CASES / "11-ratings.csv", tmp_path / "run"
+    done = train(data, run, "--columns", "rating=none", "--interest", "0.1", "--steps", "5")
+    assert "has no ratings: each row counts as a 1" in done.stdout and "bst" in done.stdout
+    done = call("recommend.py", "--run", run, "--user", "1", "--by", "interest", "--json", "-")
+    assert all(0 < item["chance"] < 1 == item["stars"] for item in json.loads(done.stdout)["items"])
 
 
 def test_training_on_one_person_alone_is_not_worse_than_its_start(tmp_path):
@@ -74,19 +66,6 @@ def test_training_on_one_person_alone_is_not_worse_than_its_start(tmp_path):
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     start, *later = (row["valid_mae"] for row in rows)
     assert start < 1 and max(later) < start + 0.01
-
-
-def test_of_an_item_that_was_rated_again_the_later_rating_counts_in_any_order(tmp_path):
-    lines = (CASES / "13-rated-again.csv").read_text().splitlines(keepends=True)
-    stores = []
-    for name, first in (("old", [1, 2]), ("new", [2, 1])):
-        (tmp_path / f"{name}.csv").write_text("".join(
-            [lines[0], *(lines[k] for k in first), *lines[3:]]))
-        stores.append(store_of(tmp_path / f"{name}.csv", tmp_path / name))
-    old, new = stores
-    item = FIRST_IDX + [*map(str, old.movies["item_id"])].index("5")
-    assert old.rating[(old.user_row == 0) & (old.item_idx == item)].tolist() == [1]
-    assert old.digest == new.digest
 
 
 @pytest.mark.slow

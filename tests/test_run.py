@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import sys
 import time
 from dataclasses import replace
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from bst.evaluation.baselines import BASELINES, SLOW, global_mean, item_mean
 from bst.evaluation.report import format_table
 from bst.run import Prepared, compare, texts_of, use_device
 from scripts.evaluate import format_slices
+from scripts.support.board import write_board
 from tests.command import ROOT, call
 
 
@@ -42,6 +44,18 @@ def test_the_same_command_says_that_the_run_is_finished_and_another_which_flag_d
     done = call("train.py", "--out", out, "--data", other, *flags[6:], code=1)
     assert done.stderr.startswith(f"error: {out} holds a run on other data, ")
     assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_tensorboard_gets_the_numbers_of_each_validation(trained, tmp_path, monkeypatch):
+    log = (trained[0] / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(log)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board := MagicMock())
+    write_board(tmp_path)
+    added = board.SummaryWriter.return_value.__enter__.return_value.add_scalar.call_args_list
+    rows = [json.loads(line) for line in log.splitlines()]
+    assert [call.args[1:] for call in added if call.args[0] == "valid_mae"] == [
+        (row["valid_mae"], row["step"]) for row in rows]
 
 
 def test_evaluate_needs_the_run_alone_and_leaves_it_as_it_is(trained, tmp_path):

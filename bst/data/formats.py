@@ -9,6 +9,7 @@ table                   one file of ratings, or a folder or zip with it and, if 
 import csv
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from bst.config import DataConfig
 from bst.data.movielens import ML_1M, ML_10M, ML_100K
-from bst.data.raw import File, Layout, Reading, scan_parquet
+from bst.data.raw import CELLS, FEATURE, File, Layout, Reading, scan_parquet
 from bst.data.schema import Tables
 from bst.data.sources import RawFiles
 from bst.utils.errors import DataError
@@ -28,9 +29,9 @@ EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same withou
 LARGEST = 10**6  # magnitude of a rating of a table
 RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
 BESIDE = {  # of the tables beside them, with their columns, those that need not be there last
-    "movies": ("movies|items|books|products", ("item",), ("title", "genres")),
+    "movies": ("movies|items|books|products", ("item",), ("title", "genres", "date", "text")),
     "users": ("users", ("user",), ("sex", "age", "occupation", "zip")),
-    "links": ("links", ("item", "TMDB id")),
+    "links": ("links", ("item", "TMDB id"), ()),
 }
 NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
     "user": "user userid uid username reviewer reviewerid customer customerid member memberid",
@@ -39,8 +40,13 @@ NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
     "rating": "rating ratings stars star score overall weight bookrating",
     "timestamp": "timestamp time ts datetime date unixreviewtime unixtimestamp unixtime ratedat",
     "title": "title movietitle name", "genres": "genres genre categories", "TMDB id": "tmdbid",
+    "date": "year date releaseyear releasedate publicationyear publicationdate yearofpublication",
+    "text": "text overview description summary plot synopsis",
     "sex": "sex gender", "age": "age", "occupation": "occupation", "zip": "zip zipcode",
 }
+TOLD = {"user": "user", "item": "item", "rating": "rating", "time": "timestamp",  # by --columns
+        "title": "title", "genres": "genres", "text": "text", "year": "date"}
+NONE = "none"  # instead of the name of the column of ratings
 KEY = ("user_row", "item_row", "timestamp", "line")  # by which repeats are found
 AUTO = DataConfig()
 HINTS = {
@@ -86,9 +92,9 @@ def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
         DataError: the format is `auto` and no one format fits; names what was found.
     """
     if config.format in MOVIELENS:
-        if config.columns:
-            raise DataError(f"--columns beside --format {config.format}, whose columns are known; "
-                            "leave one out")
+        if config.columns or config.item_features:
+            raise DataError(f"--columns or --item-features beside --format {config.format}, whose "
+                            "columns are known; leave one out")
         return MOVIELENS[config.format]
     names = sorted(files.names())
     marks = {"ratings.dat": "ml-1m" if "users.dat" in names else "ml-10m", "u.data": "ml-100k"}
@@ -118,21 +124,30 @@ def _tables(names: list[str], stems: str) -> list[str]:
 
 def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) -> Layout:
     """The layout of a table of ratings, and of those of items and users beside it."""
-    file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), config.columns)
+    told = _told(config.columns)
+    features = {name.strip() for name in (config.item_features or "").split(",")}
+    features = sorted(features - {"", "genres", "year"})  # these are features anyhow
+    file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), told)
     beside = {}
     for what, (stems, *cells) in BESIDE.items():
         found = [] if files.is_alone else _tables(names, stems)
         if found and (what != "links" or config.metadata):
-            beside[what] = _file(files, found[0], *cells)
+            beside[what] = _file(files, found[0], *cells, told, features * (what == "movies"))
+    if "movies" not in beside and (features or told.keys() - CELLS):
+        flag = "--item-features" if features else "--columns"
+        raise DataError(f"{flag}: {files.source} holds no table of items beside {ratings}, "
+                        "expected one such as items.csv, movies.jsonl or books.parquet")
     return Layout(ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, user=_user,
-                  movie=lambda *cells: (*cells, ""), **beside)
+                  movie=lambda *cells: cells, **beside,
+                  features={FEATURE + name: pl.String for name in features})
 
 
-def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = (),
-          columns: str | None = None) -> File:
-    """How a table is written, and where it has the wanted columns and the optional ones."""
-    told = _told(columns) if columns else {}
-    by_place = all(value.isdecimal() for value in told.values()) and bool(told)
+def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[str, ...],
+          told: dict[str, str], features: Sequence[str] = ()) -> File:
+    """How a table is written, and where it has the wanted columns, optional ones and features."""
+    is_ratings = "rating" in wanted
+    places = {told[column] for column in CELLS if column in told} - {NONE}
+    by_place = is_ratings and bool(places) and all(map(str.isdecimal, places))
     options = {"kind": "parquet"}
     if re.search(r"\.parquet(\.gz)?$", name, re.IGNORECASE):
         with scan_parquet(files, name) as scan:
@@ -143,34 +158,43 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
         if "separator" in options:
             options |= {"count": len(titles), "header": not by_place}
     labels = [str(k + 1) for k in range(len(titles))] if by_place else titles
-    plain = [re.sub("[-_ ]|:(token|float)(_seq)?$", "", title.lower()) for title in titles]
-    place = {}
-    for column in wanted + optional:
-        is_told = by_place or column in told
-        names = [told.get(column)] if is_told else NAMES[column].split()
+    plain, place = [_plain(title) for title in titles], {}
+    for column in (*wanted, *optional, *(FEATURE + feature for feature in features)):
+        is_told = by_place or column in told and (
+            is_ratings or column in optional or told[column] in titles)
+        names = [told.get(column)] if is_told else NAMES.get(column, _plain(column)).split()
         found = [k for k, title in enumerate(labels if is_told else plain) if title in names]
-        if len(found) > 1 or (not found and (column in wanted or column in told)):
+        is_none = names == [NONE] and column == "rating" or not found and column in optional and (
+            column not in told)
+        if len(found) != 1 and not is_none:
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
+            key = next((key for key, cell in TOLD.items() if cell == column), column)
             raise DataError(
                 f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
-                f"in the header {', '.join(titles)[:100]!r}, expected one; say which with "
-                f"--columns {column.replace('timestamp', 'time')}=NAME, or, if line 1 is a row, "
-                "with --columns 1,2,3,4 (a rating may be any number, such as a count)")
-        place[column] = None if not found else found[0] if "count" in options else titles[found[0]]
+                f"in the header {', '.join(titles)[:500]!r}, expected one" + (
+                    f"; say which with --columns {key}=NAME" * (column in wanted + optional)) + (
+                    ", or, if line 1 is a row, with --columns 1,2,3,4; a rating may be any number, "
+                    "such as a count, and rating=none: there are no ratings" * is_ratings))
+        place[column] = None if is_none else found[0] if "count" in options else titles[found[0]]
     return File(name=name, place=place, **options)
 
 
-def _told(columns: str) -> dict[str, str]:
-    """What --columns says: names of columns or, of all of them, places from 1."""
-    parts = [part.strip() for part in columns.split(",")]
-    keys = ("user", "item", "rating", "time")
-    if all(part.isdecimal() for part in parts) and len(parts) <= 4:
-        parts = [f"{key}={part}" for key, part in zip(keys, parts, strict=False)]
+def _plain(title: str) -> str:
+    title = title.removeprefix(FEATURE).lower()
+    return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title)
+
+
+def _told(columns: str | None) -> dict[str, str]:
+    """What --columns says: names of columns or, of all of the ratings, places from 1."""
+    parts = [part.strip() for part in columns.split(",")] if columns else []
+    if all(part.isdecimal() or part == NONE for part in parts) and len(parts) <= 4:
+        parts = [f"{key}={part}" for key, part in zip(TOLD, parts, strict=False)]
     told = dict(part.split("=", 1) for part in parts if "=" in part)
-    if len(told) != len(parts) or not set(told) <= set(keys):
+    if len(told) != len(parts) or not told.keys() <= TOLD.keys():
         raise DataError(f"--columns {columns!r}: expected user=...,item=...,rating=...,time=... "
-                        "with names or places, or places alone, such as 1,2,3,4")
-    return {key.replace("time", "timestamp"): value for key, value in told.items()}
+                        "with names or places, or places alone, such as 1,2,3,4; of an item table "
+                        "title=...,genres=...,text=...,year=...")
+    return {TOLD[key]: value for key, value in told.items()}
 
 
 def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:

@@ -36,7 +36,7 @@ def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tupl
 
 
 def _movie_1m(item: str, title: str, genres: str) -> tuple:
-    return _id(item, "item"), title, genres, ""
+    return _id(item, "item"), title, genres, "", ""
 
 
 def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags: str) -> tuple:
@@ -45,7 +45,7 @@ def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags
     if set(flags) - {"0", "1"}:
         raise ValueError(f"genre flags {'|'.join(flags)!r} are not all 0 or 1")
     genres = "|".join(name for name, flag in zip(GENRES, flags, strict=True) if flag == "1")
-    return _id(item, "item"), title, genres, date
+    return _id(item, "item"), title, genres, date, ""
 
 
 def _id(value: str, name: str) -> str:

@@ -25,9 +25,9 @@ def merge_overviews(
 ) -> pl.DataFrame:
     """Fill `overview` and `match` of each movie; one film to one row of the metadata.
 
-    A film whose TMDB id is linked takes the row of that id. Of the others, titles must be equal,
-    exactly or normalised (`title_keys`); the release year equal, then off by 1, then by 2. Prints
-    how many matched and how; writes unmatched_movies.csv.
+    A film that has one keeps it; one whose TMDB id is linked takes the row of that id. Of the rest,
+    titles must be equal, exactly or normalised (`title_keys`); the release year equal, then off by
+    1, then by 2. Prints how many matched and how; writes unmatched_movies.csv.
 
     Args:
         movies: columns of `schema.MOVIES`.
@@ -52,7 +52,7 @@ def merge_overviews(
                 if gap <= 2:
                     same = plain_title(title) in (films[row]["title"], films[row]["original_title"])
                     candidates.append((gap, not same, rank, movie, row))
-    overview, match, used = [None] * len(movies), ["none"] * len(movies), set()
+    overview, match, used = movies["overview"].to_list(), movies["match"].to_list(), set()
     for gap, differs, _, movie, row in sorted(candidates):
         if match[movie] == "none" and row not in used:
             used.add(row)
@@ -69,7 +69,7 @@ def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None
     how = Counter(movies["match"])
     found = len(movies) - how["none"]
     ways = ", ".join(f"{how[way]:,} {way}" for way in (
-        *["linked"] * ("linked" in how), "exact", "normalised", "year off", "none"))
+        *sorted({"table", "linked"} & how.keys()), "exact", "normalised", "year off", "none"))
     print(f"overviews: {found:,} of {len(movies):,} movies ({found / len(movies):.1%}): {ways}")
     if defects:
         print("metadata rows not used:",

@@ -62,6 +62,9 @@ def make_store(config: DataConfig, folder: Path) -> SequenceStore:
 def _with_files(config: DataConfig) -> DataConfig:
     """`config` with the folder of the built-in data where it names none."""
     if config.data is not None:
+        if config.item_features and (config.data / "manifest.json").exists():
+            raise DataError("--item-features beside a store, which has those that it was made "
+                            "with; leave it out, or make the store again")
         return config
     if config.metadata is not None or config.format != "auto":
         flag = f"--metadata {config.metadata}" if config.metadata else f"--format {config.format}"

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,9 @@ EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 19
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
 YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
-MOVIE = dict.fromkeys(("item_id", "title", "genres", "date"), pl.String)  # "|" between genres
+MOVIE = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
+FEATURE = "feature "  # how the names of further ones begin
+UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of those
 NO_GENRE = ["", "(no genres listed)"]
 CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
 
@@ -191,7 +193,8 @@ class Layout:
     movies: File | None = None
     links: File | None = None  # TMDB id of items
     user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
-    movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`
+    movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`, then features
+    features: dict = field(default_factory=dict)  # names and dtypes of those
     otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
 
 
@@ -217,8 +220,8 @@ class Reading:
         self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
-        self.movies = layout.movies and movies_of(
-            table(files, layout.movies, layout.movie, MOVIE, self.bad))
+        self.movies = layout.movies and movies_of(table(
+            files, layout.movies, layout.movie, MOVIE | layout.features, self.bad))
         self.links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         is_lacking = self.users is None or self.movies is None
@@ -237,8 +240,8 @@ class Reading:
             self.users = users.with_columns(
                 pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
         if self.movies is None:
-            self.movies = movies_of(items.with_columns(title=pl.lit(""), genres=pl.lit(""),
-                                                       date=pl.lit("")))
+            self.movies = movies_of(items.with_columns(
+                pl.lit("").alias(name) for name in list(MOVIE)[1:]))
 
     def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block: user_row and item_row (Int32), rating, timestamp, line."""
@@ -260,6 +263,8 @@ class Reading:
             if file.place["timestamp"] is None:
                 since = rows["line"].cast(pl.Int64) - 1 - file.header
                 rows = rows.with_columns(timestamp=EARLIEST + since)
+            if file.place["rating"] is None:
+                rows = rows.with_columns(rating=pl.lit("1"))
             yield self._typed(rows, bad)
 
     def _typed(self, rows: pl.DataFrame, bad: BadRows) -> pl.DataFrame:
@@ -341,6 +346,9 @@ class Reading:
             print(f"{name}: {self.num_milli:,} of {self.total:,} times are in milliseconds")
         if self.layout.ratings.place["timestamp"] is None:
             print(f"{name} has no times: the order of its lines counts")
+        if self.layout.ratings.place["rating"] is None:
+            print(f"{name} has no ratings: each row counts as a 1, so stars say nothing; train "
+                  "with --interest 0.1 and rank --by interest")
         if metadata is None:
             return self.movies
         movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
@@ -437,11 +445,24 @@ def movies_of(found: pl.DataFrame) -> pl.DataFrame:
 
     The year is that at the end of the title, or else that of the date.
     """
-    genres, title = pl.col("genres").str.split("|"), pl.col("title")
+    genres, title, text = pl.col("genres").str.split("|"), pl.col("title"), pl.col("text")
     year = pl.coalesce(title.str.extract(rf"\({YEAR}\)\s*$"),
-                       pl.col("date").str.extract(f"{YEAR}$"))
+                       *(pl.col("date").str.extract(at) for at in (f"{YEAR}$", rf"^{YEAR}\b")))
+    features = [_feature(found[name]) for name in found.columns if name.startswith(FEATURE)]
     return found.select(
         "item_id", pl.when(title != "").then(title).otherwise(pl.format("item {}", "item_id")),
         year=year.cast(pl.Int32),
         genres=genres.list.eval(pl.element().filter(~pl.element().is_in(NO_GENRE))),
-        overview=pl.lit(None, pl.String), match=pl.lit("none"))
+        overview=pl.when(text != "").then(text),
+        match=pl.when(text != "").then(pl.lit("table")).otherwise(pl.lit("none")),
+        **{"features": pl.struct(features)} if features else {})
+
+
+def _feature(cells: pl.Series) -> pl.Series:
+    """Numbers (Float64) if all that is known is one, else categories (List(String), [] if none)."""
+    name, known = cells.name.removeprefix(FEATURE), cells.replace(UNKNOWN, "").rename("")
+    number = known.cast(pl.Float64, strict=False)
+    if (number.is_not_null() | (known == "")).all():
+        return number.set(~number.is_finite(), None).rename(name)
+    part = pl.element().str.strip_chars()
+    return known.str.split("|").list.eval(part.filter(~part.is_in(UNKNOWN))).rename(name)

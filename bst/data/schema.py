@@ -35,8 +35,8 @@ MOVIES = {
     "year": pl.Int32,  # null where the title has none
     "genres": pl.List(pl.String),
     "overview": pl.String,  # null where no overview was found
-    "match": pl.String,  # how the overview was found: linked, exact, normalised, year off, none
-}
+    "match": pl.String,  # how it was found: table, linked, exact, normalised, year off, none
+}  # and, if any are asked for, "features": a struct, categories List(String), numbers Float64
 USER_FEATURES = ("sex", "age", "occupation", "zip_region")
 
 

@@ -1,5 +1,7 @@
 """A fresh network whose buffers hold the catalogue and what is fitted on train targets."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from bst.model.batches import Batches
 from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
+FEWEST, MOST = 3, 1000  # rated items of a value of a category that counts; such values, at most
 TEXT_DIM = 32  # principal components of the overview vectors
 EACH = 25  # users and items for each component of an audience, at least
 CO_RATINGS = 500  # what an item's raters rated beside it, at least; below, its audience is unknown
@@ -27,61 +30,45 @@ SAMPLE = 2**17  # train targets that scale the dense features, about
 class ContentScale:
     """How the content of an item becomes features; fitted on the items with train ratings."""
 
-    genres: tuple[str, ...]
-    year_mean: float
-    year_std: float
+    values: dict[str, Sequence[str]]  # of each category that count; the first one is genres
+    scales: dict[str, Sequence]  # mean, spread, whether of log(1 + x), by number; first the year
     has_year: bool  # in the content
     text_mean: np.ndarray  # (w,) float32, w the width of an overview vector
     text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
 
     @classmethod
-    def of(cls, model: BST, genres: Sequence[str]) -> "ContentScale":
-        """The scale that a model was built with for a catalogue with these `genre_names`."""
-        mean, spread = model.year_scale.tolist()
-        return cls(tuple(genres) if model.config.genres else (), mean, spread, model.config.year,
-                   model.text_mean.numpy(), model.text_axes.numpy())
-
-    @classmethod
-    def fit(cls, movies: pl.DataFrame, text: TextVectors | None, rated: np.ndarray, *,
-            genres: bool = True, year: bool = True) -> "ContentScale":
-        """Scale of a catalogue.
-
-        Args:
-            movies: the table of items.
-            text: their overview vectors.
-            rated: rows with train ratings.
-            genres: use them.
-            year: use it.
-        """
-        known = movies["year"].to_numpy()[rated].astype(float)
-        known = known[~np.isnan(known)]
+    def fit(cls, config: ModelConfig, batches: Batches, text: TextVectors | None = None
+            ) -> "ContentScale":
+        """Scale of the catalogue of `batches` and its overview vectors."""
+        movies, text = batches.store.movies, text if config.text else None
+        rated = np.unique(batches.store.item_idx[batches.split.train]) - FIRST_IDX
         mean, axes = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
         if text is not None:
             mean, axes = _principal(text.vectors[rated][text.has_text[rated]],
                                     text.vectors.shape[1])
-        names = genre_names(movies) if genres else ()
-        if len(known) < 2 or known.std() == 0:
-            return cls(names, float(known.sum() / max(1, len(known))), 1.0, year, mean, axes)
-        return cls(names, float(known.mean()), float(known.std()), year, mean, axes)
+        cells = cells_of(movies)
+        values = {name: _common(of, rated) for name, of in cells.items() if isinstance(of, list)}
+        values["genres"] = genre_names(movies) if config.genres else ()
+        scales = {name: _scale(of[rated].astype(float)) for name, of in cells.items()
+                  if name not in values}
+        return cls(values, scales, config.year, mean, axes)
 
-    def features(self, genres: Sequence[Sequence[str] | None], year: np.ndarray,
-                 text: TextVectors | None) -> np.ndarray:
-        """Features of items, (n, f) float32: 1, genre shares, year, its square, overview.
+    def features(self, cells: dict[str, Sequence], text: TextVectors | None) -> np.ndarray:
+        """Features of items, (n, f) float32: 1, shares of categories, numbers, squares, overview.
 
-        Whatever is not known of an item is 0.
-
-        Args:
-            genres: of each item.
-            year: (n,) NaN where unknown.
-            text: overview vectors; None: none.
+        Whatever is not known of an item, None or NaN in the `cells_of` a table or no text, is 0.
         """
-        n = len(genres)
-        hot = np.array([[g in (of or ()) for g in self.genres] for of in genres], np.float32)
-        hot = hot.reshape(n, len(self.genres))
-        # a genre of an item with many says less of it
-        shares = 2 * hot / np.maximum(1, hot.sum(axis=1, keepdims=True))
-        z = self.years(year)[:, None] * self.has_year
-        columns = [np.ones((n, 1)), shares, z, z**2]
+        n = len(cells["genres"])
+        columns = [np.ones((n, 1))]
+        for name, values in self.values.items():
+            at, hot = dict(zip(values, itertools.count())), np.zeros((n, len(values)), np.float32)
+            for row, of in enumerate(cells[name]):
+                hot[row, [at[value] for value in of or () if value in at]] = 1
+            # one of many values of an item says less of it
+            columns.append(2 * hot / np.maximum(1, hot.sum(axis=1, keepdims=True)))
+        for name in self.scales:
+            z = self.scaled(name, cells[name])[:, None] * (self.has_year or name != "year")
+            columns += [z, z**2]
         if self.text_axes.shape[1]:
             read = np.zeros((n, self.text_axes.shape[1]))
             if text is not None:
@@ -89,9 +76,35 @@ class ContentScale:
             columns.append(read)
         return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def years(self, year: np.ndarray) -> np.ndarray:
-        """Standardised years, 0 where unknown."""
-        return np.nan_to_num((year.astype(float) - self.year_mean) / self.year_std)
+    def scaled(self, name: str, number: Sequence) -> np.ndarray:
+        """Standardised numbers, 0 where unknown, (n,)."""
+        mean, spread, is_log = self.scales[name]
+        number = np.asarray(number, dtype=float)
+        number = np.log1p(number.clip(min=0)) if is_log else number
+        return np.nan_to_num((number - mean) / spread).clip(-5, 5)
+
+
+def cells_of(movies: pl.DataFrame) -> dict[str, Sequence]:
+    """Each feature of a table of items by its name: lists of words, or numbers (n,)."""
+    further = movies["features"].struct.unnest() if "features" in movies.columns else ()
+    return {column.name: column.to_list() if column.dtype == pl.List else column.to_numpy()
+            for column in (movies["genres"], movies["year"], *further)}
+
+
+def _common(of_items: Sequence, rated: np.ndarray) -> list[str]:
+    """The values of a category that count, in alphabetical order: those of many rated items."""
+    count = Counter(value for row in rated for value in set(of_items[row] or ()))
+    kept = [(-n, value) for value, n in count.items() if n >= FEWEST]
+    return sorted(value for _, value in sorted(kept)[:MOST])
+
+
+def _scale(number: np.ndarray) -> tuple[float, float, bool]:
+    """Mean, spread, and whether of log(1 + x): if none is negative and few are far above all."""
+    known = number[np.isfinite(number)]
+    is_log = bool(len(known) and known.min() >= 0 and known.std() > known.mean())
+    known = np.log1p(known) if is_log else known
+    spread = known.std() if len(known) > 1 else 0.0
+    return float(known.sum() / max(1, len(known))), float(spread or 1.0), is_log
 
 
 def genre_names(movies: pl.DataFrame) -> tuple[str, ...]:
@@ -116,13 +129,10 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
                 seed: int) -> BST:
     """A fresh model for the items, users and ratings of `batches`."""
     store, split = batches.store, batches.split
-    movies = store.movies
     count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
     rated = np.flatnonzero(count)
-    scale = ContentScale.fit(movies, text if config.text else None, rated - FIRST_IDX,
-                             genres=config.genres, year=config.year)
-    year = movies["year"].to_numpy()
-    content = scale.features(movies["genres"].to_list(), year, text)
+    scale, cells = ContentScale.fit(config, batches, text), cells_of(store.movies)
+    content = scale.features(cells, text)
     levels = np.unique(store.rating[split.train])
     overview, num_text = scale.text_axes.shape
     torch.manual_seed(seed)
@@ -138,8 +148,8 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     items.content[FIRST_IDX:] = torch.from_numpy(content)
     items.audience.copy_(audience)
     items.log_count.copy_(torch.from_numpy(np.log1p(count)))
-    items.year[FIRST_IDX:] = torch.from_numpy(scale.years(year))
-    model.year_scale.copy_(torch.tensor([scale.year_mean, scale.year_std]))
+    items.year[FIRST_IDX:] = torch.from_numpy(scale.scaled("year", cells["year"]))
+    model.year_scale.copy_(torch.tensor(scale.scales["year"][:2]))
     model.text_mean.copy_(torch.from_numpy(scale.text_mean))
     model.text_axes.copy_(torch.from_numpy(scale.text_axes))
     if model.interest is not None:

@@ -4,8 +4,9 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class NewMovie:
     genres: tuple[str, ...] = ()
     year: int | None = None
     overview: str | None = None
+    features: dict = field(default_factory=dict, hash=False)  # of --item-features: number or words
 
 
 class Catalogue:
@@ -143,19 +145,33 @@ def model_with(model: BST, fitted: Fitted, new: Sequence[NewMovie],
                text: TextVectors | None) -> BST:
     """The network with further items in its catalogue, which nobody has rated."""
     state, n = model.state_dict(), len(new)
-    scale = ContentScale.of(model, fitted.genres)
-    year = np.array([film.year or np.nan for film in new])
+    scale = ContentScale(**fitted.features, has_year=model.config.year,
+                         text_mean=model.text_mean.numpy(), text_axes=model.text_axes.numpy())
+    cells = cells_of_new(scale, new)
     added = {"items.row": torch.full((n,), OOV),
-             "items.content": torch.from_numpy(
-                 scale.features([film.genres for film in new], year, text)),
+             "items.content": torch.from_numpy(scale.features(cells, text)),
              "items.audience": torch.zeros(n, model.sizes.audience),
-             "items.year": torch.from_numpy(scale.years(year)), "items.log_count": torch.zeros(n)}
+             "items.year": torch.from_numpy(scale.scaled("year", cells["year"])),
+             "items.log_count": torch.zeros(n)}
     if model.interest is not None:
         added["interest.log_share"] = log_share(np.zeros(n), sum(fitted.movies["ratings"]))
     longer = BST(model.config, replace(model.sizes, items=model.sizes.items + n))
     longer.load_state_dict(state | {name: torch.cat([state[name], rows.to(state[name].dtype)])
                                     for name, rows in added.items()})
     return longer
+
+
+def cells_of_new(scale: ContentScale, new: Sequence[NewMovie]) -> dict[str, Sequence]:
+    """What `ContentScale.features` reads of new films; a DataError on a feature that it lacks."""
+    known = [name for name in (*scale.values, *scale.scales) if name not in ("genres", "year")]
+    for film in new:
+        for name, value in film.features.items():
+            kind = Real if name in scale.scales else list | tuple
+            if name not in known or not isinstance(value, kind | None):
+                raise DataError(f"'{film.title}': feature {name}={value!r:.60}, expected names of "
+                                f"{', '.join(known) or 'none'}, with a number or a list of words")
+    return {name: [film.features.get(name) for film in new] for name in known} | {
+        "genres": [film.genres for film in new], "year": [film.year or None for film in new]}
 
 
 def fitted_with(fitted: Fitted, new: Sequence[NewMovie]) -> Fitted:

@@ -272,10 +272,10 @@ class Recommender:
                     cache_dir: Path = Path("data/cache")) -> "Recommender":
         """A recommender whose catalogue holds further films, which nobody has rated yet.
 
-        Their overviews are embedded with the run's encoder; genres, year and overview place them.
+        Their overviews are embedded with the run's encoder; the rest of a `NewMovie` places them.
 
         Raises:
-            DataError: an id is taken, a genre is unknown, or the run read no real overviews.
+            DataError: an id is taken, a genre or a feature unknown, or the run read no real texts.
         """
         if not new:
             return self

@@ -20,7 +20,7 @@ from bst.model.network import BST
 from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_sealed
 
-MODEL_VERSION, FITTED_VERSION = 3, 3
+MODEL_VERSION, FITTED_VERSION = 3, 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Fitted:
     encoder: dict  # bert, pooling, text_source of `DataConfig`
     genres: list[str]  # of all movies, in the order of the content features
     movies: dict  # item_id, title, year, genres, ratings (in train), overview: a list each
+    features: dict  # values and scales of `build.ContentScale`
 
 
 def config_of(folder: Path) -> dict:

@@ -146,7 +146,7 @@ def predict_part(
             found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
         except torch.linalg.LinAlgError:
             found[:, here] = torch.nan  # so that the sum tells the other processes
-    predictions[:, target] = add_up(found).numpy()
+    predictions[:, target.numpy()] = add_up(found).numpy()  # one as a tensor would be a number
     lost = int((~torch.isfinite(found)).any(dim=0).sum())
     if lost:
         raise FloatingPointError(f"{lost} of the predictions of {part} are not finite")

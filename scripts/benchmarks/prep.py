@@ -27,19 +27,36 @@ def run(args: Args) -> list[Row]:
 
             folder = write_synthetic(out / "raw", num_users=6040, num_movies=3883,
                                      num_ratings=1_000_000)
+        numbers, words = write_ids(folder, out)
         seconds = alternate({
             "read": lambda: our_read(folder),
             "store": lambda: our_store(folder, out / "store"),
             "parts": lambda: our_parts(folder, out / "parts"),
             "bare polars read": lambda: bare_read(folder),
             "Keras example, pandas": lambda: pandas_way(folder, out),
+            "whole-number ids": lambda: our_store(numbers, out / "store"),
+            "text ids": lambda: our_store(words, out / "store"),
         }, args.runs)
     jobs = (("read and validate", "read", "bare polars read", 1 / 2),
             ("raw files -> store", "store", "bare polars read", 1 / 3),
             ("raw files -> store", "store", "Keras example, pandas", 30.0),
-            ("raw files -> store, in parts", "parts", "Keras example, pandas", None))
+            ("raw files -> store, in parts", "parts", "Keras example, pandas", None),
+            ("CSV with ids that are text -> store", "text ids", "whole-number ids", 1 / 2))
     return [faster(work, seconds, ours, reference, threads=args.threads, goal=goal)
             for work, ours, reference, goal in jobs]
+
+
+def write_ids(folder: Path, out: Path) -> tuple[Path, Path]:
+    """The ratings as CSV whose ids are whole numbers, and one whose ids are text like an ASIN."""
+    import polars as pl
+
+    from bst.data.formats import read_tables
+
+    ratings = read_tables(folder).ratings
+    ratings.write_csv(out / "numbers.csv")
+    ratings.with_columns(pl.format("B0{}", pl.col(name).cast(pl.String).str.zfill(8)).alias(name)
+                         for name in ("user_id", "item_id")).write_csv(out / "words.csv")
+    return out / "numbers.csv", out / "words.csv"
 
 
 def our_read(folder: Path) -> None:

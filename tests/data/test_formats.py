@@ -123,6 +123,9 @@ def test_the_table_of_data_readme_is_true(tmp_path, capsys, file, text, flags, s
     content = gzip.compress(content) if name.endswith(".gz") else content
     path = tmp_path / name
     path.write_bytes(content)
+    if "beside" in file:
+        path = tmp_path
+        (path / "ratings.csv").write_text(OWN)
     if "zip" in file:
         path = tmp_path / "all.zip"
         with zipfile.ZipFile(path, "w") as archive:
@@ -130,15 +133,19 @@ def test_the_table_of_data_readme_is_true(tmp_path, capsys, file, text, flags, s
                 archive.writestr(f"{folder}/{name}", content)
             archive.writestr(f"__MACOSX/a/._{name}", "of no importance")
     option, _, value = flags.strip("`-").partition(" ")
-    options = {option: value} if option else {}
+    options = {option.replace("-", "_"): value} if option else {}
     said = says.partition("`")[2].strip("`")
     if not says.startswith("read"):
         with refused(re.escape(said)):
             read_tables(path, **options)
         return
     tables = read_tables(path, **options)
+    if "beside" in file:
+        assert str(tables.movies["features"][0]) == said
+        return
+    stars = [1, 1] if "no ratings" in said else [4.5, 2]
     when = [EARLIEST, EARLIEST + 1] if "no times" in said else [1_700_000_000, 1_700_000_060]
-    assert tables.ratings.rows() == [(1, 10, 4.5, when[0]), (1, 11, 2.0, when[1])]
+    assert tables.ratings.rows() == [(1, 10, stars[0], when[0]), (1, 11, stars[1], when[1])]
     assert tables.movies["title"].to_list() == ["item 10", "item 11"]
     assert tables.users.rows() == [(1, *[None] * 4)]
     printed = capsys.readouterr().out
@@ -220,14 +227,46 @@ def test_of_an_item_rated_again_the_rating_by_time_then_line_counts(
 def test_tables_of_items_and_users_stand_beside_the_ratings(tmp_path):
     (tmp_path / "interactions.tsv").write_text("user_id\titem_id\tscore\nann\t007\t0.25\n")
     (tmp_path / "items.jsonl").write_text(
-        '{"item_id": "007", "title": "Bond (1962)", "genres": ["Action", "Spy"]}\n')
+        '{"item_id": "007", "called": "Bond (1962)", "genres": ["Action", "Spy"], "blurb": "M."}\n')
     pl.DataFrame({"user": ["ann"], "gender": ["F"], "zip": ["55117"]}).write_parquet(
         tmp_path / "users.parquet")
-    tables = read_tables(tmp_path)
+    tables = read_tables(tmp_path, columns="title=called,text=blurb,item=item_id")
     assert tables.users.rows() == [("ann", "F", None, None, "5")]
-    assert tables.movies.select("item_id", "title", "year", "genres").rows() == [
-        ("007", "Bond (1962)", 1962, ["Action", "Spy"])]
+    assert tables.movies.rows() == [
+        ("007", "Bond (1962)", 1962, ["Action", "Spy"], "M.", "table")]
     assert tables.ratings.rows() == [("ann", "007", 0.25, EARLIEST)]
+    with refused("items.jsonl:1: no columns for the text in the header 'item_id, called, genres"):
+        read_tables(tmp_path, columns="text=blurp")
+
+
+def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
+    """Also "NA", a year of its own, an overview of the table beside one of the metadata."""
+    folder, digests = write_csv(tmp_path / "raw", random_tables(num_ratings=40)), set()
+    names = ("item", "title", "releaseDate", "plot", "by-line", "page_count")
+    films = [(5 + 2 * k, f"Film {k}", f"{1950 + k}-06-01", "Own." * (k == 1),
+              ["Ann", "Bob"][:k % 3], None if k % 5 else k / 4) for k in range(41)]
+    write_rows(tmp_path / "m.csv", [
+        ("id", "title", "original_title", "overview", "release_date"),
+        *((k, f"Film {k}", f"Film {k}", "Theirs.", f"{1950 + k}-01-01") for k in (1, 2))])
+    write_rows(folder / "movies.csv", [names, *(
+        (*film[:4], "|".join(film[4]), "NA" if film[5] is None else film[5]) for film in films)])
+    frame = pl.DataFrame(films, names, orient="row", infer_schema_length=None)
+    for kind, write in (("csv", str), ("jsonl", frame.write_ndjson),
+                        ("parquet", frame.write_parquet)):
+        write(folder / f"movies.{kind}")
+        config = DataConfig(data=folder, metadata=tmp_path / "m.csv",
+                            item_features="by line, PageCount,by line")
+        stream_store(config, tmp_path / "parts")
+        store = open_store(config)
+        digests |= {store.digest, open_store(DataConfig(data=tmp_path / "parts")).digest}
+        (folder / f"movies.{kind}").unlink()
+    assert len(digests) == 1
+    assert store.movies.select("year", "overview", "match", "features").rows()[:3] == [
+        (1950, None, "none", {"PageCount": 0.0, "by line": []}),
+        (1951, "Own.", "table", {"PageCount": None, "by line": ["Ann"]}),
+        (1952, "Theirs.", "exact", {"PageCount": None, "by line": ["Ann", "Bob"]})]
+    with refused("--item-features beside a store, which has those that it was made with"):
+        open_store(DataConfig(data=tmp_path / "parts", item_features="page_count"))
 
 
 def test_a_file_of_another_scale_is_named_as_what_it_looks_like(tmp_path):
@@ -367,7 +406,7 @@ REFUSED = [  # files, and what is said of the folder, or of the only file
     ({}, {"data": "nowhere"}, "nowhere: cannot read it ([Errno 2] No such file"),
     ({"a.csv": "user", "b.csv": "user"}, {}, "holds a.csv, b.csv, expected one data set; say"),
     ({"a.csv": "user"}, {"columns": "user=1,film=2"}, "--columns 'user=1,film=2': expected user="),
-    ({"a.csv": "user"}, {"columns": "1,2", "format": "ml-1m"}, "--columns beside --format ml-1m"),
+    ({"a.csv": "user"}, {"columns": "1,2", "format": "ml-1m"}, "beside --format ml-1m, whose"),
     ({"ratings.dat": "", "users.dat": "", "ratings.csv": ""}, {},
      "holds ratings.dat, ratings.csv, expected one data set; say which with --format ml-1m"),
     ({"ratings.dat": "x"}, {"format": "ml-100k"}, "cannot read u.user"),

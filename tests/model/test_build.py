@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from bst.config import ModelConfig
+from bst.data.schema import FIRST_IDX
 from bst.data.text import TextVectors
-from bst.model.build import FEW, ContentScale, audience_components, rating_scale
-from tests.conftest import turned
+from bst.model.build import FEW, ContentScale, audience_components, cells_of, rating_scale
+from tests.conftest import described, plain_batches, turned
 
 
 @pytest.fixture
@@ -73,11 +76,11 @@ def test_the_scale_of_ratings_follows_their_unit_and_no_rating_of_many(unit):
     assert rating_scale(np.full(3, 4.0)) == (4.0, 1.0)
 
 
-def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(store, text):
-    rated = np.arange(5, len(store.movies))
-    scale = ContentScale.fit(store.movies, text, rated)
+def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(store, split, text):
+    rated = np.unique(store.item_idx[split.train]) - FIRST_IDX
+    scale = ContentScale.fit(ModelConfig(), plain_batches(store, split), text)
     year = store.movies["year"].to_numpy().astype(float)
-    found = scale.features(store.movies["genres"].to_list(), year, text)
+    found = scale.features(cells_of(store.movies), text)
     known = year[rated][~np.isnan(year[rated])]
     z = np.nan_to_num((year - known.mean()) / known.std())
     genres = np.array([[2 * (g in of) / max(1, len(of)) for g in ("Comedy", "Drama", "War")]
@@ -91,5 +94,27 @@ def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(sto
     np.testing.assert_allclose(np.abs(found[:, 6:]), np.abs(parts) * text.has_text[:, None],
                                atol=1e-3)
     none = TextVectors(text.vectors * 0, np.zeros(len(text.vectors), bool))
-    bare = scale.features([None] * len(year), np.full(len(year), np.nan), none)
+    bare = scale.features({"genres": [None] * len(year), "year": year * np.nan}, none)
     assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
+
+
+def test_item_features_stand_beside_genres_and_year(store, split, text):
+    """Shares of the authors of three rated films or more; pages by their logarithm."""
+    movies, rated = described(store).movies, np.unique(store.item_idx[split.train]) - FIRST_IDX
+
+    def features(movies):
+        batches = plain_batches(replace(store, movies=movies), split)
+        return ContentScale.fit(ModelConfig(), batches, text).features(cells_of(movies), text)
+
+    found, before = features(movies), features(store.movies)
+    authors, pages = movies["features"].struct.unnest()
+    shares = [[2 * (name in of) / max(1, len(of)) for name in ("Ann", "Bob")] for of in authors]
+    shares[-1] = [0, 0]  # of one film alone
+    known = np.log1p(pages.to_numpy())[rated]
+    known = known[~np.isnan(known)]
+    z = np.nan_to_num((np.log1p(pages.to_numpy()) - known.mean()) / known.std()).clip(-5, 5)
+    np.testing.assert_allclose(found[:, 4:10], np.column_stack(
+        [shares, before[:, 4:6], z, z**2]), atol=1e-6)
+    np.testing.assert_array_equal(np.delete(found, [4, 5, 8, 9], axis=1), before)
+    flat = movies.with_columns(features=pl.struct(pages=pl.lit(7.0), none=pl.lit(None, pl.Float64)))
+    assert not features(flat)[:, 6:10].any()

@@ -21,7 +21,7 @@ from bst.recommend.users import Users
 from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.files import write_sealed
-from tests.conftest import STILL, asked, keep, movie, ratings, refused
+from tests.conftest import STILL, asked, described, keep, movie, ratings, refused
 from tests.recommend.test_export import FORMS
 
 T = 978_000_000
@@ -191,21 +191,27 @@ def test_the_reasons_of_a_list_are_what_raised_its_stars_most(interested, histor
 @pytest.mark.parametrize("form", [dict(), dict(genres=False), dict(year=False)])
 def test_a_new_film_is_scored_like_an_unrated_one_of_the_same_content(
         build, store, split, text, history, monkeypatch, form):
-    """A twin of a catalogue film that nobody has rated, by genres, year and overview alone."""
-    recommender = build(**form)[0]
+    """A twin of a catalogue film that nobody has rated, by what describes it alone."""
+    store = described(store)
+    recommender = build(store=store, **form)[0]
     unrated = np.setdiff1d(np.arange(store.num_items), store.item_idx[split.train] - FIRST_IDX)
-    row = int(next(k for k in unrated if text.has_text[k] and store.movies["year"][int(k)]))
+    row = int(next(k for k in unrated if text.has_text[k] and k % 6 and k % 7))
     film = store.movies.row(row, named=True)
     monkeypatch.setattr("bst.recommend.recommender.embed_texts", lambda texts, **_: TextVectors(
         text.vectors[[row]], np.array([True])) if texts == [film["overview"]] else None)
-    twin = NewMovie(9999, "Twin", tuple(film["genres"]), film["year"], film["overview"])
+    twin = NewMovie(9999, "Twin", tuple(film["genres"]), film["year"], film["overview"],
+                    film["features"])
     longer = recommender.with_movies([twin])
     assert longer.with_movies([]) is longer
     for person in (history, Users(recommender, store).person(7)):
         ours, theirs = longer.predict(person, [9999, film["item_id"]])
         assert ours == pytest.approx(theirs, abs=1e-5) and 1 < ours < 5
-    other = recommender.with_movies([replace(twin, genres=("War",), year=1990)])
-    assert abs(other.predict(history, [9999])[0] - ours) > 1e-3
+    ours = longer.predict(history, [9999])[0]
+    features = [{"author": ["Bob"]}, {"author": ["Once", "Bob"]}, {"pages": 9}, {"pages": 10**6}]
+    others = [replace(twin, features=some) for some in features]
+    scores = [recommender.with_movies([other]).predict(history, [9999])[0] for other in (
+        *others, replace(twin, genres=("War",), year=1990))]
+    assert scores[0] == scores[1] and len({ours, *scores}) == 5
     of_genre = {item.movie_id for item in longer.recommend(history, 99, genres=twin.genres)}
     assert {9999, film["item_id"]} < of_genre
 
@@ -276,6 +282,8 @@ def test_similar_films_are_those_that_the_same_people_like(default, store, small
     (lambda r, h, _: r.predict(r.person(h), [7], user={"sex": "F"}), "beside a Person"),
     (lambda r, h, _: r.with_movies([NewMovie(7, "X")]), "movie 7 .'X'. is in the catalogue alrea"),
     (lambda r, h, _: r.with_movies([NewMovie(6, "X", ("Noir",))]), "'X': no genre 'Noir'"),
+    (lambda r, h, _: r.with_movies([NewMovie(6, "X", features={"author": "A"})]),
+     "'X': feature author='A', expected names of none"),
     (lambda r, h, store: Users(r, replace(store, rating=store.rating[::-1])).person(7),
      "expected the one of this run"),
     (lambda r, h, store: Users(r, store).person(5), "no user 5 among the 23 users"),
