@@ -136,9 +136,6 @@ class ModelConfig(Options):
     dense: Literal["concat", "bucket", "none"] = option(
         "concat", "dense features: scaled and concatenated, or bucketized and embedded")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
-    loss: Literal["mse", "huber", "ordinal"] = option(
-        "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
-        "cumulative link with a learned spread per target")
     interest: float = option(
         0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
         "no such head", "[0, 100]")

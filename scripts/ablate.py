@@ -1,8 +1,8 @@
 """One study: the variants of a run, each trained with every seed, compared with the first one.
 
 layer: both kinds of heads, one of them, none. dense: dense features concatenated (a), bucketized
-and embedded (b), none. loss: squared, Huber's, ordinal. readout: of the target alone, or of all
-positions as in the paper, at equal history. text: what the overview buys for films that nobody has
+and embedded (b), none. readout: of the target alone, or of all positions as in the paper, at equal
+history. text: what the overview buys for films that nobody has
 rated, against controls that say nothing. interest: what the second loss costs the stars. history:
 how far the softmax heads see. heads: the three regression heads against
 one; and no word of who rated an item.
@@ -31,7 +31,6 @@ STUDIES: dict[str, dict[str, dict]] = {  # what each variant changes in the mode
     "layer": {kind: {"attention": kind} for kind in ("both", "regression", "softmax", "none")},
     "dense": {"concat (a)": {"dense": "concat"}, "bucket (b)": {"dense": "bucket"},
               "no dense features": {"dense": "none"}},
-    "loss": {loss: {"loss": loss} for loss in ("mse", "huber", "ordinal")},
     "readout": {f"{readout}, {length}": {"readout": readout, "history_len": length}
                 for readout, length in (("target", 32), ("target", 16), ("flatten", 16))},
     "text": {"overview": {}, "no text": {"text": False},

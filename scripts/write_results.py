@@ -54,7 +54,6 @@ SECTIONS = [  # heading, what to know before the table, file
      "item statistics taken out of fold; leaves and rounds chosen on valid "
      "(`scripts/compare_lightgbm.py`).", "lightgbm"),
     ("Dense features: concatenated (a) or bucketized (b)?", "", "ablate_dense"),
-    ("Which loss?", "Huber aims at the median, so it may win MAE and lose RMSE.", "ablate_loss"),
     ("Regression heads", "", "ablate_heads"),
     ("Length of the softmax heads' history", "The regression heads see all of it.",
      "ablate_history"),

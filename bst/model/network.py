@@ -213,10 +213,7 @@ class BST(nn.Module):
         layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        outputs = 2 if config.loss == "ordinal" else 1
-        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], outputs))
-        if config.loss == "ordinal":
-            self.threshold = nn.Parameter(torch.zeros(sizes.levels - 1))  # from the midpoints
+        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], 1))
         for table in self.users:
             nn.init.normal_(table.weight, std=0.05)
         for zero in (self.prior, self.head[-1]):  # starts as the heads' mean
@@ -251,27 +248,17 @@ class BST(nn.Module):
             known: what `known` gave, to save work in requests.
             past: what `glance` found in the same histories, to save more.
         """
-        reading = self._read(batch, known, past)
-        return self._spread_out(self._expected(*self._score(batch, reading)), batch)
+        return self._spread_out(self._stars(batch, self._read(batch, known, past)), batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the real targets, in units of the spread of the train ratings.
 
-        The squared error (or Huber's, or the ordinal negative log-likelihood) of the prediction,
-        plus the Gaussian negative log-likelihood of the regression heads, plus the prior of what is
-        learned per item.
+        The squared error of the prediction, plus the Gaussian negative log-likelihood of the
+        regression heads, plus the prior of what is learned per item.
         """
         reading = self._read(batch)
-        score, spread = self._score(batch, reading)
-        stars = self._real(batch.label, batch)
-        label = (stars - self.center) / self.spread
-        if spread is not None:
-            level = (stars[:, None] > self._midpoints()).sum(-1, keepdim=True)
-            loss = -self._level_probs(score, spread).gather(-1, level)[:, 0].log()
-        elif self.config.loss == "huber":
-            loss = F.huber_loss(score, label, reduction="none")
-        else:
-            loss = (score - label).square()
+        label = (self._real(batch.label, batch) - self.center) / self.spread
+        loss = (self._score(batch, reading) - label).square()
         if reading.variances is not None:
             misses = (label[:, None] - reading.means).square()
             loss = loss + (misses / reading.variances + reading.variances.log()).mean(-1)
@@ -284,16 +271,14 @@ class BST(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Expected stars on the scale of the data, and the whole star to name: each (b, t, i).
-
-        The whole star is the median of an ordinal model, else the level nearest to the expectation.
+        """Expected stars on the scale, and the level of the scale nearest to them: each (b, t, i).
         """
         self.eval()
-        score, spread = self._score(batch, self._read(batch))
-        edges = self._midpoints() if spread is None else self._midpoints() + self._shifts()
-        star = self.levels[((score * self.spread + self.center)[:, None] > edges).sum(-1)]
-        stars = self._expected(score, spread).clamp(self.levels[0], self.levels[-1])
-        return self._spread_out(stars, batch), self._spread_out(star, batch)
+        stars = self._stars(batch, self._read(batch))
+        edges = (self.levels[1:] + self.levels[:-1]) / 2
+        level = self.levels[(stars[:, None] > edges).sum(-1)]
+        stars = stars.clamp(self.levels[0], self.levels[-1])
+        return self._spread_out(stars, batch), self._spread_out(level, batch)
 
     def known(self) -> Known:
         """All items embedded, row by index, for requests: they are the same until the next step."""
@@ -360,8 +345,12 @@ class BST(nn.Module):
         return Reading(real_key, self._real(users, batch), means, variances, taste,
                        past.tokens, read, self._real(dense, batch))
 
-    def _score(self, batch: Batch, reading: Reading) -> tuple[Tensor, Tensor | None]:
-        """Standardised score, and an ordinal model's spread around it: each (m,)."""
+    def _stars(self, batch: Batch, reading: Reading) -> Tensor:
+        """Expected stars (m,), not clamped."""
+        return self._score(batch, reading) * self.spread + self.center
+
+    def _score(self, batch: Batch, reading: Reading) -> Tensor:
+        """Expected standardised stars, (m,)."""
         mean = reading.means.mean(-1)
         parts = [reading.key, reading.user, mean[:, None]]
         if reading.taste is not None:
@@ -374,9 +363,7 @@ class BST(nn.Module):
             content = self.items.content[self._real(batch.target_item, batch)]
             parts.append(content[:, -self.sizes.text:])
         parts.append(self._dense(reading.dense))
-        correction, *spread = self.head(torch.cat(parts, dim=-1)).unbind(dim=-1)
-        spread = 0.45 * spread[0].clamp(-3, 3).exp() if spread else None
-        return mean + correction, spread
+        return mean + self.head(torch.cat(parts, dim=-1))[:, 0]
 
     def _items(self, batch: Batch, known: Known | None
                ) -> tuple[Known, Tensor, Tensor, Tensor | None]:
@@ -499,28 +486,6 @@ class BST(nn.Module):
         if batch.is_full:
             return values.view(batch.is_target.shape)
         return values.new_zeros(batch.is_target.shape).masked_scatter(batch.is_target, values)
-
-    def _expected(self, score: Tensor, spread: Tensor | None) -> Tensor:
-        """Expected stars, not clamped."""
-        if spread is None:
-            return score * self.spread + self.center
-        return einsum(self._level_probs(score, spread), self.levels, "m k, k -> m")
-
-    def _midpoints(self) -> Tensor:
-        return (self.levels[1:] + self.levels[:-1]) / 2  # (k - 1,)
-
-    def _shifts(self) -> Tensor:
-        return self.threshold * self.spread  # (k - 1,) of the edges between levels, stars
-
-    def _level_probs(self, score: Tensor, spread: Tensor) -> Tensor:
-        """Probability of each level (m, k): P(stars <= level) = sigmoid((edge - score) / spread).
-
-        Source: McCullagh 1980, "Regression Models for Ordinal Data".
-        """
-        edges = (self._midpoints() + self._shifts() - self.center) / self.spread
-        below = ((edges - score[:, None]) / spread[:, None]).sigmoid()
-        below = F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0)
-        return below.diff(dim=-1).clamp(min=1e-6)
 
     def to_json(self) -> dict:
         """What rebuilds the module, without its weights."""

@@ -533,13 +533,13 @@ def test_the_flag_reaches_both_ways_to_a_store_and_no_run_name(tmp_path):
     assert RunConfig(data=config).hash == RunConfig().hash
 
 
-@pytest.mark.parametrize(("levels", "loss"), [
-    (np.arange(1, 11) / 2, "ordinal"), (range(0, 101, 5), "mse")])
-def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, loss):
-    folder = write_csv(tmp_path / "raw", telling(small_tables(), levels), movies=loss == "ordinal")
+@pytest.mark.parametrize(("levels", "movies"), [
+    (np.arange(1, 11) / 2, True), (range(0, 101, 5), False)])
+def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, movies):
+    folder = write_csv(tmp_path / "raw", telling(small_tables(), levels), movies=movies)
     config = RunConfig(
         data=DataConfig(data=folder, cache=tmp_path / "cache"),
-        model=ModelConfig(width=8, heads=2, history_len=9, loss=loss),
+        model=ModelConfig(width=8, heads=2, history_len=9),
         train=TrainConfig(steps=60, lr=0.02, batch_size=1024))
     prepared = prepare(config)
     assert train_run(prepared, tmp_path / "run")

@@ -16,7 +16,7 @@ from bst.training.loop import optimizer_of, train_step
 from tests.conftest import STILL, from_then_on, plain_batches, turned
 
 FORMS = [dict(), dict(attention="regression"), dict(attention="softmax"), dict(attention="none"),
-         dict(readout="flatten"), dict(dense="bucket", user_id=True), dict(loss="ordinal")]
+         dict(readout="flatten"), dict(dense="bucket", user_id=True)]
 
 
 def predict(model, batches, rows):
@@ -139,7 +139,7 @@ OTHER = dict(
     attention="regression", widths=(4, 4), ensemble=1, drift=(0.02, 0.3), forgets=(0.5, 0.1),
     width=6, heads=1, history_len=2, readout="flatten", genres=False, year=False, text=False,
     audience=0, user_id=True, user_features=False, feature_dim=2, dense="bucket",
-    hidden=(17, 7, 4), loss="ordinal")
+    hidden=(17, 7, 4))
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -205,44 +205,25 @@ def test_one_batch_is_learned_by_heart(store, split, text, attention):
     assert error.square().mean() < 0.02
 
 
-def test_the_losses_are_those_of_plain_formulas(small):
-    for kind in ("mse", "huber", "ordinal"):
-        model, batches = small(loss=kind, **STILL)
-        batch = batches.gather(all_rows(batches, "train")[:9]).to("cpu", torch.float64)
-        real = batch.is_target
-        assert not real.all()
-        z = (batch.label[real] - model.center) / model.spread
-        reading = model._read(batch)
-        misses = (z[:, None] - reading.means).square() / reading.variances
-        heads = (misses + reading.variances.log()).mean(dim=1)
-        items = model.items
-        count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
-        target = batch.target_item[real]
-        squares = items.id(items.row[target]).square().sum(-1)
-        prior = squares / torch.from_numpy(count)[target] / 2  # two copies of the heads
-        error = (model(batch)[real] - model.center) / model.spread - z
-        mean, star = (x[real] for x in model.predict(batch))
-        if kind == "mse":
-            fit = error.square()
-        elif kind == "huber":
-            fit = torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5)
-        else:
-            score, spread = (t.tolist() for t in model._score(batch, reading))
-            edges = ((torch.tensor([1.5, 2.5, 3.5, 4.5]) - model.center) / model.spread
-                     + model.threshold).tolist()
-            probs = [np.diff([0.0, *(1 / (1 + np.exp((s - e) / w)) for e in edges), 1.0])
-                     for s, w in zip(score, spread, strict=True)]
-            stars = batch.label[real].long()
-            fit = -torch.tensor([np.log(max(p[s - 1], 1e-6)) for p, s in zip(probs, stars,
-                                                                           strict=True)])
-            means = [np.maximum(p, 1e-6) @ np.arange(1, 6) for p in probs]
-            medians = [1 + sum(np.cumsum(p)[:4] < 0.5) for p in probs]
-            np.testing.assert_allclose(mean.tolist(), np.clip(means, 1, 5), atol=1e-5)
-            assert star.tolist() == medians
-        if kind != "ordinal":  # the nearest whole star
-            assert len(star.unique()) > 2 and torch.equal(star, mean.round().clamp(1, 5))
-        expected = (fit + heads + prior).mean()
-        assert model.loss(batch).item() == pytest.approx(expected.item(), abs=1e-6)
+def test_the_loss_is_that_of_plain_formulas(small):
+    model, batches = small(**STILL)
+    batch = batches.gather(all_rows(batches, "train")[:9]).to("cpu", torch.float64)
+    real = batch.is_target
+    assert not real.all()
+    z = (batch.label[real] - model.center) / model.spread
+    reading = model._read(batch)
+    misses = (z[:, None] - reading.means).square() / reading.variances
+    heads = (misses + reading.variances.log()).mean(dim=1)
+    items = model.items
+    count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
+    target = batch.target_item[real]
+    squares = items.id(items.row[target]).square().sum(-1)
+    prior = squares / torch.from_numpy(count)[target] / 2  # two copies of the heads
+    error = (model(batch)[real] - model.center) / model.spread - z
+    mean, star = (x[real] for x in model.predict(batch))
+    assert len(star.unique()) > 2 and torch.equal(star, mean.round().clamp(1, 5))
+    expected = (error.square() + heads + prior).mean()
+    assert model.loss(batch).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_stars_in_other_units_give_the_same_network(store, split, text):

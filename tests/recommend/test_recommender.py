@@ -103,7 +103,7 @@ def test_a_state_that_does_not_fit_or_of_another_run_is_refused(default, tmp_pat
 
 @pytest.mark.parametrize(("form", "user_id"), [
     (dict(), None), (dict(), 7), (dict(), "longest"), (dict(ties="stable"), 10),
-    (dict(attention="softmax"), 7), (dict(loss="ordinal"), 7), (dict(readout="flatten"), 7),
+    (dict(attention="softmax"), 7), (dict(readout="flatten"), 7),
 ])
 def test_a_difference_is_that_of_a_history_without_the_event(
         build, store, history, form, user_id, monkeypatch):
