@@ -271,8 +271,7 @@ class BST(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Expected stars on the scale, and the level of the scale nearest to them: each (b, t, i).
-        """
+        """Expected stars, and the level of the scale nearest to them: each (b, t, i)."""
         self.eval()
         stars = self._stars(batch, self._read(batch))
         edges = (self.levels[1:] + self.levels[:-1]) / 2
