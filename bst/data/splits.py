@@ -82,8 +82,6 @@ def split_interactions(
     check_option("protocol", protocol, Protocol)
     check_option("ties", ties, Ties)
     position = np.arange(len(store))
-    first = np.zeros(len(store), dtype=bool)
-    first[store.offsets[:-1][np.diff(store.offsets) > 0]] = True
     is_history = np.ones(len(store), dtype=bool)
     rng = np.random.default_rng([seed, 90])
     if protocol == "temporal":
@@ -104,8 +102,9 @@ def split_interactions(
         draw = rng.random(len(targets))
         parts = targets[draw < 0.8], targets[(draw >= 0.8) & (draw < 0.85)], targets[draw >= 0.85]
     if ties == "strict":
-        first[1:] |= store.timestamp[1:] != store.timestamp[:-1]
-        history_stop = np.maximum.accumulate(np.where(first, position, 0))
+        is_later = np.diff(store.timestamp, prepend=0) != 0  # than the rating before
+        is_later |= np.diff(store.user_row, prepend=-1) > 0  # or another user's
+        history_stop = np.maximum.accumulate(np.where(is_later, position, 0))
     else:
         history_stop = position
     return Split(protocol, ties, *parts, history_stop=history_stop, is_history=is_history)

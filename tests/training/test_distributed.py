@@ -234,11 +234,11 @@ def test_the_first_goes_first_and_prints_and_each_has_its_own_chance(group):
     assert first["seed"] % 2**32 != second["seed"] % 2**32  # the CPU's generator reads 32 bits
 
 
-def torchrun(raw: Path, out: Path, *flags, processes: int = 2) -> subprocess.Popen:
+def torchrun(raw: Path, out: Path, *flags) -> subprocess.Popen:
     """`scripts/train.py` under torchrun on loopback, on small data."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags,
-               f"--nproc-per-node={processes}", "scripts/train.py", "--data", raw, "--out", out,
-               *TINY, "--epochs", "12", "--patience", "1"]
+               "--nproc-per-node=2", "scripts/train.py", "--data", raw, "--out", out, *TINY,
+               "--epochs", "12", "--patience", "1"]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 
@@ -284,19 +284,13 @@ def test_a_killed_process_is_made_up_for(raw, uninterrupted, tmp_path, victim, r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("receiver", ["torchrun", "worker"])
-def test_sigterm_saves_and_other_processes_go_on(raw, uninterrupted, tmp_path, receiver):
-    """2 -> 1 -> 2: dropout differs between them, so the losses agree only roughly."""
-    out, steps_done = tmp_path / "run", []
-    for number, processes in ((3, 2), (6, 1)):
-        process = torchrun(raw, out, processes=processes)
-        wait_for_epoch(out, number)
-        os.kill(process.pid if receiver == "torchrun" else children(process)[-1], signal.SIGTERM)
-        said = process.communicate(timeout=400)[0]
-        assert process.returncode != 0 and f"stopped by signal {signal.SIGTERM}" in said
-        steps_done.append(load_resume(out)["progress"]["step"])
-    said = torchrun(raw, out).communicate(timeout=400)[0]
-    assert f"resuming from step {steps_done[-1]}" in said and steps_done[0] < steps_done[1]
-    assert (logged(out, "step") == logged(uninterrupted, "step")).all()
-    assert {1, 2} == set(logged(out, "processes").ravel())
-    np.testing.assert_allclose(logged(out, "valid_mae"), logged(uninterrupted, "valid_mae"),
-                               rtol=0.03)
+def test_sigterm_saves_and_the_same_command_goes_on(raw, uninterrupted, tmp_path, receiver):
+    out = tmp_path / "run"
+    process = torchrun(raw, out)
+    wait_for_epoch(out, 3)
+    os.kill(process.pid if receiver == "torchrun" else children(process)[-1], signal.SIGTERM)
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode != 0 and f"stopped by signal {signal.SIGTERM}" in said
+    step = load_resume(out)["progress"]["step"]
+    assert f"resuming from step {step}" in torchrun(raw, out).communicate(timeout=400)[0]
+    assert_same_log(out, uninterrupted)
