@@ -135,9 +135,9 @@ class ModelConfig(Options):
     loss: Literal["mse", "huber", "ordinal"] = option(
         "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
         "cumulative link with a learned spread per target")
-    interest: float = option(
-        0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
-        "no such head", "[0, 100]")
+    interest: int = option(
+        0, "epochs in which, once the stars are learned, a second head learns which film comes "
+        "next, whatever its stars; 0: no such head", "[0, 1000]")
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
@@ -156,10 +156,6 @@ class ModelConfig(Options):
         if not self.widths or len({word.split()[1] for word in found}) > 1:
             raise OptionError("the regression heads need as many values in each field, got "
                               + ", ".join(found))
-        if self.interest and (self.attention not in ("both", "softmax")
-                              or self.readout != "target"):
-            raise OptionError("interest needs softmax heads with the readout target, got attention "
-                              f"{self.attention} and readout {self.readout}")
 
 
 @dataclass(frozen=True, kw_only=True)

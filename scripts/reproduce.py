@@ -15,7 +15,7 @@ import tyro
 
 from bst.utils.guard import guarded
 
-STUDIES = ("layer", "dense", "loss", "readout", "text", "interest", "history", "heads")
+STUDIES = ("layer", "dense", "loss", "readout", "text", "history", "heads")
 
 
 def commands(files: str, jobs: int) -> list[str]:

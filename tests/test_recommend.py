@@ -167,7 +167,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message)
 
 
 def test_the_scripts_recommend_and_rank_by_interest(build, store, tmp_path, monkeypatch, capsys):
-    interested = build(interest=0.3)[0]
+    interested = build(interest=1)[0]
     keep(interested, tmp_path)
     mine = tmp_path / "mine.csv"
     mine.write_text("title,stars\nfilm 12,4\nfilm 3,2\n")

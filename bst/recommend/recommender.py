@@ -269,7 +269,7 @@ class Recommender:
         """
         if self._films is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
-                            "--interest 0.1, or rank by stars")
+                            "--interest 15, or rank by stars")
         scores = self.model.interest_scores(ask(person, items[:1], at), self._films)
         return scores[0].numpy()[items - FIRST_IDX]
 
