@@ -17,14 +17,13 @@ from bst.utils.errors import DataError
 from bst.utils.guard import command
 from scripts.support.flags import RunFolders
 
-TABLES = {"leave-last-one": (("stable", "each"), ("strict", "each")),  # ties, ask
-          "temporal": (("strict", "once"), ("stable", "each"))}
-NAMES = {"each": "successive", "once": "all later"}
+TABLES = {  # name, ties, ask; the last one's valid part is what SASRec chooses its epoch on
+    "leave-last-one": (("strict", "strict", "each"), ("stable", "stable", "each")),
+    "temporal": (("all later", "strict", "once"), ("successive", "stable", "each"))}
 PUBLISHED = {  # HR@10, NDCG@10
-    "leave-last-one, stable": [
-        ("SASRec, sampled softmax", 0.2929, 0.1684), ("eSASRec", 0.3133, 0.1772),
-        ("FuXi-alpha", 0.3164, 0.1813), ("HSTU-large of RecTools", 0.3642, 0.2164)],
-    "temporal, successive": [("SASRec", 0.209, 0.114)]}
+    "stable": [("SASRec, sampled softmax", 0.2929, 0.1684), ("eSASRec", 0.3133, 0.1772),
+               ("FuXi-alpha", 0.3164, 0.1813), ("HSTU-large of RecTools", 0.3642, 0.2164)],
+    "successive": [("SASRec", 0.209, 0.114)]}
 VALID = 6000  # valid requests, at most
 
 
@@ -60,20 +59,17 @@ def main(args: Args) -> None:
     if protocol["protocol"] not in TABLES:
         raise DataError(f"{args.runs[0]}: protocol {protocol['protocol']}, expected one of "
                         f"{', '.join(TABLES)}")
-    tests, valids = {}, {}
-    for ties, ask in TABLES[protocol["protocol"]]:
+    tests, valids, rival = {}, {}, {}
+    for name, ties, ask in TABLES[protocol["protocol"]]:
         split = split_interactions(store, **protocol | {"ties": ties})
-        name = NAMES[ask] if protocol["protocol"] == "temporal" else ties
         tests[name] = requests_of(store, split, "test", ask=ask)
         valids[name] = requests_of(store, split, "valid", ask=ask, most=VALID)
-    rival = {}
     if args.sasrec is not None:
-        asked = "stable" if "stable" in tests else "successive"
-        rival = rankers.sasrec(args.python, args.sasrec, valids[asked], tests)
+        rival = rankers.sasrec(args.python, args.sasrec, valids[name], tests)
     seconds = [rankers.seconds_of(folder) for folder in args.runs]
     tables = [{"protocol": f"{protocol['protocol']}, {name}", **rankers.table(
         runs, seconds, valids[name], tests[name], rival.get(name)),
-        "published": PUBLISHED.get(f"{protocol['protocol']}, {name}", [])} for name in tests]
+        "published": PUBLISHED.get(name, [])} for name in tests]
     print(format_ranking(tables))
     if args.json is not None:
         old = json.loads(args.json.read_text()) if args.json.exists() else []

@@ -247,6 +247,7 @@ class Fitting:
         self.model, self.batches, self.config, self.out, self.info = (
             model, batches, run.train, out, info)
         self.progress, self.log = Progress(task=task), []  # a dict a line of metrics.jsonl
+        self.cpu = time.process_time()
         if saved is not None and saved["progress"]["task"] != task:
             model.load_state_dict(load_model(out)[0].state_dict())  # the best one of the stars
             self.log, saved = saved["log"], None
@@ -315,7 +316,9 @@ class Fitting:
                                      device=self.config.device)[0][valid]
                 found = {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
         row |= {"step": progress.step, **found, "processes": size(),
-                "seconds": round(time.perf_counter() - started, 1)}
+                "seconds": round(time.perf_counter() - started, 1),
+                "cpu_seconds": round(time.process_time() - self.cpu, 1)}
+        self.cpu = time.process_time()
         value = next(iter(found.values()))
         better = value < progress.best
         progress.best = min(progress.best, value)

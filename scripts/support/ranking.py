@@ -166,7 +166,7 @@ def format_ranking(tables: list[dict]) -> str:
     """A markdown table for each protocol: its rows, then the published ones."""
     parts = []
     for table in tables:
-        lines = [table["about"], "",
+        lines = [f"**{table['protocol']}**: {table['about']}.", "",
                  "| scorer | runs | HR@10 | HR@50 | NDCG@10 | MRR | coverage@10 | "
                  "NDCG@10 minus SASRec [95 %] | CPU s |", "|---|" + "---|" * 8]
         for row in table["rows"]:
