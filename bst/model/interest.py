@@ -15,7 +15,7 @@ from bst.model.layers import SoftmaxHeads
 SAMPLE = 20_000  # items in the softmax of a loss, about: all of a catalogue up to half as large
 WIDTH, HEADS, REACH = 64, 2, 128  # of an item's vector and of each layer
 GAPS = 32  # powers of two of the seconds between two ratings; the last one: there is none before
-BLOCK = 256  # targets whose scores of the whole catalogue are held at a time
+BLOCK = 128  # targets whose scores of the whole catalogue are held at a time
 
 
 class TimedHeads(SoftmaxHeads):
@@ -173,11 +173,13 @@ class NextItemLoss(torch.autograd.Function):
             state, own, own_shift, rivals, shift)]
         for start in range(0, len(state), BLOCK):
             here = slice(start, start + BLOCK)
-            rival = torch.addmm(shift, state[here], rivals.T).masked_fill_(is_out(here), -torch.inf)
+            share = torch.addmm(shift, state[here], rivals.T).masked_fill_(is_out(here), -torch.inf)
             score = einsum(state[here], own[here], "m d, m d -> m") + own_shift[here]
-            whole = torch.cat([rival.logsumexp(dim=1)[:, None], score[:, None]], 1).logsumexp(1)
-            total = total + (whole - score).sum()
-            share, miss = rival.sub_(whole[:, None]).exp_(), (score - whole).expm1()
+            top = torch.maximum(share.amax(dim=1), score)
+            share, mine = share.sub_(top[:, None]).exp_(), (score - top).exp()
+            whole = share.sum(dim=1) + mine
+            total = total + (whole.log() + top - score).sum()
+            share, miss = share.div_(whole[:, None]), mine / whole - 1
             grads[0][here] = share @ rivals + miss[:, None] * own[here]
             grads[1][here] = miss[:, None] * state[here]
             grads[2][here] = miss
