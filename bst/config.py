@@ -135,8 +135,8 @@ class ModelConfig(Options):
     loss: Literal["mse", "huber", "ordinal"] = option(
         "mse", "mse and huber fit the stars; ordinal the likelihood of each star, through a "
         "cumulative link with a learned spread per target")
-    interest: int = option(
-        0, "epochs in which, once the stars are learned, a second head learns which film comes "
+    interest: float = option(
+        0.0, "epochs after those of the stars, in which a second head learns which film comes "
         "next, whatever its stars; 0: no such head", "[0, 1000]")
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")

@@ -14,12 +14,6 @@ from scripts.support.ranking import format_ranking, measure, ranking_row, reques
 from tests.conftest import keep
 
 
-def history(store, user, time, *, strict):
-    """Positions of a user before a time, or not after it."""
-    rows = range(store.offsets[user], store.offsets[user + 1])
-    return [p for p in rows if store.timestamp[p] < time + (not strict)]
-
-
 @pytest.mark.parametrize(("protocol", "ties", "ask"), [
     ("leave-last-one", "stable", "each"), ("leave-last-one", "strict", "each"),
     ("temporal", "stable", "each"), ("temporal", "strict", "once")])
@@ -80,22 +74,18 @@ def test_popularity_counts_train_and_the_recent_one_the_last_days(requests):
     train = requests.item[requests.split.train].tolist()
     assert rankers.popularity(requests)(every[:1])[0].tolist() == [
         train.count(i) for i in range(store.num_items)]
-    days = 0.5
-    found = rankers.recent_popularity(requests, days)(every)
-    for k in every:
-        at = requests.at[k]
-        expected = np.zeros(store.num_items)
-        for p in range(len(store)):
-            expected[requests.item[p]] += at - days * rankers.DAY <= store.timestamp[p] < at
-        assert found[k].tolist() == expected.tolist()
+    found = rankers.recent_popularity(requests, 0.5)(every)
+    for counted, at in zip(found, requests.at, strict=True):
+        recent = (at - 0.5 * rankers.DAY <= store.timestamp) & (store.timestamp < at)
+        expected = np.bincount(requests.item[recent], minlength=store.num_items)
+        assert counted.tolist() == expected.tolist()
     assert found.any()
 
 
 def test_item_knn_and_ease_are_their_formulas(requests):
     store, train = requests.store, requests.split.train
     table = np.zeros((store.num_users, store.num_items))
-    for p in train:
-        table[store.user_row[p], requests.item[p]] = 1
+    table[store.user_row[train], requests.item[train]] = 1
     common, every = rankers.co_ratings(requests), np.arange(len(requests))
     knn, ease = rankers.item_knn(common)(requests, 3), rankers.ease(common)(requests, 20.0)
     weights = np.zeros((store.num_items, store.num_items))  # each item by ridge on the others
@@ -111,13 +101,6 @@ def test_item_knn_and_ease_are_their_formulas(requests):
                     for i in range(store.num_items)]
         np.testing.assert_allclose(knn(every[k:k + 1])[0], expected, atol=1e-5)
         np.testing.assert_allclose(ease(every[k:k + 1])[0], weights[seen].sum(axis=0), atol=1e-5)
-
-
-def test_the_best_option_on_valid_is_chosen(requests):
-    target = requests.item[requests.target]
-    make = lambda _, share: lambda rows: np.eye(  # noqa: E731
-        requests.store.num_items)[target[rows]] * (share - 1)
-    assert rankers.choose(make, requests, (0, 3, 1))[0] == 3
 
 
 def test_ours_is_what_the_recommender_says_and_unknown_vectors_come_last(build, store):

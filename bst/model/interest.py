@@ -43,14 +43,8 @@ class InterestHead(nn.Module):
     in which the person, as of the last event that a target sees and the time since then, reads what
     came of them. So all targets of a user share one pass. A target's item and stars are not read.
 
-    The vectors of items are the same where an item is read and where it is scored: an id part,
-    which an item that nobody has rated lacks, and a linear function of its features.
-
-    Args:
-        items: of the catalogue.
-        known_items: rows of the id table.
-        features: of an item.
-        dropout: probability of zeroing.
+    The vector of an item is the same where it is read and where it is scored: an id part, which an
+    item that nobody has rated lacks, and a linear function of its features.
     """
 
     def __init__(self, items: int, known_items: int, features: int, dropout: float) -> None:
@@ -65,18 +59,15 @@ class InterestHead(nn.Module):
         self.norm_event, self.norm_ask = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.events, self.reads = TimedHeads(dropout), TimedHeads(dropout)
         self.dropout = nn.Dropout(dropout)
-        for table in (self.id, self.gap, self.ahead):
-            nn.init.normal_(table.weight, std=0.05)
-        nn.init.normal_(self.linear.weight, std=0.02)
+        for part, std in ((self.id, 0.05), (self.gap, 0.05), (self.ahead, 0.05),
+                          (self.linear, 0.02)):
+            nn.init.normal_(part.weight, std=std)
         nn.init.zeros_(self.bias.weight)
 
     def films(self, items: Tensor, row: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (n, d) and what the score adds to the product, (n,), of items.
+        """Vectors (n, d) and what the score adds to the product, (n,), of items (n,).
 
-        Args:
-            items: (n,) indices.
-            row: (n,) of the id table, below `FIRST_IDX` for an item that train lacks.
-            features: (n, f).
+        A `row` (n,) of the id table is below `FIRST_IDX` for an item that train lacks.
         """
         own = (row >= FIRST_IDX)[:, None]
         vectors = self.id(row) * own + self.linear(features)
@@ -158,16 +149,10 @@ class NextItemLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, state: Tensor, own: Tensor, own_shift: Tensor, rivals: Tensor, shift: Tensor,
                 is_out) -> Tensor:
-        """The loss of m targets.
+        """The loss of states (m, d) of persons.
 
-        Args:
-            ctx: of torch.
-            state: (m, d) of the persons.
-            own: (m, d) vectors of the targets' items.
-            own_shift: (m,) what their scores add.
-            rivals: (n, d) vectors of a sample of the catalogue.
-            shift: (n,) what their scores add, less the log of their chances.
-            is_out: (slice of the targets) -> (block, n) bool, which of the sample are no rivals.
+        `own` (m, d) and `own_shift` (m,) are of the targets' items as `films` made them, `rivals`
+        (n, d) and `shift` (n,), less the log of each one's chance, of a sample of the catalogue.
         """
         total, grads = state.new_zeros(()), [torch.zeros_like(x) for x in (
             state, own, own_shift, rivals, shift)]

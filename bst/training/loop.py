@@ -203,39 +203,19 @@ def fit(
         DataError: the processes do not start from the same weights, or a file is damaged.
         OSError: a file cannot be written; a note names the last resume point.
     """
-    model.to(run.train.device)
+    config = run.train
+    model.to(config.device)
     for task in ("stars", "interest")[:1 if model.interest is None else 2]:
         saved = load_resume(out)
-        if task == "stars" and saved is not None and saved["progress"]["task"] == "interest":
+        if saved is not None and (saved["progress"].get("task"), task) == ("interest", "stars"):
             continue
-        if not _fit_task(Fitting(model, batches, run, out, info, task, saved), stop_requested):
-            return False
-        wait_for_all()  # before anyone reads the best model
-    return True
-
-
-def _fit_task(fitting: "Fitting", stop_requested: Callable[[], bool]) -> bool:
-    """Train one task to its end; False when it was asked to stop."""
-    config, batches, progress = fitting.config, fitting.batches, fitting.progress
-    while progress.epoch < fitting.epochs and (
-            progress.bad_epochs < config.patience * fitting.epochs):
-        started = time.perf_counter()
-        plan = batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
-                             epoch=progress.epoch)
-        bar = tqdm(plan[progress.batch:], initial=progress.batch, total=len(plan),
-                   desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
-                   disable=None if rank() == 0 else True)
-        for rows in bar:
-            done = (progress.epoch + (progress.batch + 1) / len(plan)) / fitting.epochs
-            fitting.step(rows, done)
-            if most(stop_requested()):
-                fitting.save()
-                wait_for_all()  # torchrun ends the others once one has left
+        fitting = Fitting(model, batches, run, out, info, task, saved)
+        progress = fitting.progress
+        while progress.epoch < fitting.epochs and (
+                progress.bad_epochs < config.patience * fitting.epochs):
+            if not fitting.run_epoch(stop_requested):
                 return False
-            if progress.step % config.save_every == 0:
-                fitting.save()
-        fitting.end_epoch(started)
-        fitting.save()
+        wait_for_all()  # before anyone reads the best model
     return True
 
 
@@ -248,13 +228,13 @@ class Fitting:
             model, batches, run.train, out, info)
         self.progress, self.log = Progress(task=task), []  # a dict a line of metrics.jsonl
         self.cpu = time.process_time()
-        if saved is not None and saved["progress"]["task"] != task:
+        if saved is not None and saved["progress"].get("task", "stars") != task:
             model.load_state_dict(load_model(out)[0].state_dict())  # the best one of the stars
             self.log, saved = saved["log"], None
         self.optimizer = optimizer_of(model, run.train, task)
         steps = len(batches.epoch("train", batch_size=run.train.batch_size,
                                   seed=run.train.seed))
-        epochs = run.train.epochs if task == "stars" else model.config.interest
+        epochs = run.train.epochs if task == "stars" else math.ceil(model.config.interest)
         self.epochs = max(epochs, -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
         if saved is not None:
@@ -271,6 +251,26 @@ class Fitting:
         self.last_good = self.progress.step
         if saved is None:
             self._validate("before training", {"epoch": 0}, time.perf_counter())
+
+    def run_epoch(self, stop_requested: Callable[[], bool]) -> bool:
+        """What is left of an epoch; False when asked to stop in it. A resume point stands after."""
+        started, progress, config = time.perf_counter(), self.progress, self.config
+        plan = self.batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
+                                  epoch=progress.epoch)
+        bar = tqdm(plan[progress.batch:], initial=progress.batch, total=len(plan),
+                   desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
+                   disable=None if rank() == 0 else True)
+        for rows in bar:
+            self.step(rows, (progress.epoch + (progress.batch + 1) / len(plan)) / self.epochs)
+            if most(stop_requested()):
+                self.save()
+                wait_for_all()  # torchrun ends the others once one has left
+                return False
+            if progress.step % config.save_every == 0:
+                self.save()
+        self.end_epoch(started)
+        self.save()
+        return True
 
     def step(self, rows: list[np.ndarray], done: float) -> None:
         """One update from the targets at `rows`; `done` is the share of training after it."""

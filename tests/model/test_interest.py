@@ -100,22 +100,18 @@ def test_the_target_and_what_comes_later_change_no_score(head, store, form):
                     * batch.is_target, label=6 - batch.label)
     torch.testing.assert_close(scores(model, other), before, atol=1e-12, rtol=0)
     for target in batches.split.test[[0, 9]]:
-        user = slice(*store.offsets[store.user_row[target]:][:2])
-        rows = np.arange(len(store))[user]
+        rows = np.arange(*store.offsets[store.user_row[target]:][:2])
         late = rows[rows >= batches.split.history_stop[target]]
         items = store.item_idx.copy()
         items[late] = np.roll(items[late], 1) if len(late) > 1 else FIRST_IDX
         later = replace(turned(store, late), item_idx=items)
-        perturbed = Batches(later, batches.split, batches.vocabulary)
-        whole = [np.sort(np.concatenate([batches.split.train, batches.split.test]))]
-        mine = [rows[np.isin(rows, whole[0])]]  # one pass over the user, as in training
         found = []
-        for of in (batches, perturbed):
-            pass_ = of.gather(mine).to("cpu", torch.float64)
-            place = (pass_.position[pass_.is_target] == int(target)).nonzero()[0, 0]
-            found.append((scores(model, pass_)[place], scores(model, window(of, target))[0]))
-        for ours in (found[0][1], *found[1]):  # a request's state is that of the pass
-            torch.testing.assert_close(ours, found[0][0], atol=1e-11, rtol=0)
+        for of in (batches, Batches(later, batches.split, batches.vocabulary)):
+            whole = of.gather([rows]).to("cpu", torch.float64)  # one pass, as in training
+            place = (whole.position[whole.is_target] == int(target)).nonzero()[0, 0]
+            found += [scores(model, whole)[place], scores(model, window(of, target))[0]]
+        for ours in found[1:]:  # a request's state is that of the pass
+            torch.testing.assert_close(ours, found[0], atol=1e-11, rtol=0)
 
 
 def test_an_earlier_event_of_the_reach_changes_the_score(head, store):
