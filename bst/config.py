@@ -137,8 +137,8 @@ class ModelConfig(Options):
         "concat", "dense features: scaled and concatenated, or bucketized and embedded")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
     interest: float = option(
-        0.0, "weight of a second loss, in nats: which film comes next, whatever its stars; 0: "
-        "no such head", "[0, 100]")
+        0.0, "epochs after those of the stars, in which a second head learns which film comes "
+        "next, whatever its stars; 0: no such head", "[0, 1000]")
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
@@ -157,10 +157,6 @@ class ModelConfig(Options):
         if not self.widths or len({word.split()[1] for word in found}) > 1:
             raise OptionError("the regression heads need as many values in each field, got "
                               + ", ".join(found))
-        if self.interest and (self.attention not in ("both", "softmax")
-                              or self.readout != "target"):
-            raise OptionError("interest needs softmax heads with the readout target, got attention "
-                              f"{self.attention} and readout {self.readout}")
 
 
 @dataclass(frozen=True, kw_only=True)

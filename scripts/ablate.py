@@ -2,10 +2,9 @@
 
 layer: both kinds of heads, one of them, none. dense: dense features concatenated (a), bucketized
 and embedded (b), none. readout: of the target alone, or of all positions as in the paper, at equal
-history. text: what the overview buys for films that nobody has
-rated, against controls that say nothing. interest: what the second loss costs the stars. history:
-how far the softmax heads see. heads: the three regression heads against
-one; and no word of who rated an item.
+history. text: what the overview buys for films that nobody has rated, against controls that say
+nothing. history: how far the softmax heads see. heads: the three regression heads against one; and
+no word of who rated an item.
 """
 
 import sys
@@ -36,8 +35,6 @@ STUDIES: dict[str, dict[str, dict]] = {  # what each variant changes in the mode
     "text": {"overview": {}, "no text": {"text": False},
              "shuffled overviews": {"text_source": "shuffled"},
              "random vectors": {"text_source": "random"}, "title": {"text_source": "title"}},
-    "interest": {"stars alone": {"interest": 0.0}, "with interest, 0.03": {"interest": 0.03},
-                 "with interest, 0.1": {"interest": 0.1}},
     "history": {f"softmax history of {n}": {"history_len": n} for n in (32, 4, 128)},
     "heads": {"three heads": {}, "one head of 16": one_head(16), "one head of 40": one_head(40),
               "no audience": {"audience": 0}},

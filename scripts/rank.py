@@ -1,41 +1,54 @@
-"""Ranking quality over the whole catalogue, beside popularity, as a markdown table."""
+"""Ranking by what comes next, under public protocols, beside strong rivals: a markdown table each.
+
+leave-last-one: each user's last rating, in file order where times are equal ("stable"), and with
+nothing of the target's own time seen ("strict"). temporal: all later items of a user, asked once
+("all later"), and each next item with all history before it ("successive").
+"""
 
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.config import Options, option
+from bst.config import Options
 from bst.utils.errors import DataError
 from bst.utils.guard import command
 from scripts.support.flags import RunFolders
 
+TABLES = {  # name, ties, ask; the last one's valid part is what SASRec chooses its epoch on
+    "leave-last-one": (("strict", "strict", "each"), ("stable", "stable", "each")),
+    "temporal": (("all later", "strict", "once"), ("successive", "stable", "each"))}
+PUBLISHED = {  # HR@10, NDCG@10
+    "stable": [("SASRec, sampled softmax", 0.2929, 0.1684), ("eSASRec", 0.3133, 0.1772),
+               ("FuXi-alpha", 0.3164, 0.1813), ("HSTU-large of RecTools", 0.3642, 0.2164)],
+    "successive": [("SASRec", 0.209, 0.114)]}
+VALID = 6000  # valid requests, at most
+
 
 @dataclass(frozen=True)
 class Args(Options):
-    """Ask everybody's top k at their first rating of the part; count what they then rate."""
+    """Rank for everybody; runs trained with --interest and --ties stable."""
 
     runs: RunFolders
     """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""
-    part: Literal["valid", "test"] = "test"
-    """which ratings count"""
-    k: int = option(10, "films of a list", "[1, 1000000]")
+    sasrec: Path | None = None
+    """folder of SASRec's input and output; none: without it"""
+    python: str = "python"
+    """interpreter of an environment that has RecTools, see scripts/benchmarks/README.md"""
     json: Path | None = None
-    """also write the rows to this file"""
+    """also write the tables to this file, where those of other protocols stay"""
 
 
 def main(args: Args) -> None:
     """Load, rank, print."""
-    import numpy as np
-
     from bst.data.splits import split_interactions
     from bst.recommend.recommender import Recommender
     from bst.run import store_of
     from bst.utils.files import write_atomic
-    from scripts.support.ranking import format_ranking, ranking_rows, top_lists
+    from scripts.support import rankers
+    from scripts.support.ranking import format_ranking, requests_of
 
     runs = [Recommender.from_pretrained(folder) for folder in args.runs]
     store, protocol = store_of(args.runs[0]), runs[0].fitted.protocol
@@ -43,19 +56,25 @@ def main(args: Args) -> None:
         if (run.fitted.identity["data"], run.fitted.protocol) != (store.digest, protocol):
             raise DataError(f"{folder}: its data or protocol is not that of {args.runs[0]}; give "
                             "runs that differ in their seeds alone")
-    split = split_interactions(store, **protocol)
-    found = [top_lists(run, store, split, args.part, args.k) for run in runs]
-    lists = {name: np.stack([of_run[name] for of_run, _ in found]) for name in found[0][0]}
-    rows = ranking_rows(lists, found[0][1], k=args.k)
-    about = {"protocol": protocol["protocol"], "ties": protocol["ties"], "part": args.part,
-             "config_hashes": [run.fitted.identity["hash"] for run in runs]}
-    print(f"protocol {about['protocol']}, ties {about['ties']}, part {args.part}, {len(runs)} "
-          f"runs; candidates: the whole catalogue of {store.num_items:,} films without those of "
-          "the history; equal scores: more train ratings first")
-    print(format_ranking(rows))
+    if protocol["protocol"] not in TABLES:
+        raise DataError(f"{args.runs[0]}: protocol {protocol['protocol']}, expected one of "
+                        f"{', '.join(TABLES)}")
+    tests, valids, rival = {}, {}, {}
+    for name, ties, ask in TABLES[protocol["protocol"]]:
+        split = split_interactions(store, **protocol | {"ties": ties})
+        tests[name] = requests_of(store, split, "test", ask=ask)
+        valids[name] = requests_of(store, split, "valid", ask=ask, most=VALID)
+    if args.sasrec is not None:
+        rival = rankers.sasrec(args.python, args.sasrec, valids[name], tests)
+    seconds = [rankers.seconds_of(folder) for folder in args.runs]
+    tables = [{"protocol": f"{protocol['protocol']}, {name}", **rankers.table(
+        runs, seconds, valids[name], tests[name], rival.get(name)),
+        "published": PUBLISHED.get(name, [])} for name in tests]
+    print(format_ranking(tables))
     if args.json is not None:
-        content = json.dumps([{**about, **row} for row in rows], indent=1)
-        write_atomic(args.json, (content + "\n").encode())
+        old = json.loads(args.json.read_text()) if args.json.exists() else []
+        new = {table["protocol"]: table for table in [*old, *tables]}
+        write_atomic(args.json, (json.dumps(list(new.values()), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import tyro
 
 from bst.utils.guard import guarded
 
-STUDIES = ("layer", "dense", "readout", "text", "interest", "history", "heads")
+STUDIES = ("layer", "dense", "readout", "text", "history", "heads")
 
 
 def commands(files: str, jobs: int) -> list[str]:
     """The commands, in the order of the README; `files` are the flags of the data."""
     data, metadata = files.split(" --metadata ")
-    ranked = [f"runs/ml-1m-interest-{seed}" for seed in range(5)]
+    ranked = {protocol: [f"runs/{protocol}-interest-{seed}" for seed in range(5)]
+              for protocol in ("leave-last-one", "temporal")}
     study = f"{files} --jobs {jobs} --threads 1"
     return [
         f"scripts/report.py {study} --json pics/results.json",
@@ -33,9 +34,12 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/train.py {files} --threads 1 --protocol keras-windows --run runs/keras-windows",
         "scripts/evaluate.py --run runs/keras-windows --json pics/keras-windows.json",
         f"scripts/train.py {files} --threads 1 --run runs/ml-1m",
-        *(f"scripts/train.py {files} --threads 1 --interest 0.1 --seed {seed} --run {folder}"
-          for seed, folder in enumerate(ranked)),
-        f"scripts/rank.py --run {' '.join(ranked)} --json pics/ranking.json",
+        *(f"scripts/train.py {files} --threads 1 --interest 10 --protocol {protocol} --ties stable "
+          f"--seed {seed} --run {folder}"
+          for protocol, folders in ranked.items() for seed, folder in enumerate(folders)),
+        *(f"scripts/rank.py --run {' '.join(folders)} --sasrec runs/sasrec-{protocol} "
+          "--python sasrec/bin/python --json pics/ranking.json"
+          for protocol, folders in ranked.items()),
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py train {data} --alternatives --profile "
         "--json pics/benchmark_train.json",

@@ -45,9 +45,7 @@ def test_a_number_out_of_range_is_refused_and_its_flag_named(cls, field):
     ({"width": 10, "heads": 4}, "got width 10 and heads 4"), ({"hidden": (8, 8)}, "be 3 numbers"),
     ({"hidden": [8, 8, 8]}, "hidden must be 3 numbers"), ({"widths": 16}, "widths must be numbers"),
     ({"widths": (4, 4)}, "got widths 2, drift 3, forgets 3, key_var 3"),
-    ({"widths": (), "drift": (), "forgets": (), "key_var": ()}, "got widths 0, "),
-    ({"interest": 0.1, "attention": "regression"}, "interest needs softmax .* got attention reg"),
-    ({"interest": 0.1, "readout": "flatten"}, "attention both and readout flatten")])
+    ({"widths": (), "drift": (), "forgets": (), "key_var": ()}, "got widths 0, ")])
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(OptionError, match=message):
         ModelConfig(**values)

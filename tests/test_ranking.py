@@ -1,100 +1,154 @@
-"""Ranking of the catalogue against plain loops. Run: pytest tests/test_ranking.py."""
+"""Ranking protocols and rivals against plain loops. Run: pytest tests/test_ranking.py."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bst.data.schema import FIRST_IDX
-from bst.evaluation.baselines import ITEM_SHRINK
-from scripts.support.ranking import format_ranking, ranking_rows, recent_popularity, top_lists
-from tests.conftest import asked
+from bst.data.splits import split_interactions
+from scripts import rank as script
+from scripts.support import rankers
+from scripts.support.ranking import format_ranking, measure, ranking_row, requests_of
+from tests.conftest import keep
 
 
-@pytest.fixture(scope="module")
-def ranked(build, store):
-    recommender, batches = build()
-    return recommender, batches.split, *top_lists(recommender, store, batches.split, "test", 4)
+@pytest.mark.parametrize(("protocol", "ties", "ask"), [
+    ("leave-last-one", "stable", "each"), ("leave-last-one", "strict", "each"),
+    ("temporal", "stable", "each"), ("temporal", "strict", "once")])
+def test_a_request_sees_what_came_before_and_waits_for_what_comes_next(store, protocol, ties, ask):
+    split = split_interactions(store, protocol=protocol, ties=ties)
+    found = requests_of(store, split, "test", ask=ask)
+    expected = []
+    for user in range(store.num_users):
+        mine = list(range(store.offsets[user], store.offsets[user + 1]))
+        if protocol == "leave-last-one":
+            waits = mine[-1:] if len(mine) > 2 else []
+        else:
+            waits = [p for p in mine if store.timestamp[p] >= store.timestamp[split.test].min()]
+        for target in waits[:1] if ask == "once" else waits:
+            sees = [p for p in mine if p < target and (
+                ties == "stable" or store.timestamp[p] < store.timestamp[target])]
+            if sees or ask == "once":
+                expected.append((user, len(sees), target, waits[-1] if ask == "once" else target))
+    assert found.user.tolist() == [e[0] for e in expected]
+    assert (found.stop - found.begin).tolist() == [e[1] for e in expected]
+    assert found.target.tolist() == [e[2] for e in expected]
+    assert (found.end - 1).tolist() == [e[3] for e in expected]
+    assert (found.begin == store.offsets[found.user]).all() and len(expected) > 10
+    assert len(requests_of(store, split, "test", ask=ask, most=7)) == 7
 
 
-def test_the_lists_by_popularity_and_item_mean_know_train_alone_and_leave_out_what_was_seen(
-    ranked, store
-):
-    _, split, lists, rated = ranked
-    users = sorted({int(store.user_row[p]) for p in split.test})
-    assert len(lists["popularity"]) == len(rated) == len(users)
-    train = list(store.item_idx[split.train])
-    count = {item: train.count(item) for item in range(2, store.num_items + 2)}
-    stars = store.rating[split.train].astype(float)
-    bias = {i: (stars - stars.mean())[np.array(train) == i].sum() / (n + ITEM_SHRINK)
-            for i, n in count.items()}
-    for user, found, by_mean, films in zip(
-            users, lists["popularity"], lists["item mean"], rated, strict=True):
-        mine = [p for p in split.test if store.user_row[p] == user]
-        assert films == {int(store.item_idx[p]): float(store.rating[p]) for p in mine}
-        rows = range(store.offsets[user], store.offsets[user + 1])
-        seen = {store.item_idx[q] for q in rows if store.timestamp[q] < store.timestamp[mine[0]]}
-        order = sorted(set(count) - seen, key=lambda item: (-count[item], item))
-        assert found.tolist() == order[:4]
-        best = sorted((bias[item] for item in order), reverse=True)[:4]
-        assert [bias[i] for i in by_mean] == pytest.approx(best) and seen.isdisjoint(by_mean)
+@pytest.fixture(scope="module", params=[("leave-last-one", "each"), ("temporal", "once")])
+def requests(request, store):
+    protocol, ask = request.param
+    return requests_of(store, split_interactions(store, protocol=protocol), "test", ask=ask)
 
 
-@pytest.mark.parametrize(("ties", "protocol"), [
-    ("strict", "temporal"), ("strict", "leave-last-one"), ("stable", "leave-last-one")])
-def test_the_list_by_stars_is_what_recommend_says_at_the_history_of_the_split(
-    build, store, ties, protocol
-):
-    recommender, batches = build(ties=ties, protocol=protocol)
-    split = batches.split
-    lists, _ = top_lists(recommender, store, split, "test", 4)
-    firsts = [next(p for p in split.test if store.user_row[p] == user)
-              for user in sorted(set(store.user_row[split.test]))]
-    for first, found in zip(firsts, lists["bst stars"], strict=True):
-        person, at = asked(recommender, batches, store, first), int(store.timestamp[first])
-        top = recommender.recommend(person, 4, at=at)
-        assert recommender.catalogue.items([f.movie_id for f in top]).tolist() == found.tolist()
-    tied = store.timestamp[split.history_stop[firsts] - 1] == store.timestamp[firsts]
-    assert tied.any() == (ties == "stable")
+def test_the_metrics_are_those_of_a_sorted_list_without_what_was_seen(requests, monkeypatch):
+    """Scores full of ties; the naive list is sorted by score, then popularity, then row."""
+    monkeypatch.setattr("scripts.support.ranking.BLOCK", 5)
+    monkeypatch.setattr("scripts.support.ranking.LISTED", 3)
+    scores = np.random.default_rng(0).integers(0, 6, (len(requests), requests.store.num_items))
+    found = measure(requests, lambda rows: scores[rows])
+    train = requests.item[requests.split.train].tolist()
+    listed = set()
+    for k in range(len(requests)):
+        seen = set(requests.item[requests.begin[k]:requests.stop[k]].tolist())
+        order = sorted(set(range(requests.store.num_items)) - seen,
+                       key=lambda i, k=k: (-scores[k, i], -train.count(i), i))
+        listed |= set(order[:3])
+        wanted = set(requests.item[requests.target[k]:requests.end[k]].tolist())
+        ranks = [rank for rank, item in enumerate(order, start=1) if item in wanted]
+        assert found["hr10"][k] == (ranks[0] <= 10) and found["mrr"][k] == 1 / ranks[0]
+        best = sum(1 / np.log2(r + 1) for r in range(1, min(10, len(wanted)) + 1))
+        gain = sum(1 / np.log2(r + 1) for r in ranks if r <= 10)
+        assert found["ndcg10"][k] == pytest.approx(gain / best)
+    assert listed == set(np.flatnonzero(found["listed"]).tolist())
+    assert 0 < found["hr10"].mean() < 1 or len(wanted) > 1
 
 
-def test_recent_popularity_counts_the_ratings_of_the_last_seconds(store, split):
-    score = recent_popularity(store, split, seconds=5000)
-    at = int(np.quantile(store.timestamp, 0.7))
-    items = np.arange(store.num_items) + FIRST_IDX
-    expected = [sum(1 for t, i in zip(store.timestamp, store.item_idx, strict=True)
-                    if i == item and at - 5000 <= t < at) for item in items]
-    assert score(items, at).tolist() == expected and max(expected) > 0
+def test_popularity_counts_train_and_the_recent_one_the_last_days(requests):
+    store, every = requests.store, np.arange(len(requests))
+    train = requests.item[requests.split.train].tolist()
+    assert rankers.popularity(requests)(every[:1])[0].tolist() == [
+        train.count(i) for i in range(store.num_items)]
+    found = rankers.recent_popularity(requests, 0.5)(every)
+    for counted, at in zip(found, requests.at, strict=True):
+        recent = (at - 0.5 * rankers.DAY <= store.timestamp) & (store.timestamp < at)
+        expected = np.bincount(requests.item[recent], minlength=store.num_items)
+        assert counted.tolist() == expected.tolist()
+    assert found.any()
 
 
-def test_a_list_ends_where_the_films_that_are_not_seen_end(ranked, store):
-    recommender, split, short, rated = ranked
-    lists, _ = top_lists(recommender, store, split, "test", store.num_items)
-    assert not all((found > 0).all() for found in lists["bst stars"])
-    for name, found in lists.items():
-        assert (found[:, :4] == short[name]).all()
-        films = [row[row > 0].tolist() for row in found]
-        assert all(set(mine) < set(row) for row, mine in zip(films, rated, strict=True))
-    row = ranking_rows({"all": lists["bst stars"][None]}, rated, k=store.num_items)[0]
-    assert row["hr"] == 1.0  # what pads a list is no hit and no miss
+def test_item_knn_and_ease_are_their_formulas(requests):
+    store, train = requests.store, requests.split.train
+    table = np.zeros((store.num_users, store.num_items))
+    table[store.user_row[train], requests.item[train]] = 1
+    common, every = rankers.co_ratings(requests), np.arange(len(requests))
+    knn, ease = rankers.item_knn(common)(requests, 3), rankers.ease(common)(requests, 20.0)
+    weights = np.zeros((store.num_items, store.num_items))  # each item by ridge on the others
+    for item in range(store.num_items):
+        others = np.delete(table, item, axis=1)
+        solved = np.linalg.solve(others.T @ others + 20.0 * np.eye(others.shape[1]),
+                                 others.T @ table[:, item])
+        weights[:, item] = np.insert(solved, item, 0.0)
+    for k in every:
+        seen = requests.item[requests.begin[k]:requests.stop[k]]
+        norm = np.maximum(np.sqrt((table**2).sum(axis=0)), 1)
+        expected = [sum(table[:, i] @ table[:, j] / norm[i] / norm[j] for j in seen[-3:] if j != i)
+                    for i in range(store.num_items)]
+        np.testing.assert_allclose(knn(every[k:k + 1])[0], expected, atol=1e-5)
+        np.testing.assert_allclose(ease(every[k:k + 1])[0], weights[seen].sum(axis=0), atol=1e-5)
 
 
-def test_the_rows_are_means_over_users_of_the_formulas():
-    """Three users: a hit at rank 2 of 2 relevant; none of 1; nobody liked by the third."""
-    lists = {"bst": np.array([[[7, 8], [7, 8], [9, 8]]])}
-    rated = [{8: 5.0, 3: 4.0}, {3: 4.0}, {9: 1.0}]
-    rows = {row["relevant"]: row for row in ranking_rows(lists, rated, k=2)}
-    discount = [1, 1 / np.log2(3)]
-    assert rows["rated"]["users"] == 3 and rows["liked"]["users"] == 2
-    assert rows["rated"]["hr"] == pytest.approx(2 / 3) and rows["liked"]["hr"] == 1 / 2
-    assert rows["rated"]["ndcg"] == pytest.approx((discount[1] / sum(discount) + 0 + 1) / 3)
-    assert rows["liked"]["ndcg"] == pytest.approx(discount[1] / sum(discount) / 2)
-    assert rows["rated"]["hr_low"] <= 2 / 3 <= rows["rated"]["hr_high"]
-    assert "| liked | bst | 2 | 0.5000 [" in format_ranking(list(rows.values()))
+def test_ours_is_what_the_recommender_says_and_unknown_vectors_come_last(build, store):
+    run, _ = build(interest=1)
+    split = split_interactions(store)
+    for ask in ("once", "each"):
+        requests = requests_of(store, split, "test", ask=ask)
+        found = rankers.bst_rankers(run, requests)
+        every = np.arange(store.num_items) + FIRST_IDX
+        for k in (0, len(requests) - 1):
+            person = run.history_of(store, store.users["user_id"][int(requests.user[k])])
+            shown = slice(requests.stop[k] - requests.begin[k])
+            person = replace(person, item=person.item[shown], rating=person.rating[shown],
+                             time=person.time[shown])
+            told = run.interest(person, every, int(requests.at[k]))
+            np.testing.assert_allclose(found["bst"](np.array([k]))[0], told, atol=1e-4)
+            if ask == "once":
+                stars = run.score(person, every, int(requests.at[k]))
+                np.testing.assert_allclose(found["bst, by both"](np.array([k]))[0], told + stars,
+                                           atol=1e-4)
+        assert ("bst, by stars" in found) == (ask == "once")
+    score = rankers.by_vectors(np.ones((1, 2)), np.array([[1.0, 1], [np.nan, np.nan], [-9, 0]]))
+    assert score(np.array([0])).tolist() == [[2.0, -np.inf, -9.0]]
 
 
-def test_two_runs_count_half_each():
-    """The first run hits at rank 1 for the first of two users, the second for nobody."""
-    lists = {"bst": np.array([[[1], [2]], [[2], [2]]])}
-    row = ranking_rows(lists, [{1: 5.0}, {3: 5.0}], k=1)[0]
-    assert (row["runs"], row["hr"], row["ndcg"]) == (2, 0.25, 0.25)
-    assert (row["hr_low"], row["hr_high"]) == (0.0, 1.0)  # of one run
-    assert row["hr_spread"] == row["ndcg_spread"] == pytest.approx(0.25 * 2**0.5)
+def test_a_row_has_means_over_runs_and_the_difference_to_the_rival(requests):
+    def of(value):
+        names = ("hr10", "hr50", "ndcg10", "mrr")
+        return {name: np.full(len(requests), value) for name in names} | {
+            "listed": np.array([True, value > 0.3])}
+
+    row = ranking_row("bst", [of(0.5), of(0.25)], requests, rival=of(0.125))
+    assert row["ndcg10"] == 0.375 and row["minus_rival"] == pytest.approx([0.25, 0.125, 0.375])
+    assert row["coverage10"] == 0.75 and row["hr10_spread"] == pytest.approx(0.25 / 2**0.5)
+    said = format_ranking([{"protocol": "p", "about": "here", "published": [("other", 0.3, 0.2)],
+                            "rows": [row | {"cpu_seconds": 7.2}]}])
+    assert "| bst | 2 | 0.3750 |" in said and "+0.2500 [+0.1250, +0.3750] | 7 |" in said
+    assert "*published: other* | | 0.3000 |" in said
+
+
+def test_the_script_writes_both_tables_of_a_protocol(build, store, tmp_path, monkeypatch, capsys):
+    run, _ = build(interest=1, protocol="leave-last-one", ties="stable")
+    keep(run, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"cpu_seconds": 3}\n{"cpu_seconds": 4}\n')
+    monkeypatch.setattr("bst.run.store_of", lambda _: store)
+    for _ in range(2):  # the second takes the place of the first
+        script.main(script.Args((tmp_path,), json=tmp_path / "out.json"))
+    tables = json.loads((tmp_path / "out.json").read_text())
+    assert [t["protocol"] for t in tables] == ["leave-last-one, strict", "leave-last-one, stable"]
+    assert tables[1]["published"] and tables[0]["rows"][-1]["cpu_seconds"] == 7
+    assert "*published: eSASRec*" in capsys.readouterr().out

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bst.recommend.catalogue import Catalogue
-from scripts import rank as rank_script
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
 from scripts.support.titles import find_film
@@ -166,8 +165,8 @@ def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message)
         recommend_script.main(args)
 
 
-def test_the_scripts_recommend_and_rank_by_interest(build, store, tmp_path, monkeypatch, capsys):
-    interested = build(interest=0.3)[0]
+def test_the_script_recommends_by_interest(build, tmp_path, capsys):
+    interested = build(interest=1)[0]
     keep(interested, tmp_path)
     mine = tmp_path / "mine.csv"
     mine.write_text("title,stars\nfilm 12,4\nfilm 3,2\n")
@@ -176,7 +175,3 @@ def test_the_scripts_recommend_and_rank_by_interest(build, store, tmp_path, monk
     person, _ = read_history(mine, interested)
     for line, item in zip(said[2:], interested.recommend(person, 3, by="interest"), strict=True):
         assert f"{item.chance:.2%}" in line and item.title in line
-    monkeypatch.setattr("bst.run.store_of", lambda _: store)
-    rank_script.main(rank_script.Args((tmp_path,), part="valid"))
-    said = capsys.readouterr().out
-    assert "part valid" in said and "| rated | bst interest |" in said

@@ -1,45 +1,101 @@
 """A second head: which item a person rates next, whatever the stars."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bst.data.schema import FIRST_IDX, OOV, PAD
+from bst.model.batches import Batch
+from bst.model.layers import SoftmaxHeads
 
-SAMPLE = 2048  # items of the catalogue in a loss, about, beside the targets
+SAMPLE = 20_000  # items in the softmax of a loss, about: all of a catalogue up to half as large
+WIDTH, HEADS, REACH = 64, 2, 64  # of an item's vector and of each layer
+GAPS = 32  # powers of two of the seconds between two ratings; the last one: there is none before
+BLOCK = 128  # targets whose scores of the whole catalogue are held at a time
+
+
+class TimedHeads(SoftmaxHeads):
+    """Softmax heads that tell events of the same second, of the same sitting, and the last one."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__(WIDTH, HEADS, REACH, dropout, "target")
+        del self.rank_slope, self.gap_slope
+        slopes = torch.zeros(5, HEADS)
+        slopes[0] = -torch.linspace(0, 1, HEADS)  # from all to the last few
+        self.slopes = nn.Parameter(slopes)
+
+    def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
+        """Logits (..., h, i, j) of gaps in seconds and ranks, each (..., i, j) and >= 0."""
+        far = [rank.float().log1p(), gap.float().clamp(min=0).log1p() / 4, rank == 1, gap <= 0,
+               gap <= 20]
+        far = torch.stack([x.to(self.slopes.dtype) for x in far], dim=-1)
+        return rearrange(far @ self.slopes, "... i j h -> ... h i j")
 
 
 class InterestHead(nn.Module):
     """score = log share of the item in the train ratings + bias + state of the person . item.
 
-    The state is read off the visible history and the clock, never off a target.
+    A causal transformer: a layer in which each event of the history reads those before it, and one
+    in which the person, as of the last event that a target sees and the time since then, reads what
+    came of them. So all targets of a user share one pass. A target's item and stars are not read.
 
-    Args:
-        items: of the catalogue.
-        known_items: rows of the id table.
-        key: width of an item's key.
-        state: width of what the state is made of.
-        width: of the state.
+    The vector of an item is the same where it is read and where it is scored: an id part, which an
+    item that nobody has rated lacks, and a linear function of its features.
     """
 
-    def __init__(self, items: int, known_items: int, key: int, state: int, width: int) -> None:
+    def __init__(self, items: int, known_items: int, features: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("log_share", torch.zeros(items + FIRST_IDX))
-        self.blank = nn.Parameter(torch.zeros(width))  # stands for the target in the softmax heads
-        self.state = nn.Sequential(nn.Linear(state, 4 * width), nn.ReLU(),
-                                   nn.Linear(4 * width, width))
-        self.id = nn.Embedding(known_items + FIRST_IDX, width)
-        self.linear = nn.Linear(key, width, bias=False)
+        self.id = nn.Embedding(known_items + FIRST_IDX, WIDTH)
         self.bias = nn.Embedding(known_items + FIRST_IDX, 1)
-        nn.init.normal_(self.id.weight, std=0.05)
-        for zero in (self.bias.weight, self.state[-1].weight, self.state[-1].bias):
-            nn.init.zeros_(zero)  # starts as popularity
+        self.linear = nn.Linear(features, WIDTH, bias=False)
+        self.rating = nn.Linear(1, WIDTH)
+        self.gap, self.ahead = nn.Embedding(GAPS, WIDTH), nn.Embedding(GAPS, WIDTH)
+        self.blank = nn.Parameter(torch.zeros(WIDTH))  # who has rated nothing yet
+        self.norm_event, self.norm_ask = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.events, self.reads = TimedHeads(dropout), TimedHeads(dropout)
+        self.dropout = nn.Dropout(dropout)
+        for part, std in ((self.id, 0.05), (self.gap, 0.05), (self.ahead, 0.05),
+                          (self.linear, 0.02)):
+            nn.init.normal_(part.weight, std=std)
+        nn.init.zeros_(self.bias.weight)
 
-    def films(self, items: Tensor, row: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (n, d) and what the score adds to the product, (n,), of items."""
+    def films(self, items: Tensor, row: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (n, d) and what the score adds to the product, (n,), of items (n,).
+
+        A `row` (n,) of the id table is below `FIRST_IDX` for an item that train lacks.
+        """
         own = (row >= FIRST_IDX)[:, None]
-        vectors = self.id(row) * own + self.linear(keys)
+        vectors = self.id(row) * own + self.linear(features)
         return vectors, self.log_share[items] + (self.bias(row) * own)[:, 0]
+
+    def forward(self, batch: Batch, vectors: Tensor, rating: Tensor) -> Tensor:
+        """The person before each target, (b, t, i, d); meaningless where padded.
+
+        Args:
+            batch: for what each target may see, and when it was.
+            vectors: (b, c, n, d) of the events' items.
+            rating: (b, c, n) standardised.
+        """
+        (b, c, n), time = batch.event_item.shape, rearrange(batch.event_time, "b c n -> b (c n)")
+        since = rearrange(F.pad(time.diff(dim=1), (1, 0)), "b (c n) -> b c n", c=c)
+        x = vectors + self.rating(rating[..., None]) + self.gap(_power(since))
+        x = self.dropout(self.norm_event(x))
+        slots = repeat(torch.arange(n, device=time.device), "n -> b c n", b=b, c=c)
+        itself = replace(batch, target_item=batch.event_item, target_time=batch.event_time,
+                         stop=slots, label=batch.event_rating, position=slots)
+        x = self.dropout(self.events(x, x, itself))
+        row = torch.arange(b, device=time.device)[:, None, None]
+        last = (batch.slot - 1).clamp(min=0)
+        is_new = batch.seen <= 0
+        gap = _power(batch.target_time - time[row, last]).masked_fill(is_new, GAPS - 1)
+        state = rearrange(x, "b c n d -> b (c n) d")[row, last]
+        state = torch.where(is_new[..., None], self.blank, state) + self.ahead(gap)
+        return self.reads(x, self.norm_ask(state), batch)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """A sample of the catalogue, (m,) indices, and each one's chance to be in it, (m,).
@@ -51,48 +107,73 @@ class InterestHead(nn.Module):
         drawn = (torch.rand_like(chance) < chance).nonzero()[:, 0]
         return drawn + FIRST_IDX, chance[drawn]
 
-    def is_out(self, items: Tensor, events: Tensor, targets: Tensor, slot: Tensor) -> Tensor:
-        """Which of `items` (n,) are no rivals of a target: itself, and what it sees.
+    def rivals(self, items: Tensor, batch: Batch) -> Callable[[slice], Tensor]:
+        """Which of `items` (n,) are no rivals of some real targets: themselves, and what they see.
 
-        Args:
-            items: indices, each once.
-            events: (b, s) item of each slot.
-            targets: (b, t, i) items.
-            slot: (b, t, i) the target sees the slots before this.
-
-        Returns:
-            (b, t, i, n) bool.
+        The items are indices, each once. The answer is (targets of the slice, n) bool.
         """
-        n = len(items)
-        column = torch.full((len(self.log_share),), n, device=items.device)
-        column[items] = torch.arange(n, device=items.device)
+        n, events = len(items), rearrange(batch.event_item, "b c n -> b (c n)")
+        (b, s), device = events.shape, items.device
+        column = torch.full((len(self.log_share),), n, device=device)
+        column[items] = torch.arange(n, device=device)
         column[PAD] = column[OOV] = n
-        out = torch.zeros(*targets.shape, n + 1, dtype=torch.bool, device=items.device)
-        is_seen = torch.arange(events.shape[1], device=items.device) < slot[..., None]
-        index = rearrange(column[events], "b s -> b 1 1 s").masked_fill(~is_seen, n)
-        out.scatter_(3, index, True)
-        out.scatter_(3, column[targets][..., None], True)
-        return out[..., :n]
+        slot = repeat(torch.arange(s, device=device, dtype=torch.int32), "s -> b s", b=b)
+        first = torch.full((b, n + 1), s, device=device, dtype=torch.int32)  # slot with the item
+        first = first.scatter_reduce(1, column[events], slot, "amin")
+        row, stop = batch.is_target.nonzero()[:, 0], batch.slot[batch.is_target].int()
+        own = column[batch.target_item[batch.is_target]]
 
-    def loss(self, state: Tensor, own: tuple[Tensor, Tensor], rivals: tuple[Tensor, Tensor],
-             chance: Tensor, is_out: Tensor) -> Tensor:
-        """Mean negative log-likelihood of the targets' items among those not seen yet, nats.
+        def is_out(here: slice) -> Tensor:
+            out = first[row[here]] < stop[here, None]
+            return out.scatter_(1, own[here, None], True)[:, :n]
 
-        The sum over the catalogue is estimated from a sample in which an item is with its chance
-        and stands for 1 / chance items: unbiased, and exact once every chance is 1.
+        return is_out
 
-        Args:
-            state: (m, d) of the persons.
-            own: what `films` made of the m targets.
-            rivals: and of a sample of n items.
-            chance: (n,) of each of the sample.
-            is_out: (m, n) bool.
 
-        Source: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by importance
-        sampling".
+def _power(seconds: Tensor) -> Tensor:
+    """Powers of two up to a number of seconds, int64 in [0, GAPS - 2]."""
+    return (seconds.clamp(min=0) + 1).double().log2().long().clamp(max=GAPS - 2)
+
+
+class NextItemLoss(torch.autograd.Function):
+    """Mean negative log-likelihood of the targets' items among those not seen yet, nats.
+
+    The sum over the catalogue is estimated from a sample in which an item is with its chance and
+    stands for 1 / chance items: unbiased, and exact once every chance is 1. The scores of a block
+    of targets, and their gradients, are made and used while they are in the cache.
+
+    Source: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by importance
+    sampling".
+    """
+
+    @staticmethod
+    def forward(ctx, state: Tensor, own: Tensor, own_shift: Tensor, rivals: Tensor, shift: Tensor,
+                is_out) -> Tensor:
+        """The loss of states (m, d) of persons.
+
+        `own` (m, d) and `own_shift` (m,) are of the targets' items as `films` made them, `rivals`
+        (n, d) and `shift` (n,), less the log of each one's chance, of a sample of the catalogue.
         """
-        vectors, shift = rivals
-        rival = einsum(state, vectors, "m d, n d -> m n") + shift - chance.log()
-        rival = rival.masked_fill(is_out, -torch.inf)
-        score = einsum(state, own[0], "m d, m d -> m") + own[1]
-        return (torch.cat([score[:, None], rival], dim=-1).logsumexp(dim=-1) - score).mean()
+        total, grads = state.new_zeros(()), [torch.zeros_like(x) for x in (
+            state, own, own_shift, rivals, shift)]
+        for start in range(0, len(state), BLOCK):
+            here = slice(start, start + BLOCK)
+            share = torch.addmm(shift, state[here], rivals.T).masked_fill_(is_out(here), -torch.inf)
+            score = einsum(state[here], own[here], "m d, m d -> m") + own_shift[here]
+            top = torch.maximum(share.amax(dim=1), score)
+            share, mine = share.sub_(top[:, None]).exp_(), (score - top).exp()
+            whole = share.sum(dim=1) + mine
+            total = total + (whole.log() + top - score).sum()
+            share, miss = share.div_(whole[:, None]), mine / whole - 1
+            grads[0][here] = share @ rivals + miss[:, None] * own[here]
+            grads[1][here] = miss[:, None] * state[here]
+            grads[2][here] = miss
+            grads[3].addmm_(share.T, state[here])
+            grads[4] += share.sum(dim=0)
+        ctx.save_for_backward(*(x / len(state) for x in grads))
+        return total / len(state)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        """Gradients of all but the last argument."""
+        return *(grad * x for x in ctx.saved_tensors), None

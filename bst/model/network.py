@@ -20,11 +20,10 @@ from bst.config import ModelConfig, from_dict
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batch
 from bst.model.facts import FACTS, FIFTHS, event_gap, facts, target_gap
-from bst.model.interest import InterestHead
+from bst.model.interest import InterestHead, NextItemLoss
 from bst.model.layers import RegressionHeads, SoftmaxHeads
 
 NOISE_FLOOR = 0.04  # least variance of a rating around its expectation
-CLOCK = 3  # the first facts: how long and how much the person has rated
 BIAS_VAR, NOISE_VAR = 0.16, 0.05  # prior variances of an item's own bias and log noise
 RATING_VAR = 0.6  # usual variance of a rating around its expectation
 
@@ -71,7 +70,6 @@ class Reading:
     means: Tensor  # (m, k) expected standardised stars: bias, and what each copy of the heads adds
     variances: Tensor | None  # (m, k) of the stars around them; None: no regression heads
     taste: Tensor | None  # (m, d) expected taste
-    events: Tensor | None  # (b, c, n, width) tokens of the softmax heads; None: no such heads
     read: Tensor | None  # (m, columns) what the target reads of them
     dense: Tensor  # (m, f) dense features, unscaled
 
@@ -223,9 +221,9 @@ class BST(nn.Module):
         # After all others: their first weights are those of a network without this head.
         self.interest = None
         if config.interest:
-            self.interest = InterestHead(
-                sizes.items, sizes.known_items, d,
-                config.width + num_user + CLOCK + (d if self.regression else 0), config.width)
+            self.interest = InterestHead(  # it sees its train targets more often than the stars do
+                sizes.items, sizes.known_items, d + sizes.content + sizes.audience,
+                min(2 * config.dropout, 0.5))
         first = torch.tensor(config.widths).cumsum(0) - torch.tensor(config.widths)
         with torch.no_grad():  # each head starts as "this person gives more or less"
             for copy in self.items.linear.weight[:-2].chunk(config.ensemble):
@@ -264,10 +262,7 @@ class BST(nn.Module):
             loss = loss + (misses / reading.variances + reading.variances.log()).mean(-1)
         prior = self.items.penalty(self._real(batch.target_item, batch))
         loss = loss + 2 * prior / self.config.ensemble
-        total = loss.mean()
-        if self.interest is not None:
-            total = total + self.config.interest * self._interest_loss(batch, reading)
-        return total
+        return loss.mean()
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -341,8 +336,8 @@ class BST(nn.Module):
             read = self._real(self.softmax(past.tokens, target, batch), batch)
         users = rearrange(user, "b k -> b 1 1 k")
         dense = self.facts(batch, past.surprise.detach(), is_cold)
-        return Reading(real_key, self._real(users, batch), means, variances, taste,
-                       past.tokens, read, self._real(dense, batch))
+        return Reading(real_key, self._real(users, batch), means, variances, taste, read,
+                       self._real(dense, batch))
 
     def _stars(self, batch: Batch, reading: Reading) -> Tensor:
         """Expected stars (m,), not clamped."""
@@ -391,9 +386,21 @@ class BST(nn.Module):
         return Known(table), at_event, at_target + is_cold * items.shape[0], is_cold
 
     def films(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (n, width) and shifts (n,) of items (n,), as the interest head scores them."""
-        keys = self.items(items)[:, :-2]
-        return self.interest.films(items, self.items.row[items], keys)
+        """Vectors (n, d) and shifts (n,) of items (n,), as the interest head scores them.
+
+        It reads what an item is, who rated it and the key that the stars have learned, in units of
+        its prior; nothing of it changes the key.
+        """
+        with torch.no_grad():
+            key = self.items(items)[:, :-2] / self.items.var[:-2].sqrt()
+        features = torch.cat([key, self.items.content[items], self.items.audience[items]], dim=1)
+        return self.interest.films(items, self.items.row[items], features)
+
+    def person(self, batch: Batch) -> Tensor:
+        """What the interest head makes of the history before each real target, (m, d)."""
+        items, back = batch.event_item.unique(return_inverse=True)
+        vectors = F.embedding(back, self.films(items)[0])
+        return self._real(self.interest(batch, vectors, self._rating(batch)), batch)
 
     def interest_scores(self, batch: Batch, films: tuple[Tensor, Tensor]) -> Tensor:
         """Score of each of the `films` for the person before each real target, (m, n).
@@ -405,27 +412,15 @@ class BST(nn.Module):
             batch: whose target films are not looked at.
             films: what `films` made of n items.
         """
-        state = self._state(batch, self._read(batch))
-        return einsum(state, films[0], "m d, n d -> m n") + films[1]
+        return einsum(self.person(batch), films[0], "m d, n d -> m n") + films[1]
 
-    def _state(self, batch: Batch, reading: Reading) -> Tensor:
-        """The person before each real target, (m, width)."""
-        blank = repeat(self.interest.blank, "d -> b t i d", b=len(batch.user),
-                       t=batch.stop.shape[1], i=batch.stop.shape[2])
-        read = self._real(self.softmax(reading.events, blank, batch), batch)
-        clock = (reading.dense - self.fact_mean) / self.fact_scale
-        parts = [read, reading.user, clock[:, :CLOCK]]
-        if reading.taste is not None:
-            parts.append(reading.taste.detach())  # the stars decide what the taste is
-        return self.interest.state(torch.cat(parts, dim=-1))
-
-    def _interest_loss(self, batch: Batch, reading: Reading) -> Tensor:
+    def interest_loss(self, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of the real targets' films, in nats; see `NextItemLoss`."""
         items, chance = self.interest.draw()
-        own = self.films(self._real(batch.target_item, batch))
-        events = rearrange(batch.event_item, "b c n -> b (c n)")
-        is_out = self.interest.is_out(items, events, batch.target_item, batch.slot)
-        return self.interest.loss(self._state(batch, reading), own, self.films(items), chance,
-                                  self._real(is_out, batch))
+        vectors, shift = self.films(items)
+        return NextItemLoss.apply(
+            self.person(batch), *self.films(self._real(batch.target_item, batch)), vectors,
+            shift - chance.log(), self.interest.rivals(items, batch))
 
     def facts(self, batch: Batch, surprise: Tensor | None = None, is_cold: Tensor | None = None
               ) -> Tensor:

@@ -19,7 +19,7 @@ from bst.config import RunConfig, TrainConfig
 from bst.evaluation.metrics import mae, rmse
 from bst.model.batches import Batch, Batches
 from bst.model.network import BST
-from bst.training.checkpoint import load_resume, save_model, save_resume
+from bst.training.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.training.distributed import (
     add_up,
     add_up_gradients,
@@ -45,12 +45,16 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # of this epoch
     loss_sum: float = 0.0  # of this epoch
-    best: float = math.inf  # validation MAE
+    best: float = math.inf  # validation MAE, or nats
     bad_epochs: int = 0  # since the best one
+    task: str = "stars"  # or interest: the second head, once the stars are learned
 
 
-def optimizer_of(model: BST, config: TrainConfig) -> AdamW:
+def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
     """Adam; tables and regression heads have rates of their own, and a prior instead of a decay."""
+    if task == "interest":
+        return AdamW([{"params": list(model.interest.parameters()), "peak": config.lr_dense,
+                       "weight_decay": config.weight_decay}], betas=(0.9, 0.99))
     own = [model.items.id.weight]
     heads = [p for part in (model.items, model.users, model.prior, model.regression)
              if part is not None for p in part.parameters() if p is not own[0]]
@@ -74,7 +78,8 @@ def averaged(model: BST, reach: float) -> AveragedModel:
 
 
 def train_step(
-    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0
+    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0,
+    task: str = "stars",
 ) -> float:
     """One update from the shards of all processes; returns the loss before it.
 
@@ -84,17 +89,18 @@ def train_step(
         optimizer: of the model's parameters.
         clip: largest norm of the gradient of the global batch.
         share: the shard's part of the real targets of the global batch, in [0, 1].
+        task: stars, or interest: the second head, beside which all stands still.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the weights are left as they
             were.
     """
-    model.train()
+    (model if task == "stars" else model.eval().interest).train()
     optimizer.zero_grad(set_to_none=True)
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
         try:
-            loss = model.loss(batch) * share
+            loss = (model.loss if task == "stars" else model.interest_loss)(batch) * share
             loss.backward()
         except torch.linalg.LinAlgError:
             loss = loss * torch.nan  # so that the sum tells the other processes
@@ -153,14 +159,28 @@ def predict_part(
     return predictions[0], predictions[1]
 
 
+@torch.inference_mode()
+def valid_nats(model: BST, batches: Batches, config: TrainConfig) -> float:
+    """Mean of `BST.interest_loss` over the targets of valid, the same in each process."""
+    torch.manual_seed(config.seed)
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    for rows in shard(batches.epoch("valid", batch_size=EVAL_SIZE)):
+        batch = batches.gather(rows).to(config.device)
+        count = float(batch.is_target.sum())
+        total += torch.tensor([model.interest_loss(batch).item() * count, count])
+    return float(add_up(total)[0] / total[1])
+
+
 def fit(
     model: BST, batches: Batches, run: RunConfig, out: Path, *,
     info: dict, stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train until the epochs or the patience end; the best model stands in `out`.
 
-    The model is a running mean of the weights. What it was before the first step counts among the
-    candidates for the best one.
+    First the stars; then, if the model has one, the second head, while all else stays as it is bit
+    by bit. The model is a running mean of the weights. What it was before the first step of a task
+    counts among the candidates for the best one.
 
     Every source of chance is a function of (seed, epoch) or (seed, step, rank), so a run that was
     cut off anywhere ends with the same bits as one that was not. In a group of processes all call
@@ -184,45 +204,39 @@ def fit(
         OSError: a file cannot be written; a note names the last resume point.
     """
     config = run.train
-    fitting = Fitting(model.to(config.device), batches, run, out, info)
-    progress = fitting.progress
-    while progress.epoch < fitting.epochs and (
-            progress.bad_epochs < config.patience * fitting.epochs):
-        started = time.perf_counter()
-        plan = batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
-                             epoch=progress.epoch)
-        bar = tqdm(plan[progress.batch:], initial=progress.batch, total=len(plan),
-                   desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
-                   disable=None if rank() == 0 else True)
-        for rows in bar:
-            done = (progress.epoch + (progress.batch + 1) / len(plan)) / fitting.epochs
-            fitting.step(rows, done)
-            if most(stop_requested()):
-                fitting.save()
-                wait_for_all()  # torchrun ends the others once one has left
+    model.to(config.device)
+    for task in ("stars", "interest")[:1 if model.interest is None else 2]:
+        saved = load_resume(out)
+        if saved is not None and (saved["progress"].get("task"), task) == ("interest", "stars"):
+            continue
+        fitting = Fitting(model, batches, run, out, info, task, saved)
+        progress = fitting.progress
+        while progress.epoch < fitting.epochs and (
+                progress.bad_epochs < config.patience * fitting.epochs):
+            if not fitting.run_epoch(stop_requested):
                 return False
-            if progress.step % config.save_every == 0:
-                fitting.save()
-        fitting.end_epoch(started)
-        fitting.save()
-    wait_for_all()  # before anyone reads the best model
+        wait_for_all()  # before anyone reads the best model
     return True
 
 
 class Fitting:
-    """A run under way: the weights, their running mean, the optimizer, and how far they are."""
+    """A task under way: the weights, their running mean, the optimizer, and how far they are."""
 
-    def __init__(self, model: BST, batches: Batches, run: RunConfig, out: Path,
-                 info: dict) -> None:
+    def __init__(self, model: BST, batches: Batches, run: RunConfig, out: Path, info: dict,
+                 task: str, saved: dict | None) -> None:
         self.model, self.batches, self.config, self.out, self.info = (
             model, batches, run.train, out, info)
-        self.optimizer = optimizer_of(model, run.train)
+        self.progress, self.log = Progress(task=task), []  # a dict a line of metrics.jsonl
+        self.cpu = time.process_time()
+        if saved is not None and saved["progress"].get("task", "stars") != task:
+            model.load_state_dict(load_model(out)[0].state_dict())  # the best one of the stars
+            self.log, saved = saved["log"], None
+        self.optimizer = optimizer_of(model, run.train, task)
         steps = len(batches.epoch("train", batch_size=run.train.batch_size,
                                   seed=run.train.seed))
-        self.epochs = max(run.train.epochs, -(-run.train.steps // steps))
+        epochs = run.train.epochs if task == "stars" else math.ceil(model.config.interest)
+        self.epochs = max(epochs, -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
-        self.progress, self.log = Progress(), []  # a dict for each line of metrics.jsonl
-        saved = load_resume(out)
         if saved is not None:
             model.load_state_dict(saved["model"])
             self.mean.load_state_dict(saved["mean"])
@@ -238,6 +252,26 @@ class Fitting:
         if saved is None:
             self._validate("before training", {"epoch": 0}, time.perf_counter())
 
+    def run_epoch(self, stop_requested: Callable[[], bool]) -> bool:
+        """What is left of an epoch; False when asked to stop in it. A resume point stands after."""
+        started, progress, config = time.perf_counter(), self.progress, self.config
+        plan = self.batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
+                                  epoch=progress.epoch)
+        bar = tqdm(plan[progress.batch:], initial=progress.batch, total=len(plan),
+                   desc=f"epoch {progress.epoch + 1}", unit="step", leave=False,
+                   disable=None if rank() == 0 else True)
+        for rows in bar:
+            self.step(rows, (progress.epoch + (progress.batch + 1) / len(plan)) / self.epochs)
+            if most(stop_requested()):
+                self.save()
+                wait_for_all()  # torchrun ends the others once one has left
+                return False
+            if progress.step % config.save_every == 0:
+                self.save()
+        self.end_epoch(started)
+        self.save()
+        return True
+
     def step(self, rows: list[np.ndarray], done: float) -> None:
         """One update from the targets at `rows`; `done` is the share of training after it."""
         progress, config = self.progress, self.config
@@ -246,7 +280,8 @@ class Fitting:
         torch.manual_seed(chance_seed(config.seed, progress.step))
         batch, share = gather_shard(self.batches, rows, config.device)
         with self._naming():
-            loss = train_step(self.model, batch, self.optimizer, clip=config.clip, share=share)
+            loss = train_step(self.model, batch, self.optimizer, clip=config.clip, share=share,
+                              task=progress.task)
         self.mean.update_parameters(self.model)
         progress.step += 1
         progress.batch += 1
@@ -272,15 +307,21 @@ class Fitting:
 
     def _validate(self, what: str, row: dict, started: float) -> None:
         progress, valid = self.progress, self.batches.split.valid
-        label = self.batches.store.rating[valid]
         with self._naming():
-            score = predict_part(self.mean.module, self.batches, "valid",
-                                 device=self.config.device)[0][valid]
-        row |= {"step": progress.step, "valid_mae": mae(score, label),
-                "valid_rmse": rmse(score, label), "processes": size(),
-                "seconds": round(time.perf_counter() - started, 1)}
-        better = row["valid_mae"] < progress.best
-        progress.best = min(progress.best, row["valid_mae"])
+            if progress.task == "interest":
+                found = {"valid_nats": valid_nats(self.mean.module, self.batches, self.config)}
+            else:
+                label = self.batches.store.rating[valid]
+                score = predict_part(self.mean.module, self.batches, "valid",
+                                     device=self.config.device)[0][valid]
+                found = {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
+        row |= {"step": progress.step, **found, "processes": size(),
+                "seconds": round(time.perf_counter() - started, 1),
+                "cpu_seconds": round(time.process_time() - self.cpu, 1)}
+        self.cpu = time.process_time()
+        value = next(iter(found.values()))
+        better = value < progress.best
+        progress.best = min(progress.best, value)
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1
         self.log.append(row)
         if rank() > 0:
@@ -291,8 +332,8 @@ class Fitting:
                            {**self.info, "step": progress.step})
             lines = "".join(json.dumps(row) + "\n" for row in self.log)
             write_sealed(self.out / "metrics.jsonl", lines.encode())
-        print(f"{what}, valid mae {row['valid_mae']:.4f}, rmse {row['valid_rmse']:.4f}, "
-              f"{row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
+        told = ", ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in found.items())
+        print(f"{what}, {told}, {row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:

@@ -1,170 +1,183 @@
-"""Top-k lists over the whole catalogue, for everybody with ratings in a part of the split.
+"""Public ranking protocols: who is asked when, every item a candidate, and what is counted.
 
-A person is asked once, at the time of the first rating in the part, with the history that this
-rating may see. Candidates: all films of the catalogue but those of the history. Relevant: the films
-that the person rates in the part, or those with `LIKED` stars or more. Equal scores: the film with
-more train ratings first, then catalogue order.
+A request sees some of a person's ratings and waits for the items that come next. Candidates: the
+whole catalogue but what the request sees; none is sampled. Equal scores: the item with more train
+ratings first, then catalogue order.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from bst.data.schema import FIRST_IDX, PAD
+from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
-from bst.data.splits import History, Split
-from bst.evaluation.baselines import item_bias
+from bst.data.splits import Split
 from bst.evaluation.metrics import spread, user_bootstrap
-from bst.recommend.person import Person
-from bst.recommend.recommender import Recommender
-from bst.recommend.users import Users
 
-LIKED = 4.0  # stars
-RECENT = 7 * 24 * 3600  # seconds; chosen on the valid part of MovieLens-1M among 2 to 90 days
-Score = Callable[[np.ndarray, int], np.ndarray]  # items, time -> (items,)
+METRICS = ("hr10", "hr50", "ndcg10", "mrr")
+LISTED = 10  # items of a list that coverage counts
+BLOCK = 512  # requests at a time
 
 
-def scores(
-    recommender: Recommender, recent: Score, bias: np.ndarray, person: Person, items: np.ndarray,
-    at: int,
-) -> dict[str, np.ndarray]:
-    """What is compared, by name: scores (items,) of candidates for a person at a time.
+@dataclass(frozen=True)
+class Requests:
+    """r requests, user by user, in time order."""
 
-    All but the recent popularity know of other people what was fitted on train alone.
-    """
-    popularity = recommender.catalogue.ratings[items - FIRST_IDX]
-    found = {
-        "bst stars": recommender.score(person, items, at),
-        "item mean": bias[items],
-        "popularity": popularity,
-        "recent popularity": recent(items, at),
-    }
-    if recommender.model.interest is None:
-        return found
-    interest = recommender.interest(person, items, at)
-    return {"bst interest": interest, "bst interest + stars": interest + found["bst stars"],
-            **found}
+    store: SequenceStore
+    split: Split  # its train is what anything may be fitted on
+    begin: np.ndarray  # (r,) first position of the user
+    stop: np.ndarray  # (r,) the request sees begin .. stop
+    target: np.ndarray  # (r,) position of the first item that it waits for
+    end: np.ndarray  # (r,) one past the last one
+
+    def __len__(self) -> int:
+        return len(self.stop)
+
+    @property
+    def user(self) -> np.ndarray:
+        """Row of each request's user, (r,)."""
+        return self.store.user_row[self.target]
+
+    @property
+    def at(self) -> np.ndarray:
+        """Seconds since 1970 UTC of each request, (r,): the time of the first item."""
+        return self.store.timestamp[self.target]
+
+    @property
+    def item(self) -> np.ndarray:
+        """Row of the catalogue of each rating of the store, (n,)."""
+        return self.store.item_idx.astype(np.int64) - FIRST_IDX
+
+    @property
+    def count(self) -> np.ndarray:
+        """Train ratings of each item of the catalogue, (items,)."""
+        return np.bincount(self.item[self.split.train], minlength=self.store.num_items)
 
 
-def recent_popularity(store: SequenceStore, split: Split, *, seconds: int = RECENT) -> Score:
-    """Ratings by anybody in the `seconds` before the request, of those that may be history."""
-    rows = np.flatnonzero(split.is_history)
-    rows = rows[np.argsort(store.timestamp[rows], kind="stable")]
-    time, item = store.timestamp[rows], store.item_idx[rows]
-
-    def score(items: np.ndarray, at: int) -> np.ndarray:
-        window = slice(*np.searchsorted(time, [at - seconds, at]))
-        return np.bincount(item[window], minlength=store.num_items + FIRST_IDX)[items]
-
-    return score
+# the scores (b, items) of requests, whose numbers are given, (b,)
+Score = Callable[[np.ndarray], np.ndarray]
 
 
-def top_lists(
-    recommender: Recommender, store: SequenceStore, split: Split, part: str, k: int
-) -> tuple[dict[str, np.ndarray], list[dict[int, float]]]:
-    """The lists of every scorer, and what was really rated.
+def requests_of(store: SequenceStore, split: Split, part: str, *, ask: str = "each",
+                most: int = 10**9) -> Requests:
+    """Requests of everybody with ratings in a part of the split.
 
     Args:
-        recommender: of the run.
-        store: that the run was trained on.
-        split: of the run.
+        store: sequences.
+        split: of them, which says what a rating may see.
         part: valid or test.
-        k: length of a list.
+        ask: `each`: before every rating of the part, for it alone; `once`: before the first one,
+            for all of a user.
+        most: requests, at most; a draw of them where there are more.
 
     Returns:
-        (u, k) item indices by scorer, best first, PAD where candidates are fewer; and for each
-        user the stars of the part by item.
+        Those that see at least one rating, when each is asked for; else all.
     """
-    recent, history = recent_popularity(store, split), History.of(store, split)
-    _, bias = item_bias(store, split)
-    count = np.concatenate([np.zeros(FIRST_IDX), recommender.catalogue.ratings])
-    targets = split.part(part)
-    begin = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
-    lists, rated = defaultdict(list), []
-    for mine in np.split(targets, begin[1:]):
-        first, user = mine[0], int(store.user_row[mine[0]])
-        at = int(store.timestamp[first])
-        person = Users(recommender, store).person(store.users["user_id"][user])
-        seen = slice(history.stop[first] - history.start[first])  # of ties, what the split says
-        person = replace(person, item=person.item[seen], rating=person.rating[seen],
-                         time=person.time[seen])
-        candidates = np.setdiff1d(np.arange(FIRST_IDX, store.num_items + FIRST_IDX), person.item)
-        for name, score in scores(recommender, recent, bias, person, candidates, at).items():
-            order = np.lexsort((candidates, -count[candidates], -score))
-            best = candidates[order[:k]]
-            lists[name].append(np.pad(best, (0, k - len(best)), constant_values=PAD))
-        rated.append(dict(zip(store.item_idx[mine].tolist(), store.rating[mine].tolist(),
-                              strict=True)))
-    return {name: np.stack(rows) for name, rows in lists.items()}, rated
+    target = np.sort(split.part(part))
+    end = target + 1
+    if ask == "once":
+        first = np.flatnonzero(np.diff(store.user_row[target], prepend=-1))
+        end = target[np.append(first[1:], len(target)) - 1] + 1
+        target = target[first]
+    begin, stop = store.offsets[:-1][store.user_row[target]], split.history_stop[target]
+    kept = np.flatnonzero((stop > begin) | (ask == "once"))
+    if len(kept) > most:
+        kept = np.sort(np.random.default_rng(0).choice(kept, most, replace=False))
+    return Requests(store, split, begin[kept], stop[kept], target[kept], end[kept])
 
 
-def hit_at_k(is_relevant: np.ndarray, k: int) -> np.ndarray:
-    """1 for each list that has a relevant item among its first k: (u,) float64; HR@k is the mean.
-
-    Args:
-        is_relevant: (u, n) bool, each list best first.
-        k: length that counts.
-    """
-    return is_relevant[:, :k].any(axis=1).astype(np.float64)
+def blocks(requests: Requests) -> Iterator[np.ndarray]:
+    """The numbers of the requests, in blocks."""
+    return (np.arange(k, min(k + BLOCK, len(requests))) for k in range(0, len(requests), BLOCK))
 
 
-def ndcg_at_k(is_relevant: np.ndarray, num_relevant: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain of each list over that of the best possible list: (u,) float64, in [0, 1].
+def pairs(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position of everything in begin .. end of each row: (p,) each."""
+    row = np.repeat(np.arange(len(begin)), end - begin)
+    start = np.cumsum(end - begin) - (end - begin)
+    return row, np.arange(len(row)) - start[row] + begin[row]
 
-    Args:
-        is_relevant: (u, n) bool, each list best first.
-        num_relevant: (u,) relevant items among all candidates, at least 1.
-        k: length that counts.
+
+def measure(requests: Requests, score: Score) -> dict[str, np.ndarray]:
+    """Each of `METRICS` by request, (r,), and which items are on any list, (items,) bool.
+
+    HR@k: is any relevant item among the first k? NDCG@10: discounted gain over that of the best
+    possible list. MRR: one over the rank of the first relevant item.
 
     Source: Jarvelin and Kekalainen 2002, gain 1, discount log2(rank + 1).
     """
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    best = np.cumsum(discount)[np.minimum(num_relevant, k) - 1]
-    return is_relevant[:, :k] @ discount[:is_relevant.shape[1]] / best
+    found = {name: np.zeros(len(requests)) for name in METRICS}
+    listed, item = np.zeros(requests.store.num_items, dtype=bool), requests.item
+    order = np.lexsort((np.arange(len(listed)), -requests.count))
+    place = np.argsort(order)  # among equal scores
+    best = np.cumsum(1 / np.log2(np.arange(2, 12)))
+    for rows in blocks(requests):
+        values = np.array(score(rows), dtype=np.float32)
+        row, position = pairs(requests.begin[rows], requests.stop[rows])
+        values[row, item[position]] = np.nan  # no rival of anything
+        top = np.argsort(-values[:, order], axis=1, kind="stable")[:, :LISTED]
+        top = order[top][~np.isnan(np.take_along_axis(values, order[top], axis=1))]
+        listed[top] = True
+        row, position = pairs(requests.target[rows], requests.end[rows])
+        rank = np.empty(len(row), dtype=np.int64)
+        for part in np.array_split(np.arange(len(row)), -(-len(row) // BLOCK)):
+            theirs, mine = values[row[part]], item[position[part]]
+            own = theirs[np.arange(len(part)), mine][:, None]
+            rank[part] = 1 + ((theirs > own) | ((theirs == own) & (place < place[mine][:, None]))
+                              ).sum(axis=1)
+        first = np.full(len(rows), len(listed))
+        np.minimum.at(first, row, rank)
+        gain = np.bincount(row, np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0), len(rows))
+        found["hr10"][rows], found["hr50"][rows] = first <= 10, first <= 50
+        found["mrr"][rows] = 1 / first
+        found["ndcg10"][rows] = gain / best[np.minimum(np.bincount(row), 10) - 1]
+    return found | {"listed": listed}
 
 
-def ranking_rows(
-    lists: dict[str, np.ndarray], rated: list[dict[int, float]], *, k: int, seed: int = 0
-) -> list[dict]:
-    """HR@k and NDCG@k of each scorer, for rated and for liked films.
-
-    Means over users and runs, `_spread` between runs, and the 95 % interval of `user_bootstrap`.
+def ranking_row(scorer: str, runs: Sequence[dict], requests: Requests, *,
+                rival: dict | None = None, seed: int = 0) -> dict:
+    """Means over requests and runs of what `measure` found, with 95 % intervals over users.
 
     Args:
-        lists: (r, u, k) item indices by scorer: the lists of r runs for the same users.
-        rated: stars by item, of each user.
-        k: length of a list.
+        scorer: its name.
+        runs: of each run of the scorer.
+        requests: of them.
+        rival: of the scorer that the difference of NDCG@10 is to; None: no such column.
         seed: of the bootstrap.
     """
-    rows = []
-    for relevant, least in (("rated", -np.inf), ("liked", LIKED)):
-        wanted = [{i for i, stars in films.items() if stars >= least} for films in rated]
-        users = [u for u, films in enumerate(wanted) if films]
-        num_relevant = np.array([len(wanted[u]) for u in users])
-        for name, found in lists.items():
-            hits = [np.array([[i in wanted[u] for i in run[u].tolist()] for u in users])
-                    for run in found]
-            row = {"scorer": name, "relevant": relevant, "users": len(users), "k": k,
-                   "runs": len(found)}
-            for metric, of_runs in (("hr", [hit_at_k(hit, k) for hit in hits]),
-                                    ("ndcg", [ndcg_at_k(hit, num_relevant, k) for hit in hits])):
-                people = [np.arange(len(users))] * len(found)
-                low, high = user_bootstrap(of_runs, people, seed=seed)
-                row |= {metric: float(np.mean(of_runs)), f"{metric}_low": low,
-                        f"{metric}_high": high,
-                        f"{metric}_spread": spread(np.mean(of_runs, axis=1))}
-            rows.append(row)
-    return rows
+    people = [requests.user] * len(runs)
+    row = {"scorer": scorer, "runs": len(runs), "requests": len(requests),
+           "users": len(np.unique(requests.user)),
+           "coverage10": float(np.mean([run["listed"].mean() for run in runs]))}
+    for metric in METRICS:
+        values = [run[metric] for run in runs]
+        low, high = user_bootstrap(values, people, seed=seed)
+        row |= {metric: float(np.mean(values)), f"{metric}_interval": [low, high],
+                f"{metric}_spread": spread(np.mean(values, axis=1))}
+    if rival is not None:
+        differences = [run["ndcg10"] - rival["ndcg10"] for run in runs]
+        row["minus_rival"] = [float(np.mean(differences)),
+                              *user_bootstrap(differences, people, seed=seed)]
+    return row
 
 
-def format_ranking(rows: list[dict]) -> str:
-    """The rows as a markdown table."""
-    k = rows[0]["k"]
-    lines = [f"| relevant | scorer | users | HR@{k} | NDCG@{k} |", "|---|---|---|---|---|"]
-    for row in rows:
-        hr, ndcg = (f"{row[m]:.4f} [{row[m + '_low']:.4f}, {row[m + '_high']:.4f}]"
-                    for m in ("hr", "ndcg"))
-        lines.append(f"| {row['relevant']} | {row['scorer']} | {row['users']:,} | {hr} | {ndcg} |")
-    return "\n".join(lines)
+def format_ranking(tables: list[dict]) -> str:
+    """A markdown table for each protocol: its rows, then the published ones."""
+    parts = []
+    for table in tables:
+        lines = [f"**{table['protocol']}**: {table['about']}.", "",
+                 "| scorer | runs | HR@10 | HR@50 | NDCG@10 | MRR | coverage@10 | "
+                 "NDCG@10 minus SASRec [95 %] | CPU s |", "|---|" + "---|" * 8]
+        for row in table["rows"]:
+            low, high = row["ndcg10_interval"]
+            diff = ("{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["minus_rival"])
+                    if "minus_rival" in row else "")
+            lines.append(
+                f"| {row['scorer']} | {row['runs']} | {row['hr10']:.4f} | {row['hr50']:.4f} | "
+                f"{row['ndcg10']:.4f} [{low:.4f}, {high:.4f}] | {row['mrr']:.4f} | "
+                f"{row['coverage10']:.3f} | {diff} | {row['cpu_seconds']:.0f} |")
+        lines += [f"| *published: {name}* | | {hr:.4f} | | {ndcg:.4f} | | | | |"
+                  for name, hr, ndcg in table["published"]]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -12,16 +12,16 @@ from bst.model import interest
 from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.training.loop import train_step
-from tests.conftest import STILL, from_then_on, plain_batches, turned
+from tests.conftest import STILL, plain_batches, turned
 from tests.model.test_network import all_rows, window
 
-FORMS = [dict(), dict(attention="softmax"), dict(text=False, user_features=False)]
+FORMS = [dict(), dict(attention="regression"), dict(text=False, user_features=False, audience=0)]
 
 
 @pytest.fixture
 def head(small):
     """(config changes) -> (model with an interest head in fp64, batches)."""
-    return lambda **changes: small(**{"interest": 0.3, **STILL, **changes})
+    return lambda **changes: small(**{"interest": 1, **STILL, **changes})
 
 
 def gathered(batches, part="test"):
@@ -48,14 +48,33 @@ def full_softmax(model, batch, store):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_sample_of_everything_is_the_full_softmax_over_unseen_films(
-        head, store, form, monkeypatch):
-    monkeypatch.setattr(interest, "SAMPLE", 10**6)
+def test_a_sample_of_everything_is_the_full_softmax_over_unseen_films(head, store, form):
     model, batches = head(**form)
     batch = gathered(batches)
-    found = model._interest_loss(batch, model._read(batch))
+    found = model.interest_loss(batch)
     expected = full_softmax(model, batch, store).mean()
     assert found.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_its_gradients_are_those_of_the_plain_formula(monkeypatch):
+    """Of a sample, in blocks, with rivals left out."""
+    monkeypatch.setattr(interest, "BLOCK", 3)
+    torch.manual_seed(0)
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True)
+              for size in ((7, 4), (7, 4), (7,), (5, 4), (5,))]
+    out = torch.rand(7, 5) < 0.3
+
+    def plain(state, own, own_shift, rivals, shift):
+        rival = (state @ rivals.T + shift).masked_fill(out, -torch.inf)
+        score = (state * own).sum(1) + own_shift
+        return (torch.cat([rival, score[:, None]], dim=1).logsumexp(1) - score).mean()
+
+    ours = interest.NextItemLoss.apply(*inputs, lambda here: out[here])
+    theirs = plain(*inputs)
+    assert ours.item() == pytest.approx(theirs.item())
+    for found, expected in zip(torch.autograd.grad(3 * ours, inputs),
+                               torch.autograd.grad(3 * theirs, inputs), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_what_a_sample_stands_for_is_the_whole_catalogue_on_average(head, store, monkeypatch):
@@ -63,11 +82,10 @@ def test_what_a_sample_stands_for_is_the_whole_catalogue_on_average(head, store,
     monkeypatch.setattr(interest, "SAMPLE", 30)
     model, batches = head()
     batch = window(batches, all_rows(batches)[0][-1])
-    reading = model._read(batch)
     whole = full_softmax(model, batch, store)[0].exp().item()
     torch.manual_seed(0)
     with torch.inference_mode():
-        found = np.exp([model._interest_loss(batch, reading).item() for _ in range(600)])
+        found = np.exp([model.interest_loss(batch).item() for _ in range(600)])
     error = found.std() / len(found) ** 0.5
     assert abs(found.mean() - whole) < 4 * error and error < 0.1 * whole
     assert found.std() > 0  # it is a sample
@@ -81,23 +99,50 @@ def test_the_target_and_what_comes_later_change_no_score(head, store, form):
     other = replace(batch, target_item=batch.target_item.flip(-1).clamp(min=FIRST_IDX)
                     * batch.is_target, label=6 - batch.label)
     torch.testing.assert_close(scores(model, other), before, atol=1e-12, rtol=0)
-    target = batches.split.test[0]
-    later = turned(store, from_then_on(store, target))
-    perturbed = Batches(later, batches.split, batches.vocabulary)
-    ours, theirs = (scores(model, window(b, target)) for b in (batches, perturbed))
-    torch.testing.assert_close(theirs, ours, atol=1e-12, rtol=0)
+    for user in (0, 9):
+        rows = np.arange(*store.offsets[user:][:2])
+        target = rows[len(rows) // 2]
+        late = rows[rows >= batches.split.history_stop[target]]
+        items = store.item_idx.copy()
+        items[late] = np.roll(items[late], 1) if len(late) > 1 else FIRST_IDX
+        later = replace(turned(store, late), item_idx=items)
+        found = []
+        for of in (batches, Batches(later, batches.split, batches.vocabulary)):
+            whole = of.gather([rows]).to("cpu", torch.float64)  # one pass, as in training
+            place = (whole.position[whole.is_target] == int(target)).nonzero()[0, 0]
+            found += [scores(model, whole)[place], scores(model, window(of, target))[0]]
+        for ours in found[1:]:  # a request's state is that of the pass
+            torch.testing.assert_close(ours, found[0], atol=1e-11, rtol=0)
 
 
-def test_its_weight_is_that_of_the_config_and_the_stars_do_not_move(small, head, monkeypatch):
-    monkeypatch.setattr(interest, "SAMPLE", 10**6)
+def test_an_earlier_event_of_the_reach_changes_the_score(head, store):
+    """Its item, its stars and its time; and when the target is asked for."""
+    model, batches = head()
+    target = next(p for p in batches.split.test
+                  if batches.split.history_stop[p] - store.offsets[store.user_row[p]] > 5)
+    batch = window(batches, target)
+    before = scores(model, batch)
+    last = batch.is_event.nonzero()[-1].tolist()
+    for name, change in (("event_item", lambda x: x % 7 + FIRST_IDX),
+                         ("event_rating", lambda x: 6 - x), ("event_time", lambda x: x - 99_999)):
+        values = getattr(batch, name).clone()
+        values[tuple(last)] = change(values[tuple(last)])
+        assert not torch.allclose(scores(model, replace(batch, **{name: values})), before)
+    later = replace(batch, target_time=batch.target_time + 5000)
+    assert not torch.allclose(scores(model, later), before)
+
+
+def test_the_stars_are_those_of_a_network_without_it(small, head):
     model, batches = head(dropout=0.0)
     plain, _ = small(**STILL)
     plain.load_state_dict({name: value for name, value in model.state_dict().items()
                            if not name.startswith("interest.")})
     batch = gathered(batches)
     torch.testing.assert_close(model(batch), plain(batch), atol=0, rtol=0)
-    second = model._interest_loss(batch, model._read(batch)).item()
-    assert model.loss(batch).item() == pytest.approx(plain.loss(batch).item() + 0.3 * second)
+    assert model.loss(batch).item() == plain.loss(batch).item()
+    model.interest_loss(batch).backward()
+    assert {name.split(".")[0] for name, p in model.named_parameters()
+            if p.grad is not None} == {"interest"}
 
 
 def test_it_learns_which_film_follows_which(store, split, text):
@@ -108,12 +153,12 @@ def test_it_learns_which_film_follows_which(store, split, text):
                     timestamp=np.arange(len(store)) * 3600)  # no ties: all see the one before
     ordered = replace(split, history_stop=np.arange(len(store)))
     batches = plain_batches(world, ordered)
-    model = build_model(ModelConfig(interest=1.0, **STILL), batches, text, seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model = build_model(ModelConfig(interest=1, **STILL), batches, text, seed=0)
+    optimizer = torch.optim.AdamW(model.interest.parameters(), lr=5e-3)
     for epoch in range(25):
         for step, rows in enumerate(batches.epoch("train", batch_size=512, seed=0, epoch=epoch)):
             torch.manual_seed(step)
-            train_step(model, batches.gather(rows), optimizer, clip=1.0)
+            train_step(model, batches.gather(rows), optimizer, clip=1.0, task="interest")
     model.double().eval()
     batch = gathered(batches)
     surprise = full_softmax(model, batch, world)[batch.seen[batch.is_target] > 0]  # nats

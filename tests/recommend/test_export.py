@@ -18,7 +18,7 @@ T = 978_000_000
 SIZES = 0, 1, 31, 32, 33, 100  # of a history: none, and all about the ends of its chunks of 32
 FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attention="softmax"),
          dict(attention="none"), dict(readout="flatten"), dict(user_id=True),
-         dict(dense="bucket"), dict(text=False, genres=False, year=False), dict(interest=0.1),
+         dict(dense="bucket"), dict(text=False, genres=False, year=False), dict(interest=1),
          dict(user_features=False, dense="none")]
 FRESH = """
 import io, json, sys

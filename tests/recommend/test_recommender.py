@@ -34,7 +34,7 @@ def history(store):
 
 @pytest.fixture(scope="module")
 def interested(build):
-    return build(interest=0.3)[0]
+    return build(interest=1)[0]
 
 
 @pytest.mark.parametrize("changes", [
@@ -54,7 +54,7 @@ def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
 
 @pytest.mark.parametrize("form", [*FORMS[:2], dict(protocol="random"), dict(attention="softmax")])
 def test_the_interest_in_a_film_is_that_of_the_evaluation_path(build, store, form):
-    recommender, batches = build(interest=0.3, **form)
+    recommender, batches = build(interest=1, **form)
     items, model = np.arange(store.num_items) + FIRST_IDX, recommender.model
     batch = batches.gather(batches.epoch("test", batch_size=10**6)[0])
     with torch.inference_mode():

@@ -87,7 +87,7 @@ def until(condition) -> None:
 
 @pytest.fixture(scope="module")
 def recommender(build):
-    return build(interest=0.3)[0]
+    return build(interest=1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,10 @@ from tests.conftest import RUN as ALONE
 from tests.conftest import SMALL, STILL, plain_batches, random_tables, randomize
 
 RUN = replace(ALONE, train=replace(ALONE.train, batch_size=256), model=ModelConfig(
-    **SMALL, **STILL, interest=0.1))
+    **SMALL, **STILL, interest=1))
 OPTIMIZERS = {"sgd": (torch.optim.SGD, torch.float64), "adamw": (torch.optim.AdamW, torch.float64),
               "adamw32": (torch.optim.AdamW, torch.float32)}
-COLUMNS = "step", "train_loss", "valid_mae", "valid_rmse"
+COLUMNS = "step", "train_loss", "valid_mae", "valid_rmse", "valid_nats"
 SIZES = (1, 100, 307, 8192)  # events and targets of an evaluation batch
 
 
