@@ -24,7 +24,7 @@ SETS = {  # pairs of user and item in order of time; the stars, the time that al
     "every user once": ([(user, user % 12) for user in range(60)],),
     "every pair once": ([(user, user) for user in range(60)],),
     "one user, equal stars": ([(1, item) for item in range(30)], 4)}
-FORMS = [*itertools.product(("concat", "bucket"), (0.0, 0.1))]
+FORMS = [*itertools.product(("concat", "bucket"), (0, 1))]
 
 
 @pytest.mark.parametrize(("name", "protocol", "forms"), [

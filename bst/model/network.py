@@ -12,7 +12,7 @@ import warnings
 from dataclasses import asdict, dataclass
 
 import torch
-from einops import einsum, rearrange, reduce, repeat
+from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
