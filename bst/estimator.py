@@ -10,6 +10,7 @@ a run folder.
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ class BST:
             raise OptionError(f"no option {unknown[0]}; there are {', '.join(sorted(known))}")
         groups = {group: cls(**{name: value for name, value in options.items()
                                 if known[name] == group}) for group, cls in GROUPS.items()}
-        self.config, self._like, self._scratch = RunConfig(**groups), pl.DataFrame(), None
+        self.config, self._like = RunConfig(**groups), pl.DataFrame()
         self.folder: Path | None = None  # of the run
 
     def fit(self, ratings: Frame, items: Frame = None, users: Frame = None, *,
@@ -59,13 +60,16 @@ class BST:
                 seconds); other usual names are known too, see data/README.md.
             items: one row an item: item_id and, if known, title, genres.
             users: one row a user: user_id and any of sex, age, occupation, zip.
-            folder: run folder, where training goes on if it was cut; None: a temporary one.
+            folder: run folder, where training goes on if it was cut; None: one that goes with
+                the model.
 
         Raises:
             DataError: a frame lacks a column or has a bad row; named as in a file, rows from 1.
         """
-        self._scratch = None if folder else tempfile.TemporaryDirectory(prefix="bst-")
-        folder = Path(folder or self._scratch.name)
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="bst-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        folder = Path(folder)
         with tempfile.TemporaryDirectory() as written:
             for name, frame in (("ratings", ratings), ("items", items), ("users", users)):
                 if frame is not None:

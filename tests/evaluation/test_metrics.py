@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from bst.evaluation.metrics import calibration, mae, rmse, to_stars, user_bootstrap
-from scripts.support.ranking import hit_at_k, ndcg_at_k
 
 RNG = np.random.default_rng(1)
 SCORE, LABEL = RNG.uniform(1, 5, 101), RNG.integers(1, 6, 101).astype(float)
@@ -39,17 +38,6 @@ def test_float32_predictions_lose_nothing_in_a_sum():
     many = np.full(3_000_001, 3.1, np.float32)
     assert calibration(many, many, groups=1)[0] == pytest.approx([np.float32(3.1)] * 2, 1e-9)
     assert mae(many, np.full_like(many, 3)) == pytest.approx(float(np.float32(3.1)) - 3, 1e-9)
-
-
-@pytest.mark.parametrize("k", [1, 3, 7, 9])
-def test_ranking_metrics_equal_the_formulas_on_lists_shorter_and_longer_than_k(k):
-    relevant = RNG.random((40, 7)) < 0.3
-    known = relevant.sum(axis=1) + RNG.integers(1, 4, 40)  # some stand in no list
-    hit, ndcg = hit_at_k(relevant, k), ndcg_at_k(relevant, known, k)
-    for row, count, found_hit, found_ndcg in zip(relevant, known, hit, ndcg, strict=True):
-        gain = sum(1 / np.log2(rank + 1) for rank, good in enumerate(row[:k], start=1) if good)
-        best = sum(1 / np.log2(rank + 1) for rank in range(1, min(count, k) + 1))
-        assert found_hit == float(any(row[:k])) and found_ndcg == pytest.approx(gain / best)
 
 
 @pytest.mark.parametrize("runs", [[LABEL], [LABEL, SCORE, LABEL + 3]])
