@@ -132,7 +132,9 @@ class BST:
     def recommend(self, users: Sequence, k: int = 10, *, exclude_seen: bool = True,
                   items: Sequence | None = None, at: int | None = None, by: RankBy = "stars",
                   exact: bool = False) -> Frame:
-        """The k best items of each user: user_id, item_id, rank (from 1), score (stars).
+        """The k best items of each user: user_id, item_id, rank (from 1), score.
+
+        The score is what items are ranked by: stars, not clamped to the scale, or see `by`.
 
         Args:
             users: ids.
@@ -167,9 +169,12 @@ class BST:
         rows = self._fitted().recommender.similar(item, k)
         return self._given_back(pl.DataFrame(rows, ["item_id", "title", "cosine"], orient="row"))
 
-    def explain(self, user: int | str, item: int | str) -> Frame:
-        """What each rating of a user does to a prediction: item_id, title, rating, difference."""
-        person = self._fitted().users.person(user)
+    def explain(self, user: int | str | History, item: int | str) -> Frame:
+        """What each rating of a user, or of a history, does to a prediction.
+
+        Columns item_id, title, rating, difference (stars); see `Recommender.explain`.
+        """
+        person = self._fitted().users.person(user) if isinstance(user, (int, str)) else user
         return self._given_back(pl.DataFrame(
             [(r.movie_id, r.title, r.rating, r.difference)
              for r in self.recommender.explain(person, item).reasons],

@@ -83,7 +83,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     scale = ContentScale.fit(config.model, batches)
     for name, of in [*scale.values.items()][1:]:
         values = store.movies["features"].struct.field(name).explode().n_unique()
-        print(f"item feature {name}: {len(of):,} of {values:,} values, of {FEWEST} rated items")
+        print(f"item feature {name}: {len(of):,} of {values:,} values have {FEWEST} rated items")
     for name in [*scale.scales][1:]:
         print(f"item feature {name}: a number{', by its logarithm' * scale.scales[name][2]}")
     return Prepared(config, store, split, text, batches)

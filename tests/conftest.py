@@ -124,7 +124,7 @@ def turned(store: SequenceStore, rows: np.ndarray) -> SequenceStore:
 def described(store: SequenceStore) -> SequenceStore:
     """The store whose films have features: authors, one of whom wrote one film, and pages."""
     return replace(store, movies=store.movies.with_columns(features=pl.struct(
-        pl.Series("author", [["Ann"], ["Bob", "Ann"], [], ["Bob"]] * 10 + [["Once"]]),
+        pl.Series("author", [["Once"]] + [["Bob", "Ann"], [], ["Bob"], ["Ann"]] * 10),
         pl.Series("pages", [k**3 if k % 6 else None for k in range(NUM_MOVIES)], pl.Float64))))
 
 

@@ -463,6 +463,6 @@ def _feature(cells: pl.Series) -> pl.Series:
     name, known = cells.name.removeprefix(FEATURE), cells.replace(UNKNOWN, "").rename("")
     number = known.cast(pl.Float64, strict=False)
     if (number.is_not_null() | (known == "")).all():
-        return number.set(~number.is_finite(), None).rename(name)
+        return number.set(~(number.abs() < 1e99), None).rename(name)  # its square has to be finite
     part = pl.element().str.strip_chars()
     return known.str.split("|").list.eval(part.filter(~part.is_in(UNKNOWN))).rename(name)

@@ -18,7 +18,7 @@ from bst.model.batches import Batches
 from bst.model.facts import RATED_SCALE, UNRATED
 from bst.model.network import BST, Sizes
 
-FEWEST, MOST = 3, 1000  # rated items of a value of a category that counts; such values, at most
+FEWEST, MOST = 3, 300  # rated items of a value of a category that counts; such values, at most
 TEXT_DIM = 32  # principal components of the overview vectors
 EACH = 25  # users and items for each component of an audience, at least
 CO_RATINGS = 500  # what an item's raters rated beside it, at least; below, its audience is unknown

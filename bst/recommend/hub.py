@@ -79,7 +79,7 @@ def _name(place: str | None) -> str | None:
 
 def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
     """What a folder with this model holds of its training data, a line each."""
-    lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
+    lines = [f"ids, titles, years, genres and features of {len(fitted.movies['title']):,} films",
              "of each film, how many train ratings it has, and a vector learned from them"]
     if model.config.text:
         lines.append("vectors that BERT made of the films' texts, not the texts")

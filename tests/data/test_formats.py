@@ -244,7 +244,8 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
     folder, digests = write_csv(tmp_path / "raw", random_tables(num_ratings=40)), set()
     names = ("item", "title", "releaseDate", "plot", "by-line", "page_count")
     films = [(5 + 2 * k, f"Film {k}", f"{1950 + k}-06-01", "Own." * (k == 1),
-              ["Ann", "Bob"][:k % 3], None if k % 5 else k / 4) for k in range(41)]
+              ["Ann", "Bob"][:k % 3], 1e300 if k == 10 else None if k % 5 else k / 4)
+             for k in range(41)]
     write_rows(tmp_path / "m.csv", [
         ("id", "title", "original_title", "overview", "release_date"),
         *((k, f"Film {k}", f"Film {k}", "Theirs.", f"{1950 + k}-01-01") for k in (1, 2))])
@@ -265,6 +266,7 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
         (1950, None, "none", {"PageCount": 0.0, "by line": []}),
         (1951, "Own.", "table", {"PageCount": None, "by line": ["Ann"]}),
         (1952, "Theirs.", "exact", {"PageCount": None, "by line": ["Ann", "Bob"]})]
+    assert store.movies["features"].struct.field("PageCount").max() == 10  # 1e300 is no number
     with refused("--item-features beside a store, which has those that it was made with"):
         open_store(DataConfig(data=tmp_path / "parts", item_features="page_count"))
 

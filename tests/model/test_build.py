@@ -76,45 +76,39 @@ def test_the_scale_of_ratings_follows_their_unit_and_no_rating_of_many(unit):
     assert rating_scale(np.full(3, 4.0)) == (4.0, 1.0)
 
 
-def test_content_is_shares_years_and_components_of_texts_and_0_where_unknown(store, split, text):
-    rated = np.unique(store.item_idx[split.train]) - FIRST_IDX
-    scale = ContentScale.fit(ModelConfig(), plain_batches(store, split), text)
-    year = store.movies["year"].to_numpy().astype(float)
-    found = scale.features(cells_of(store.movies), text)
-    known = year[rated][~np.isnan(year[rated])]
-    z = np.nan_to_num((year - known.mean()) / known.std())
-    genres = np.array([[2 * (g in of) / max(1, len(of)) for g in ("Comedy", "Drama", "War")]
-                       for of in store.movies["genres"].to_list()])
-    np.testing.assert_allclose(found[:, :6], np.column_stack([z * 0 + 1, genres, z, z**2]),
-                               atol=1e-6)
+def test_content_is_shares_numbers_and_components_of_texts_and_0_where_unknown(
+        store, split, text, monkeypatch):
+    """Numbers with a long tail by their logarithm; authors of three rated films or more."""
+    movies, rated = described(store).movies, np.unique(store.item_idx[split.train]) - FIRST_IDX
+
+    def scale_of(movies):
+        batches = plain_batches(replace(store, movies=movies), split)
+        return ContentScale.fit(ModelConfig(), batches, text)
+
+    def scaled(number):
+        known = number[rated][~np.isnan(number[rated])]
+        z = np.nan_to_num((number - known.mean()) / known.std()).clip(-5, 5)
+        return [z, z**2]
+
+    found = scale_of(movies).features(cells_of(movies), text)
+    authors, pages = movies["features"].struct.unnest()
+    words = [(movies["genres"], word) for word in ("Comedy", "Drama", "War")]
+    words += [(authors, "Ann"), (authors, "Bob")]
+    shares = [[2 * (word in of) / max(1, len(of)) for of in column] for column, word in words]
+    np.testing.assert_allclose(found[:, :10], np.column_stack([
+        np.ones(len(movies)), *shares, *scaled(movies["year"].to_numpy()),
+        *scaled(np.log1p(pages.to_numpy()))]), atol=1e-6)
     vectors = text.vectors[rated][text.has_text[rated]]
     parts = (text.vectors - vectors.mean(axis=0)) @ np.linalg.svd(vectors - vectors.mean(axis=0),
                                                                   full_matrices=False)[2].T
     parts /= np.sqrt(np.square(parts[rated][text.has_text[rated]]).mean())
-    np.testing.assert_allclose(np.abs(found[:, 6:]), np.abs(parts) * text.has_text[:, None],
+    np.testing.assert_allclose(np.abs(found[:, 10:]), np.abs(parts) * text.has_text[:, None],
                                atol=1e-3)
-    none = TextVectors(text.vectors * 0, np.zeros(len(text.vectors), bool))
-    bare = scale.features({"genres": [None] * len(year), "year": year * np.nan}, none)
+    cells = dict.fromkeys(("genres", "year", "author", "pages"), [None])
+    none = TextVectors(text.vectors[:1] * 0, np.zeros(1, bool))
+    bare = scale_of(movies).features(cells, none)
     assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
-
-
-def test_item_features_stand_beside_genres_and_year(store, split, text):
-    """Shares of the authors of three rated films or more; pages by their logarithm."""
-    movies, rated = described(store).movies, np.unique(store.item_idx[split.train]) - FIRST_IDX
-
-    def features(movies):
-        batches = plain_batches(replace(store, movies=movies), split)
-        return ContentScale.fit(ModelConfig(), batches, text).features(cells_of(movies), text)
-
-    found, before = features(movies), features(store.movies)
-    authors, pages = movies["features"].struct.unnest()
-    shares = [[2 * (name in of) / max(1, len(of)) for name in ("Ann", "Bob")] for of in authors]
-    shares[-1] = [0, 0]  # of one film alone
-    known = np.log1p(pages.to_numpy())[rated]
-    known = known[~np.isnan(known)]
-    z = np.nan_to_num((np.log1p(pages.to_numpy()) - known.mean()) / known.std()).clip(-5, 5)
-    np.testing.assert_allclose(found[:, 4:10], np.column_stack(
-        [shares, before[:, 4:6], z, z**2]), atol=1e-6)
-    np.testing.assert_array_equal(np.delete(found, [4, 5, 8, 9], axis=1), before)
     flat = movies.with_columns(features=pl.struct(pages=pl.lit(7.0), none=pl.lit(None, pl.Float64)))
-    assert not features(flat)[:, 6:10].any()
+    assert not scale_of(flat).features(cells_of(flat), text)[:, 6:10].any()
+    monkeypatch.setattr("bst.model.build.MOST", 1)
+    assert scale_of(movies).values["author"] == ["Ann"]
