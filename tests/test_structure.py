@@ -21,7 +21,7 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("training", ["distributed", "checkpoint", "loop"]),
     ("recommend", ["person", "catalogue", "recommender", "export", "hub"]),
     ("", ["run"]),
-    ("serving", ["messages", "worker", "gate", "app"]),
+    ("serving", ["messages", "metrics", "worker", "gate", "app"]),
 ]
 ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))

@@ -4,75 +4,86 @@ import asyncio
 import base64
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as PLAIN
 from starlette.exceptions import HTTPException
 
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 from bst.serving import messages as body
-from bst.serving.gate import Gate, Metrics, error_reply, reply
-from bst.serving.worker import Models, Refused, Worker
-from bst.utils.errors import DataError
+from bst.serving import metrics
+from bst.serving.gate import Gate, error_reply, reply
+from bst.serving.worker import Models, Queue
 
 PAGES = {"/": "page.html", "/docs": "docs.html"}
+CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # depend on request and model alone
 
 
 def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
                every: float = 1.0) -> FastAPI:
-    """The service.
+    """The service, as each worker runs it.
 
     Args:
         models: what it serves.
-        waiting: requests that may wait for the scoring thread; one more gets 429.
+        waiting: requests that may wait for the thread that scores; one more gets 429.
         patience: seconds after which a waiting request gets 503.
-        every: seconds between two looks at the folder.
+        every: seconds between two looks at the folder of the run.
     """
-    worker, metrics = Worker(waiting, patience), Metrics()
+    queue = Queue(waiting, patience)
 
     async def watch() -> None:
         while True:
+            old = models.current.digest
+            is_new = await asyncio.to_thread(models.refresh)
+            if is_new is not None:
+                (metrics.RELOADS if is_new else metrics.FAILURES).inc()
+            metrics.MODEL.labels(old).set(0)
+            metrics.MODEL.labels(models.current.digest).set(1)
+            metrics.CACHE_BYTES.set(models.current.cache.bytes)
+            metrics.update()
             await asyncio.sleep(every)
-            await asyncio.to_thread(models.refresh)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        metrics.START.set(time.time())
         watching = asyncio.create_task(watch())
         yield
         watching.cancel()
-        worker.close()
+        queue.close()
 
     app = FastAPI(title="bst", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
                   redirect_slashes=False, description=__doc__.splitlines()[0])
-    _add_answers(app, models, worker)
-    _add_state(app, models, worker, metrics)
+    _add_answers(app, models, queue)
+    _add_state(app, models, queue)
     _add_pages(app)
     _add_errors(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Gate, metrics=metrics, paths=paths)
+    app.add_middleware(Gate, models=models, queue=queue, paths=paths, cached=CACHED)
     return app
 
 
-def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
-    """The routes that the worker answers: /recommend, /predict, /explain, /movies."""
+def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
+    """The routes that the model answers: those of CACHED."""
     person, known = _example(models.current.recommender)
 
     async def answer(given: dict, job: Callable[[Recommender, Person, int | None], dict]
                      ) -> Response:
         loaded = models.current  # one model for the whole request
 
-        def work() -> dict:
+        def work() -> Response:
             who = loaded.recommender.person(given["history"], user=given["user"])
-            return job(loaded.recommender, who, given["at"]) | {"notes": who.notes}
+            found = job(loaded.recommender, who, given["at"])
+            return reply(found | {"notes": who.notes, "model": loaded.digest})
 
-        return reply(await worker.run(work) | {"model": loaded.digest})
+        return await queue.run(work)
 
     @app.post("/recommend", response_model=body.Top, responses=body.RESPONSES)
     async def recommend(
@@ -84,7 +95,7 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
             options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
             best = model.recommend(who, at=at, by=by, **options)
             rows = model.catalogue.items([item.movie_id for item in best])
-            return {"by": by, "items": [asdict(item) | model.catalogue.about(row)
+            return {"by": by, "items": [vars(item) | model.catalogue.about(row)
                                         for item, row in zip(best, rows, strict=True)]}
 
         return await answer(asked.person(explained=asked.reasons > 0), job)
@@ -108,7 +119,7 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
         asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        return await answer(asked.person(explained=True), lambda model, who, at: asdict(
+        return await answer(asked.person(explained=True), lambda model, who, at: vars(
             model.explain(who, asked.movie_id, at=at)))
 
     @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)
@@ -118,11 +129,11 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
     ) -> Response:
         """Films with a word of the title beginning like each word of q, the most rated first."""
         catalogue = models.current.recommender.catalogue
-        return reply(await worker.run(lambda: {"items": [
+        return await queue.run(lambda: reply({"items": [
             catalogue.about(item) for item in catalogue.search(q, k)]}))
 
 
-def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
     """How the service is: /healthz, /readyz, /metrics."""
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -132,8 +143,8 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
     @app.get("/readyz", responses={503: body.RESPONSES[503]})
     async def readyz() -> Response:
         """200 when a request would be taken; what is served, and the last failed reload."""
-        if worker.waiting >= worker.size:
-            return error_reply(503, f"{worker.waiting} requests wait")
+        if queue.waiting >= queue.size:
+            return error_reply(503, f"{queue.waiting} requests wait")
         model = (loaded := models.current).recommender
         return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
@@ -142,8 +153,7 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         """Numbers for Prometheus."""
-        return PlainTextResponse(metrics.text(models, worker),
-                                 media_type="text/plain; version=0.0.4")
+        return Response(metrics.text(), media_type=PLAIN)
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -163,20 +173,12 @@ def _add_pages(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     """The one shape of whatever goes wrong."""
-    @app.exception_handler(DataError)
-    async def wrong_data(_: Request, error: DataError) -> Response:
-        return error_reply(422, str(error))
-
     @app.exception_handler(RequestValidationError)
     async def wrong_request(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "none")
         if request.method == "POST" and "json" not in kind:
             return error_reply(415, f"content-type: {kind}, expected application/json")
         return error_reply(422, _first_line(error.errors()))
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return error_reply(error.status, str(error), wait=error.wait)
 
     @app.exception_handler(HTTPException)
     async def wrong_place(request: Request, error: HTTPException) -> Response:

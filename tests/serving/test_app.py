@@ -3,6 +3,7 @@
 import copy
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -24,11 +25,12 @@ from hypothesis import strategies as st
 from bst.recommend.recommender import Recommender
 from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
-from bst.serving.worker import Models
+from bst.serving.metrics import BUCKETS
+from bst.serving.worker import ENTRY, Cache, Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
-from scripts.support.service import serving
+from scripts.support.service import listen, serving
 from tests.command import ROOT, call
 from tests.conftest import keep, refused
 
@@ -235,6 +237,7 @@ def test_any_body_gets_json_with_a_status_below_500(port, path, body):
     assert found.status < 500 and isinstance(found.json(), dict)
 
 
+HUNG_UP = 'bst_requests_total{path="/predict",status="499"}'
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -274,12 +277,12 @@ def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(model
                         lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
     with serving(models, waiting=2, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
         def one_more(waiting):
-            client = clients.submit(ask, port, "/predict", {"movies": [7]})
+            client = clients.submit(ask, port, "/predict", {"movies": [7, waiting * 2 + 7]})
             until(lambda: number(port, "bst_queue_requests") == waiting)
             return client
 
         first, second = one_more(1), one_more(2)
-        found = ask(port, "/predict", {"movies": [7]})
+        found = ask(port, "/predict", {"movies": [7, 15]})
         assert (found.status, found.headers["retry-after"]) == (429, "1")
         assert "2 requests" in found.error()
         assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
@@ -292,17 +295,32 @@ def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(model
         until(lambda: ask(port, "/readyz").status == 200)
 
 
-def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
+def test_answers_are_the_same_bytes_whoever_else_asks_and_from_the_cache(port, recommender):
     films = recommender.catalogue.ids
 
-    def said(k):
+    def said(k, spelt=" "):  # another spelling is no request of the cache
         history = as_json([(films[k % 41], k % 5 + 1), (films[(k + 7) % 41], (3 * k) % 5 + 1)])
-        return ask(port, "/predict", {"history": history, "movies": films}).body
+        return ask(port, "/predict", json.dumps({"history": history, "movies": films}).encode()
+                   + spelt.encode()).body
 
-    alone = list(map(said, range(64)))
+    alone, cached = list(map(said, range(64))), number(port, "bst_cached_answers_total")
     assert len(set(alone)) == 64
     with ThreadPoolExecutor(64) as clients:
+        assert list(clients.map(said, range(64), ["\n"] * 64)) == alone
+        assert number(port, "bst_cached_answers_total") == cached
         assert list(clients.map(said, range(64))) == alone
+    assert number(port, "bst_cached_answers_total") == cached + 64
+
+
+def test_a_cache_keeps_what_was_used_last_up_to_its_bytes():
+    cache = Cache(3 * ENTRY + 300)
+    for name in "abcab":
+        cache.add(name, name.encode() * 100)
+    assert cache.bytes == cache.size and cache.get("a") == b"a" * 100
+    cache.add("d", b"d")
+    assert [cache.get(name) for name in "abcd"] == [b"a" * 100, None, b"c" * 100, b"d"]
+    cache.add("large", bytes(cache.size))
+    assert (cache.bytes, cache.get("d"), cache.get("large")) == (0, None, None)
 
 
 def other(recommender: Recommender, add: float) -> Recommender:
@@ -353,33 +371,45 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
     new = keep(other(default, 0.5), tmp_path / "new")
     for name in ("model.safetensors", "sums.json"):
         shutil.copy(new / name, tmp_path / "run")
-        models.refresh()
+        assert models.refresh() == (name == "sums.json")
         assert (models.current.digest == old) == (name != "sums.json") == bool(models.error)
-    loaded = models.reloads
     (tmp_path / "run" / "sums.json").touch()  # as each resume point of a training run does
-    models.refresh()
-    assert (models.reloads, models.failures) == (loaded, 1)
+    assert models.refresh() is None
 
 
-def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
+def test_every_worker_reloads_is_replaced_if_it_dies_and_finishes_what_is_in_flight(
+        models, recommender):
     films = recommender.catalogue.ids
-    body = {"history": as_json([(film, 3) for film in films]), "movie_id": films[0]}
-    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"]
-    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, \
-            ThreadPoolExecutor(40) as clients:
+    bodies = [{"history": as_json([(film, 3) for film in films]), "movie_id": film}
+              for film in films[1:]]
+    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0",
+               "--workers", "2"]
+    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process, ThreadPoolExecutor(40) as clients:
         try:
             line = process.stdout.readline()
             assert models.current.digest in line
             port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
+
+            def workers():
+                text = ask(port, "/metrics").body.decode()
+                return set(map(int, re.findall(r'start_time_seconds{pid="(\d+)"}', text)))
+
+            until(lambda: len(workers()) == 2)
             process.send_signal(signal.SIGHUP)
-            until(lambda: number(port, "bst_model_reloads_total") == 1)  # files have not changed
-            asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
+            until(lambda: number(port, "bst_model_reloads_total") == 2)  # files have not changed
+            before = workers()
+            os.kill(min(before), signal.SIGKILL)
+            until(lambda: len(workers()) == 2 and workers() != before)
+            asked = [clients.submit(ask, port, "/explain", body) for body in bodies]
             until(lambda: number(port, "bst_queue_requests")
                   + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
             process.send_signal(signal.SIGTERM)
             assert not all(client.done() for client in asked)
-            assert [client.result().status for client in asked] == [200] * 40
-            assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+            answers = [client.result() for client in asked]
+            assert [answer.status for answer in answers] == [200] * 40
+            assert process.wait(20) == 128 + signal.SIGTERM
+            assert f"worker {min(before)} ended with code -9" in process.stderr.read()
         finally:
             process.kill()
     with pytest.raises(ConnectionRefusedError):
@@ -387,7 +417,7 @@ def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
 
 
 def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
-    with serve_script.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         # an answer that goes out in two parts does not wait for the first to be confirmed
         assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         port = taken.getsockname()[1]
@@ -399,26 +429,30 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
 
 
 def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
+    def rows():
+        text = ask(port, "/metrics").body.decode()
+        return {row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
+                for row in text.splitlines() if row[0] != "#"}
+
     with serving(models) as port:
+        before = rows()
         for body in ({"movies": [7]},) * 3 + (None,):
             ask(port, "/predict", body)
         for path in ("/a", "/b"):
             ask(port, path)
         with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
             line.sendall(POST + b"content-length: 9\r\n\r\n{")
-        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
-        text = ask(port, "/metrics").body.decode()
-    for row in text.splitlines():
-        assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
-    found = dict(row.rsplit(" ", 1) for row in text.splitlines())
-    assert found['bst_requests_total{path="/predict",status="200"}'] == "3"
-    assert found['bst_requests_total{path="/predict",status="405"}'] == "1"
-    assert found['bst_requests_total{path="other",status="404"}'] == "2"  # no new names
-    assert found['bst_request_seconds_count{path="/predict"}'] == "5"
-    buckets = re.findall(r'seconds_bucket\{path="/predict",le="(\S+)"\} (\d+)', text)
-    counts = [int(n) for _, n in buckets]
-    assert counts == sorted(counts) and buckets[-1] == ("+Inf", "5")
-    assert 10**7 < float(found["process_resident_memory_bytes"]) < 10**11
+        until(lambda: rows().get(HUNG_UP, 0) > before.get(HUNG_UP, 0))
+        after = rows()
+    more = {name: value - before.get(name, 0) for name, value in after.items()}
+    assert more['bst_requests_total{path="/predict",status="200"}'] == 3
+    assert more['bst_requests_total{path="/predict",status="405"}'] == 1
+    assert more['bst_requests_total{path="other",status="404"}'] == 2  # no new names
+    assert more['bst_request_seconds_count{path="/predict"}'] == 5
+    counts = [more[f'bst_request_seconds_bucket{{le="{bound}",path="/predict"}}']
+              for bound in (*BUCKETS, "+Inf")]
+    assert counts == sorted(counts) and counts[-1] == 5
+    assert 10**7 < after["process_resident_memory_bytes"] < 10**11
 
 
 def test_the_openapi_page_describes_every_error(port):
@@ -454,13 +488,14 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
 
 @pytest.mark.slow
 def test_the_load_test_writes_what_it_saw(models, tmp_path):
-    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--json",
-         tmp_path / "load.json")
+    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--minutes",
+         "0.03", "--json", tmp_path / "load.json")
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["model"] == models.current.digest and found["movies"] == 41
-    for part in (found[name] for name in ("one", "many", "too many", "many again")):
+    for part in (found[name] for name in ("one", "many", "too many", "known", "minute 1")):
         assert part["status"]["200"] == part["served"] > 0
     assert found["too many"]["status"]["429"] > 0 and set(found["many"]["status"]) == {"200"}
     assert found["equal"]["64_at_once_equal_alone"]
     assert found["equal"]["64_films_minus_alone"] < 1e-5
-    assert abs(found["many again"]["rss_mb"] - found["one"]["rss_mb"]) < 20  # of some 300
+    assert found["known"]["cpu_ms_each"] < found["many"]["cpu_ms_each"]
+    assert abs(found["minute 1"]["memory_mb"] - found["one"]["memory_mb"]) < 30  # of some 300
