@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Annotated
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as PLAIN
 from starlette.exceptions import HTTPException
 
 from bst.recommend.person import Person
@@ -22,9 +20,6 @@ from bst.serving import messages as body
 from bst.serving import metrics
 from bst.serving.gate import Gate, error_reply, reply
 from bst.serving.worker import Models, Queue
-
-PAGES = {"/": "page.html", "/docs": "docs.html"}
-CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # depend on request and model alone
 
 
 def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
@@ -45,19 +40,18 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
             is_new = await asyncio.to_thread(models.refresh)
             if is_new is not None:
                 (metrics.RELOADS if is_new else metrics.FAILURES).inc()
-            metrics.MODEL.labels(old).set(0)
-            metrics.MODEL.labels(models.current.digest).set(1)
-            metrics.CACHE_BYTES.set(models.current.cache.bytes)
+            for digest in (old, models.current.digest):
+                metrics.MODEL.labels(digest).set(digest == models.current.digest)
+            metrics.CACHE_BYTES.set(models.current.cache.currsize)
             metrics.update()
             await asyncio.sleep(every)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        metrics.START.set(time.time())
         watching = asyncio.create_task(watch())
         yield
         watching.cancel()
-        queue.close()
+        queue.thread.shutdown()
 
     app = FastAPI(title="bst", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
                   redirect_slashes=False, description=__doc__.splitlines()[0])
@@ -66,13 +60,17 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
     _add_pages(app)
     _add_errors(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Gate, models=models, queue=queue, paths=paths, cached=CACHED)
+    app.add_middleware(Gate, models=models, queue=queue, paths=paths)
     return app
 
 
 def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
-    """The routes that the model answers: those of CACHED."""
-    person, known = _example(models.current.recommender)
+    """The routes that the model answers: /recommend, /predict, /explain, /movies."""
+    model = models.current.recommender
+    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
+    stars = model.model.levels[[0, -1]].tolist()  # of a person for the examples of the docs page
+    person = {"history": [{"movie_id": film, "stars": rated}
+                          for film, rated in zip(known[:2], stars, strict=True)]}
 
     async def answer(given: dict, job: Callable[[Recommender, Person, int | None], dict]
                      ) -> Response:
@@ -102,21 +100,21 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
 
     @app.post("/predict", response_model=body.Predictions, responses=body.RESPONSES)
     async def predict(
-        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known}])],
+        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known[2:]}])],
     ) -> Response:
         """Expected stars of the films, in their order."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
             stars = model.predict(who, asked.movies, at=at).tolist()
             rated = map(who.given.get, model.catalogue.items(asked.movies).tolist())
-            found = zip(asked.movies, stars, rated, strict=True)
-            return {"items": [dict(zip(("movie_id", "stars", "rated"), row, strict=True))
-                              for row in found]}
+            rows = zip(asked.movies, stars, rated, strict=True)
+            return {"items": [{"movie_id": film, "stars": expected, "rated": given}
+                              for film, expected, given in rows]}
 
         return await answer(asked.person(), job)
 
     @app.post("/explain", response_model=body.Explained, responses=body.RESPONSES)
     async def explain(
-        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
+        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[2]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
         return await answer(asked.person(explained=True), lambda model, who, at: vars(
@@ -153,12 +151,12 @@ def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         """Numbers for Prometheus."""
-        return Response(metrics.text(), media_type=PLAIN)
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _add_pages(app: FastAPI) -> None:
     """The pages, with the policy under which nothing but their own script and style runs."""
-    for path, name in PAGES.items():
+    for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         text = Path(__file__).with_name(name).read_text(encoding="utf-8")
         parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
         style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
@@ -178,7 +176,11 @@ def _add_errors(app: FastAPI) -> None:
         kind = request.headers.get("content-type", "none")
         if request.method == "POST" and "json" not in kind:
             return error_reply(415, f"content-type: {kind}, expected application/json")
-        return error_reply(422, _first_line(error.errors()))
+        first, *others = error.errors()
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
+                        for part in first["loc"][1:]).lstrip(".")
+        more = f" (and {len(others)} more)" if others else ""
+        return error_reply(422, f"{where or 'body'}: {first['msg']}{more}")
 
     @app.exception_handler(HTTPException)
     async def wrong_place(request: Request, error: HTTPException) -> Response:
@@ -189,19 +191,3 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
         return error_reply(500, "internal error; the log of the service says more")
-
-
-def _example(model: Recommender) -> tuple[dict, list[int | str]]:
-    """A person and films of the catalogue, so that the examples of the OpenAPI page work here."""
-    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
-    low, high = model.model.levels[[0, -1]].tolist()
-    history = [{"movie_id": known[0], "stars": high}, {"movie_id": known[1], "stars": low}]
-    return {"history": history}, known[2:]
-
-
-def _first_line(errors: list[dict]) -> str:
-    """The first thing that is wrong with a request: where, and what."""
-    first, more = errors[0], f" (and {len(errors) - 1} more)" if errors[1:] else ""
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
-                    for part in first["loc"][1:]).lstrip(".")
-    return f"{where or 'body'}: {first['msg']}{more}"

@@ -10,32 +10,25 @@ import re
 import time
 
 import h11
-from fastapi.responses import Response
+from fastapi import Response
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bst.serving.metrics import CACHED, REQUESTS, SECONDS
-from bst.serving.worker import Models, Queue, Refused
+from bst.serving.metrics import HITS, REQUESTS, SECONDS
+from bst.serving.worker import Models, Queue
 from bst.utils.errors import DataError
 
 BODY, BODY_SECONDS = 256 * 1024, 10.0  # bytes of a request's body, and the time it may take
-LONG = re.compile(r"(?<![.\d])\d{16}")  # in JSON: maybe a whole number above 2^53
+CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # the model and the request say all
+LONG = re.compile(r" -?\d{16}")  # of JSON: a whole number that may be above 2^53
 
 
 class Gate:
-    """Around the application: limits of a body, the cache of answers, counts, headers.
+    """Around the routes: limits of a body, the cache, counts by path (of `paths`), headers."""
 
-    Args:
-        app: the routes.
-        models, queue: what the routes of `cached` answer with.
-        paths: those that are counted by name.
-        cached: those whose answers depend on the request and the model alone.
-    """
-
-    def __init__(self, app: ASGIApp, models: Models, queue: Queue, paths: set[str],
-                 cached: set[str]) -> None:
-        self.app, self.models, self.queue = app, models, queue
-        self.paths, self.cached = paths, cached
+    def __init__(self, app: ASGIApp, models: Models, queue: Queue, paths: set[str]) -> None:
+        self.app, self.models, self.queue, self.paths = app, models, queue, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -50,7 +43,7 @@ class Gate:
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"),
                                       (b"cache-control", b"no-store")]
             elif status == 200 and key is not None:
-                cache.add(key, message["body"])
+                cache[key] = message["body"]
             await send(message)
 
         async def replay() -> Message:
@@ -64,25 +57,28 @@ class Gate:
             if body is None:
                 status = 499  # the client hung up; nobody sees it but /metrics
                 return
-            if path in self.cached:
-                cache, asked = self.models.current.cache, _key(scope, body)
+            if path in CACHED:
+                types = [value for name, value in scope["headers"] if name == b"content-type"]
+                asked = (scope["method"], path, scope["query_string"], *types,
+                         hashlib.sha256(body).digest())
+                cache = self.models.current.cache
                 if (answer := cache.get(asked)) is not None:
-                    CACHED.inc()
+                    HITS.inc()
                     app = Response(answer, media_type="application/json")
                 else:
                     self.queue.check()  # before the work of reading the JSON
                     key = asked
             await app(scope, replay, sending)
-        except (DataError, Refused) as error:
-            code = getattr(error, "status", 422)
-            answer = error_reply(code, str(error), close=code in (408, 413))  # body not read
-            await answer(scope, receive, sending)
+        except (DataError, HTTPException) as error:
+            code, line = getattr(error, "status_code", 422), getattr(error, "detail", str(error))
+            # what is left of a body that was not read to its end is no request
+            await error_reply(code, line, close=code in (408, 413))(scope, receive, sending)
         finally:
             REQUESTS.labels(path, status).inc()
             SECONDS.labels(path).observe(time.perf_counter() - started)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        too_large = Refused(413, f"the body is larger than {BODY} bytes")
+        too_large = HTTPException(413, f"the body is larger than {BODY} bytes")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if len(length) > 12 or int(length) > 4 * BODY:
             raise too_large
@@ -99,15 +95,8 @@ class Gate:
                     if size > BODY and (not more or size > 4 * BODY):
                         raise too_large  # a little too much is read, so that the answer is too
         except TimeoutError:
-            raise Refused(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
+            raise HTTPException(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
         return body
-
-
-def _key(scope: Scope, body: bytes) -> tuple:
-    """Equal for requests that get the same answer from the same model."""
-    types = (value for name, value in scope["headers"] if name == b"content-type")
-    return (scope["method"], scope["path"], scope["query_string"], *types,
-            hashlib.sha256(body).digest())
 
 
 class JsonProtocol(H11Protocol):

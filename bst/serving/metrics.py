@@ -5,58 +5,39 @@ PROMETHEUS_MULTIPROC_DIR named when this module was imported. Without it a proce
 """
 
 import os
-import time
-from functools import partial
-from pathlib import Path
 
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+import prometheus_client as prometheus
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
-STATM = Path("/proc/self/statm")  # Linux; the second number is the resident pages
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-_used = 0.0  # CPU seconds that are counted already
-disable_created_metrics()
-Sum = partial(Gauge, multiprocess_mode="livesum")  # over the workers that live
+SUM, EACH = {"multiprocess_mode": "livesum"}, {"multiprocess_mode": "liveall"}
+prometheus.disable_created_metrics()
 
 REQUESTS = Counter("bst_requests", "Answers.", ["path", "status"])
 SECONDS = Histogram("bst_request_seconds", "Time to an answer.", ["path"], buckets=BUCKETS)
-CACHED = Counter("bst_cached_answers", "Answers that came from the cache.")
-CACHE_BYTES = Sum("bst_cache_bytes", "Size of the caches.")
-WAITING = Sum("bst_queue_requests", "Requests that wait or are at work.")
-QUEUE_SIZE = Sum("bst_queue_size", "Requests that may wait.")
+HITS = Counter("bst_cached_answers", "Answers that came from the cache.")
+CACHE_BYTES = Gauge("bst_cache_bytes", "Size of the caches.", **SUM)
+WAITING = Gauge("bst_queue_requests", "Requests that wait or are at work.", **SUM)
+QUEUE_SIZE = Gauge("bst_queue_size", "Requests that may wait.", **SUM)
 MODEL = Gauge("bst_model_info", "1: this model is served.", ["digest"], multiprocess_mode="livemax")
 RELOADS = Counter("bst_model_reloads", "Models loaded since the start, by all workers.")
 FAILURES = Counter("bst_model_reload_failures", "Models that could not be loaded, by all workers.")
-# what the library itself says of a process that is alone
-CPU = Counter("process_cpu_seconds", "CPU time of all workers.", registry=None)
-START = Gauge("process_start_time_seconds", "When a worker started.", registry=None,
-              multiprocess_mode="liveall")
-MEMORY = Gauge("process_resident_memory_bytes", "Memory of a worker; what workers share counts for "
-               "each.", registry=None, multiprocess_mode="liveall")
+# What the library says of a process that is alone, here of each worker: CPU time, memory, start.
+PROCESS = {found.samples[0].name: Gauge(found.samples[0].name, found.documentation, registry=None,
+                                        **EACH) for found in prometheus.PROCESS_COLLECTOR.collect()}
 
 
 def update() -> None:
     """Note what this process has used; to be called now and then."""
-    global _used
-    used, _used = _used, time.process_time()
-    CPU.inc(_used - used)
-    if STATM.exists():
-        MEMORY.set(int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    for found in prometheus.PROCESS_COLLECTOR.collect():
+        PROCESS[found.samples[0].name].set(found.samples[0].value)
 
 
 def text() -> bytes:
     """All numbers in the text format, version 0.0.4."""
-    update()
-    registry = CollectorRegistry() if SHARED else REGISTRY
+    registry = prometheus.REGISTRY
     if SHARED:
-        MultiProcessCollector(registry)
-    return generate_latest(registry)
+        MultiProcessCollector(registry := prometheus.CollectorRegistry())
+    return prometheus.generate_latest(registry)

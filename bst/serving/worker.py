@@ -6,15 +6,15 @@ A new model in the run folder takes the place of the old one between two request
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from fastapi.responses import Response
+from cachetools import LRUCache
+from fastapi import HTTPException, Response
 
 from bst.recommend.recommender import Recommender
 from bst.serving.metrics import QUEUE_SIZE, WAITING
@@ -22,46 +22,16 @@ from bst.utils.errors import DataError
 from bst.utils.files import SUMS, sha256_of, stamp
 
 FILES = "model.json", "model.safetensors", "fitted.json"  # of a run folder, that are served
-CACHE, ENTRY = 64 * 2**20, 500  # bytes of all answers; bytes that one takes beside its text
+CACHE, ENTRY = 64 * 2**20, 500  # bytes of all kept answers; what one takes beside its text
 log = logging.getLogger(__name__)
 
 
-class Refused(Exception):
-    """A request that gets no answer: the status, and a line that says why."""
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
-class Cache:
-    """Answers by request, `size` bytes of them; beyond it the least recently used one goes."""
-
-    def __init__(self, size: int = CACHE) -> None:
-        self.size, self.bytes = size, 0
-        self._answers: OrderedDict[Hashable, bytes] = OrderedDict()
-
-    def get(self, request: Hashable) -> bytes | None:
-        """The answer to the request; None: not kept."""
-        if request in self._answers:
-            self._answers.move_to_end(request)
-        return self._answers.get(request)
-
-    def add(self, request: Hashable, answer: bytes) -> None:
-        """Keep the answer to a request."""
-        if request not in self._answers:
-            self._answers[request] = answer
-            self.bytes += len(answer) + ENTRY
-        while self.bytes > self.size:
-            self.bytes -= len(self._answers.popitem(last=False)[1]) + ENTRY
-
-
 class Loaded(NamedTuple):
-    """A model and the answers that it gave."""
+    """A model, and answers that it gave, by request."""
 
     recommender: Recommender
     digest: str  # of the weights, 8 hexadecimal digits
-    cache: Cache
+    cache: LRUCache  # the least recently used answers go first
 
 
 class Models:
@@ -72,22 +42,21 @@ class Models:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.error, self.asked = folder, None, False
-        self._stamp = self._look()
+        self.folder, self.error = folder, None
+        self.stamp = self._look()
         self.current = self._load()
 
     def refresh(self) -> bool | None:
-        """Load the folder again if a file of it has changed or `asked` is set.
+        """Load the folder again if a file of it has changed, or if somebody emptied `stamp`.
 
-        Returns:
-            True: a model was loaded; False: it is broken, and the old one stays; None: no change.
+        Returns True: a new model serves; False: it is broken, the old one serves; None: no change.
         """
         look = self._look()
         # the sums change with every resume point, so they count only where they may mend an error
         count = len(FILES) if self.error is None else len(look)
-        if look[:count] == self._stamp[:count] and not self.asked:
+        if look[:count] == self.stamp[:count]:
             return None
-        self.asked, self._stamp = False, look
+        self.stamp = look
         try:
             loaded = self._load()
         except Exception as error:  # whatever is wrong with it, the old model goes on
@@ -95,7 +64,7 @@ class Models:
             log.error("kept model %s: %s", self.current.digest, self.error)
             return False
         if self._look()[:len(FILES)] != look[:len(FILES)]:
-            self._stamp = ()  # written while it was read: look again next time
+            self.stamp = ()  # written while it was read: look again next time
             return None
         self.current, self.error = loaded, None
         log.warning("loaded model %s", loaded.digest)
@@ -107,7 +76,8 @@ class Models:
         if not np.isfinite(stars).all():
             raise DataError(f"{self.folder}: the model predicts {stars[~np.isfinite(stars)][0]}; "
                             "its weights are broken, train again")
-        return Loaded(recommender, sha256_of(self.folder / "model.safetensors")[:8], Cache())
+        return Loaded(recommender, sha256_of(self.folder / "model.safetensors")[:8],
+                      LRUCache(CACHE, getsizeof=lambda answer: len(answer) + ENTRY))
 
     def _look(self) -> tuple:
         """What tells whether the files are still the same."""
@@ -124,35 +94,32 @@ class Queue:
 
     def __init__(self, size: int, patience: float) -> None:
         self.size, self.patience, self.waiting = size, patience, 0
-        self._thread = ThreadPoolExecutor(1, "score", torch.set_num_threads, (1,))
+        self.thread = ThreadPoolExecutor(1, "score", torch.set_num_threads, (1,))
         QUEUE_SIZE.set(size)
 
     def check(self) -> None:
         """Refuse a request (429) if the queue is full."""
         if self.waiting >= self.size:
-            raise Refused(429, f"{self.waiting} requests wait already; try again later")
+            raise HTTPException(429, f"{self.waiting} requests wait already; try again later")
 
     async def run(self, job: Callable[[], Response]) -> Response:
         """The result of the job.
 
         Raises:
-            Refused: the queue is full (429), or the wait was too long (503).
+            HTTPException: the queue is full (429), or the wait was too long (503).
         """
         self.check()
         latest = time.monotonic() + self.patience
+
+        def work() -> Response:
+            if time.monotonic() > latest:
+                raise HTTPException(503, f"not served within {self.patience:g} seconds; try later")
+            return job()
+
         self.waiting += 1
         WAITING.inc()
         try:
-            return await asyncio.wrap_future(self._thread.submit(self._work, job, latest))
+            return await asyncio.wrap_future(self.thread.submit(work))
         finally:
             self.waiting -= 1
             WAITING.dec()
-
-    def _work(self, job: Callable[[], Response], latest: float) -> Response:
-        if time.monotonic() > latest:
-            raise Refused(503, f"not served within {self.patience:g} seconds; try again later")
-        return job()
-
-    def close(self) -> None:
-        """End the thread once its jobs are done."""
-        self._thread.shutdown()

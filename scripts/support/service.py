@@ -93,7 +93,7 @@ def serve(models: Models, listening: socket.socket, count: int) -> int:
         send(signal.SIGTERM)
 
     def reload(*_) -> None:
-        models.asked = True
+        models.stamp = ()
         send(signal.SIGHUP)
 
     for number, handler in zip(SIGNALS, (stop, stop, reload), strict=True):
@@ -128,6 +128,6 @@ def _work(models: Models, listening: socket.socket, parent: int) -> None:
                        timeout_notify=1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, lambda *_: setattr(models, "asked", True))
+    signal.signal(signal.SIGHUP, lambda *_: setattr(models, "stamp", ()))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     server.run(sockets=[listening])

@@ -26,7 +26,7 @@ from bst.recommend.recommender import Recommender
 from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.metrics import BUCKETS
-from bst.serving.worker import ENTRY, Cache, Models
+from bst.serving.worker import ENTRY, Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
@@ -312,15 +312,14 @@ def test_answers_are_the_same_bytes_whoever_else_asks_and_from_the_cache(port, r
     assert number(port, "bst_cached_answers_total") == cached + 64
 
 
-def test_a_cache_keeps_what_was_used_last_up_to_its_bytes():
-    cache = Cache(3 * ENTRY + 300)
-    for name in "abcab":
-        cache.add(name, name.encode() * 100)
-    assert cache.bytes == cache.size and cache.get("a") == b"a" * 100
-    cache.add("d", b"d")
-    assert [cache.get(name) for name in "abcd"] == [b"a" * 100, None, b"c" * 100, b"d"]
-    cache.add("large", bytes(cache.size))
-    assert (cache.bytes, cache.get("d"), cache.get("large")) == (0, None, None)
+def test_the_cache_is_bounded_in_bytes(models, monkeypatch):
+    one = len(b"answer") + ENTRY
+    monkeypatch.setattr("bst.serving.worker.CACHE", 2 * one)
+    cache = Models(models.folder).current.cache
+    for key in "abac":
+        cache[key] = b"answer"
+        assert cache.get("a") and cache.currsize <= 2 * one
+    assert set(cache) == {"a", "c"}
 
 
 def other(recommender: Recommender, add: float) -> Recommender:
