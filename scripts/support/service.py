@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
@@ -25,13 +25,25 @@ SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 log = logging.getLogger(__name__)
 
 
+class Listening(socket.socket):
+    """A socket with a long backlog from which asyncio takes one connection at a time.
+
+    For asyncio both are one number. With a large one, the worker that wakes first takes all.
+    """
+
+    def listen(self, backlog: int) -> None:
+        """The same backlog whatever is asked for."""
+        super().listen(512)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens, or one clear line."""
     if not 0 <= port < 2**16:
         raise DataError(f"--port {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        found = socket.create_server((host, port), family=family, backlog=512)
+        found = Listening(fileno=socket.create_server((host, port), family=family).detach())
+        found.listen(512)
         # An answer goes out in two parts; without this, a kept connection waits 40 ms between them.
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return found
@@ -44,8 +56,9 @@ def server_of(models: Models, limits: dict, **config) -> uvicorn.Server:
     """A server of these models; `limits` as of `create_app`, `config` as of uvicorn."""
     app = create_app(models, **limits)
     add_history(app, models)
-    return uvicorn.Server(uvicorn.Config(app, http=JsonProtocol, ws="none", log_config=None,
-                                         access_log=False, server_header=False, **config))
+    return uvicorn.Server(uvicorn.Config(
+        app, http=JsonProtocol, ws="none", log_config=None, access_log=False, server_header=False,
+        backlog=1, **config))
 
 
 @contextmanager
@@ -85,8 +98,9 @@ def serve(models: Models, listening: socket.socket, count: int) -> int:
 
     def send(number: signal.Signals) -> None:
         for worker in workers:
-            if worker.is_alive():
-                os.kill(worker.pid, number)
+            with suppress(ProcessLookupError):  # it may end in this moment
+                if worker.is_alive():
+                    os.kill(worker.pid, number)
 
     def stop(number: int, _frame) -> None:
         got.append(number)
