@@ -9,11 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from urllib.parse import quote
 
@@ -31,7 +32,7 @@ from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
 from scripts.support.service import listen, serving
-from tests.command import ROOT, call
+from tests.command import call, start
 from tests.conftest import keep, refused
 
 T = 978_000_000
@@ -64,20 +65,17 @@ class Answer:
 
 def ask(port: int, path: str, body=None) -> Answer:
     """One request on a connection of its own; a dict is sent as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request("GET" if body is None else "POST", path, sent,
                            {"content-type": "application/json"})
         return Answer(connection.getresponse())
-    finally:
-        connection.close()
 
 
-def number(port: int, name: str) -> float:
-    text = ask(port, "/metrics").body.decode()
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)
-    return float(found[1]) if found else 0.0
+def numbers(port: int) -> Counter:
+    rows = ask(port, "/metrics").body.decode().splitlines()
+    return Counter({row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
+                    for row in rows if row[0] != "#"})
 
 
 def until(condition) -> None:
@@ -237,7 +235,6 @@ def test_any_body_gets_json_with_a_status_below_500(port, path, body):
     assert found.status < 500 and isinstance(found.json(), dict)
 
 
-HUNG_UP = 'bst_requests_total{path="/predict",status="499"}'
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -264,27 +261,30 @@ def test_bytes_that_are_no_whole_request_get_4xx_json_too(port, monkeypatch, sen
 
 
 def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, models, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(models.current.recommender, "predict", lambda **_: 1 / 0)
-        found = ask(port, "/predict", {"movies": [7]})
+    monkeypatch.setattr(models.current.recommender, "predict", lambda **_: 1 / 0)
+    found = ask(port, "/predict", {"movies": [7]})
+    monkeypatch.undo()
     assert found.status == 500 and "internal error" in found.error()
     assert ask(port, "/predict", {"movies": [7]}).status == 200
 
 
 def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(models, monkeypatch):
     go, predict = threading.Event(), models.current.recommender.predict
-    monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
-                        lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
     with serving(models, waiting=2, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
+        ask(port, "/predict", {"movies": [5]})
+        monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
+                            lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
+
         def one_more(waiting):
             client = clients.submit(ask, port, "/predict", {"movies": [7, waiting * 2 + 7]})
-            until(lambda: number(port, "bst_queue_requests") == waiting)
+            until(lambda: numbers(port)["bst_queue_requests"] == waiting)
             return client
 
         first, second = one_more(1), one_more(2)
         found = ask(port, "/predict", {"movies": [7, 15]})
         assert (found.status, found.headers["retry-after"]) == (429, "1")
         assert "2 requests" in found.error()
+        assert ask(port, "/predict", {"movies": [5]}).status == 200  # in the cache
         assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
         time.sleep(0.4)
         go.set()
@@ -298,27 +298,25 @@ def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(model
 def test_answers_are_the_same_bytes_whoever_else_asks_and_from_the_cache(port, recommender):
     films = recommender.catalogue.ids
 
-    def said(k, spelt=" "):  # another spelling is no request of the cache
+    def said(k, end=b" "):  # the cache knows a request byte by byte
         history = as_json([(films[k % 41], k % 5 + 1), (films[(k + 7) % 41], (3 * k) % 5 + 1)])
-        return ask(port, "/predict", json.dumps({"history": history, "movies": films}).encode()
-                   + spelt.encode()).body
+        return ask(port, "/predict",
+                   json.dumps({"history": history, "movies": films}).encode() + end).body
 
-    alone, cached = list(map(said, range(64))), number(port, "bst_cached_answers_total")
+    alone, cached = list(map(said, range(64))), numbers(port)["bst_cached_answers_total"]
     assert len(set(alone)) == 64
     with ThreadPoolExecutor(64) as clients:
-        assert list(clients.map(said, range(64), ["\n"] * 64)) == alone
-        assert number(port, "bst_cached_answers_total") == cached
-        assert list(clients.map(said, range(64))) == alone
-    assert number(port, "bst_cached_answers_total") == cached + 64
+        for end, hits in ((b"\n", 0), (b" ", 64)):
+            assert list(clients.map(said, range(64), [end] * 64)) == alone
+            assert numbers(port)["bst_cached_answers_total"] == cached + hits
 
 
 def test_the_cache_is_bounded_in_bytes(models, monkeypatch):
-    one = len(b"answer") + ENTRY
-    monkeypatch.setattr("bst.serving.worker.CACHE", 2 * one)
+    monkeypatch.setattr("bst.serving.worker.CACHE", 2 * ENTRY + 20)
     cache = Models(models.folder).current.cache
     for key in "abac":
-        cache[key] = b"answer"
-        assert cache.get("a") and cache.currsize <= 2 * one
+        cache[key] = b"10 letters"
+        assert cache["a"] and cache.currsize <= 2 * ENTRY + 20
     assert set(cache) == {"a", "c"}
 
 
@@ -335,14 +333,8 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(defaul
     body = {"history": EVENTS, "movies": default.catalogue.ids}
     with serving(models, every=0.02) as port, ThreadPoolExecutor(1) as clients:
         old, stop = ask(port, "/predict", body).json(), threading.Event()
-
-        def hammer():
-            seen = []
-            while not stop.is_set():
-                seen.append(ask(port, "/predict", body).json())
-            return seen
-
-        client = clients.submit(hammer)
+        client = clients.submit(lambda: [ask(port, "/predict", body).json()
+                                         for _ in iter(stop.is_set, True)])  # until it is set
         keep(other(default, 0.5), tmp_path)
         until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
@@ -358,7 +350,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(defaul
             spoil()
             until(lambda: line in (ask(port, "/readyz").json()["reload_error"] or ""))  # noqa: B023
             assert ask(port, "/predict", body).json() == new
-            assert number(port, "bst_model_reload_failures_total") > failures
+            assert numbers(port)["bst_model_reload_failures_total"] > failures
             weights.write_bytes(good)
             until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new
@@ -377,38 +369,34 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
 
 
 def test_every_worker_reloads_is_replaced_if_it_dies_and_finishes_what_is_in_flight(
-        models, recommender):
-    films = recommender.catalogue.ids
-    bodies = [{"history": as_json([(film, 3) for film in films]), "movie_id": film}
-              for film in films[1:]]
-    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0",
-               "--workers", "2"]
-    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process, ThreadPoolExecutor(40) as clients:
+        models, tmp_path):
+    films = models.current.recommender.catalogue.ids
+    history = as_json([(film, 3) for film in films])
+
+    def workers():
+        return {int(name.split('"')[1]) for name in numbers(port) if "start_time" in name}
+
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    process = start("serve.py", ["--run", models.folder, "--port", 0, "--workers", 2], out, errors)
+    with ThreadPoolExecutor(40) as clients:
         try:
-            line = process.stdout.readline()
-            assert models.current.digest in line
-            port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
-
-            def workers():
-                text = ask(port, "/metrics").body.decode()
-                return set(map(int, re.findall(r'start_time_seconds{pid="(\d+)"}', text)))
-
+            until(lambda: f"model {models.current.digest}" in out.read_text())
+            port = int(out.read_text().rpartition("http://127.0.0.1:")[2])
             until(lambda: len(workers()) == 2)
-            process.send_signal(signal.SIGHUP)
-            until(lambda: number(port, "bst_model_reloads_total") == 2)  # files have not changed
-            before = workers()
-            os.kill(min(before), signal.SIGKILL)
+            os.kill(process.pid, signal.SIGHUP)  # files have not changed
+            until(lambda: numbers(port)["bst_model_reloads_total"] == 2)
+            os.kill(min(before := workers()), signal.SIGKILL)
             until(lambda: len(workers()) == 2 and workers() != before)
-            asked = [clients.submit(ask, port, "/explain", body) for body in bodies]
-            until(lambda: number(port, "bst_queue_requests")
-                  + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
-            process.send_signal(signal.SIGTERM)
+            asked = [clients.submit(ask, port, "/explain", {"history": history, "movie_id": film})
+                     for film in films[1:]]
+            until(lambda: numbers(port)["bst_queue_requests"] + numbers(port)[
+                'bst_requests_total{path="/explain",status="200"}'] == 40)
+            process.terminate()
             assert not all(client.done() for client in asked)
-            answers = [client.result() for client in asked]
-            assert [answer.status for answer in answers] == [200] * 40
-            assert process.wait(20) == 128 + signal.SIGTERM
-            assert f"worker {min(before)} ended with code -9" in process.stderr.read()
+            assert [client.result().status for client in asked] == [200] * 40
+            process.join(20)
+            assert process.exitcode == 128 + signal.SIGTERM
+            assert f"worker {min(before)} ended with code -9" in errors.read_text()
         finally:
             process.kill()
     with pytest.raises(ConnectionRefusedError):
@@ -428,30 +416,25 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
 
 
 def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
-    def rows():
-        text = ask(port, "/metrics").body.decode()
-        return {row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
-                for row in text.splitlines() if row[0] != "#"}
-
+    hung_up = 'bst_requests_total{path="/predict",status="499"}'
     with serving(models) as port:
-        before = rows()
-        for body in ({"movies": [7]},) * 3 + (None,):
-            ask(port, "/predict", body)
-        for path in ("/a", "/b"):
+        before = numbers(port)
+        for path in ("/predict", "/a", "/b"):
             ask(port, path)
+        for _ in range(3):
+            ask(port, "/predict", {"movies": [7]})
         with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
             line.sendall(POST + b"content-length: 9\r\n\r\n{")
-        until(lambda: rows().get(HUNG_UP, 0) > before.get(HUNG_UP, 0))
-        after = rows()
-    more = {name: value - before.get(name, 0) for name, value in after.items()}
+        until(lambda: numbers(port)[hung_up] > before[hung_up])
+        more = numbers(port)
+        assert 10**7 < more["process_resident_memory_bytes"] < 10**11
+    more.subtract(before)
     assert more['bst_requests_total{path="/predict",status="200"}'] == 3
     assert more['bst_requests_total{path="/predict",status="405"}'] == 1
     assert more['bst_requests_total{path="other",status="404"}'] == 2  # no new names
-    assert more['bst_request_seconds_count{path="/predict"}'] == 5
     counts = [more[f'bst_request_seconds_bucket{{le="{bound}",path="/predict"}}']
               for bound in (*BUCKETS, "+Inf")]
     assert counts == sorted(counts) and counts[-1] == 5
-    assert 10**7 < after["process_resident_memory_bytes"] < 10**11
 
 
 def test_the_openapi_page_describes_every_error(port):
@@ -474,12 +457,11 @@ def test_a_page_runs_its_own_script_only_and_names_no_other_server(port, path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("schemathesis") is None, reason="no schemathesis on the PATH; "
+                    "pip install '.[fuzz]' in any environment")
 def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
-    tool = shutil.which("schemathesis")
-    if tool is None:
-        pytest.skip("no schemathesis; pip install '.[fuzz]' in any environment on the PATH")
     done = subprocess.run(
-        [tool, "run", f"http://127.0.0.1:{port}/openapi.json", "--seed", "1", "--checks",
+        ["schemathesis", "run", f"http://127.0.0.1:{port}/openapi.json", "--seed", "1", "--checks",
          "not_a_server_error,status_code_conformance,content_type_conformance,"
          "response_schema_conformance"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -494,7 +476,6 @@ def test_the_load_test_writes_what_it_saw(models, tmp_path):
     for part in (found[name] for name in ("one", "many", "too many", "known", "minute 1")):
         assert part["status"]["200"] == part["served"] > 0
     assert found["too many"]["status"]["429"] > 0 and set(found["many"]["status"]) == {"200"}
-    assert found["equal"]["64_at_once_equal_alone"]
-    assert found["equal"]["64_films_minus_alone"] < 1e-5
+    assert found["equal"]["64_at_once_equal_alone"] and found["equal"]["64_films_minus_alone"] < 1e-5
     assert found["known"]["cpu_ms_each"] < found["many"]["cpu_ms_each"]
     assert abs(found["minute 1"]["memory_mb"] - found["one"]["memory_mb"]) < 30  # of some 300
