@@ -2,7 +2,7 @@
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /app
 COPY requirements.txt .
-RUN sed -E '/^(pytest|hypothesis|ruff)==/d' requirements.txt > image.txt \
+RUN sed -E '/^(pytest|pandas|hypothesis|ruff)==/d' requirements.txt > image.txt \
     && python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir \
     --extra-index-url https://download.pytorch.org/whl/cpu -r image.txt
 

@@ -1,10 +1,12 @@
 """Load a service with many clients on loopback: latency, throughput, refusals, memory.
 
-Starts scripts/serve.py on the run and asks for lists, predictions and reasons: one client, many,
-too many, many again. Then checks that no answer depends on what else is asked.
+Starts scripts/serve.py on the run and asks for lists, predictions and reasons that nobody has asked
+for before: one client, many, too many; then many ask what is in the cache, and a soak follows.
+At the end it checks that no answer depends on what else is asked.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,25 +29,31 @@ class Args:
     """connections that each ask again as soon as they have an answer"""
     seconds: float = 20.0
     """length of each part"""
+    minutes: float = 1.0
+    """length of the soak, whose memory is printed each minute"""
+    workers: int = os.cpu_count()
+    """processes of the service"""
     json: Path | None = None
     """also write the numbers to this file"""
 
 
-def measure(port: int, args: Args) -> dict:
+def measure(port: int, pid: int, args: Args) -> dict:
     """All parts, printed as they end."""
     from scripts.benchmarks.common import hardware
-    from scripts.benchmarks.load import Load, person
+    from scripts.benchmarks.load import Load
 
-    about = json.loads(Load(port, []).once(("/readyz", None)))
-    known = json.loads(Load(port, []).once(("/movies?k=100", None)))["items"]
-    films = [film["movie_id"] for film in known]
-    load = Load(port, [person(films, about["stars"], number) for number in range(512)])
+    load = Load(port, pid)
     load.part(args.clients, args.seconds / 2)  # warm-up
     found = {"hardware": hardware(), "load_average": [os.getloadavg()[0]],
-             "model": about["model"], "movies": about["movies"]}
-    for name, clients in (("one", 1), ("many", args.clients), ("too many", 3 * args.clients),
-                          ("many again", args.clients)):
-        found[name] = load.part(clients, args.seconds)
+             "model": load.about["model"], "movies": load.about["movies"],
+             "workers": len(load.processes()) - 1}
+    minutes = [(f"minute {k + 1}", args.clients, min(60, 60 * args.minutes), 0)
+               for k in range(math.ceil(args.minutes))]
+    for name, clients, seconds, known in (
+            ("one", 1, args.seconds, 0), ("many", args.clients, args.seconds, 0),
+            ("too many", 128 * found["workers"], args.seconds, 0),
+            ("known", args.clients, args.seconds, 64), *minutes):
+        found[name] = load.part(clients, seconds, known=known)
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     found["equal"] = load.equal()
     found["load_average"].append(os.getloadavg()[0])  # of the machine: others at work on it
@@ -56,18 +64,18 @@ def measure(port: int, args: Args) -> dict:
 def main(args: Args) -> None:
     """Start the service, measure, stop it."""
     script = Path(__file__).with_name("serve.py")
-    service = subprocess.Popen([sys.executable, script, "--run", args.model, "--port", "0"],
-                               stdout=subprocess.PIPE, text=True)
+    flags = ["--run", args.model, "--port", "0", "--workers", str(args.workers)]
+    service = subprocess.Popen([sys.executable, script, *flags], stdout=subprocess.PIPE, text=True)
     try:
         line = service.stdout.readline()
         if not line:
             sys.exit(service.wait())  # it has said why
-        found = measure(int(line.rpartition(":")[2]), args)
+        found = json.dumps(measure(int(line.rpartition(":")[2]), service.pid, args), indent=1)
     finally:
         service.terminate()
         service.wait()
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(found + "\n")
 
 
 if __name__ == "__main__":

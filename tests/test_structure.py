@@ -21,7 +21,7 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("training", ["distributed", "checkpoint", "loop"]),
     ("recommend", ["person", "catalogue", "best", "recommender", "users", "export", "hub"]),
     ("", ["run", "estimator"]),
-    ("serving", ["messages", "worker", "gate", "app"]),
+    ("serving", ["messages", "metrics", "worker", "gate", "app"]),
 ]
 ORDER = [".".join(filter(None, ("bst", room, name))) for room, names in ROOMS for name in names]
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
@@ -60,13 +60,13 @@ def test_every_import_is_declared_and_pinned_exactly():
     for name, extra in about["optional-dependencies"].items():
         assert name == "serve" or all(
             re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", pin) for pin in extra), name
-    of_tests = ["pytest", "hypothesis", "ruff"]  # left out of the image
+    of_tests = ["pytest", "pandas", "hypothesis", "ruff"]  # left out of the image
     assert f"^({'|'.join(of_tests)})==" in (ROOT / "Dockerfile").read_text()
     ranges = *about["dependencies"], *about["optional-dependencies"]["serve"]
     assert {pin for pin in pins if pin.split("==")[0] not in of_tests} == {  # what is tested
         re.sub(r">=((\d+)[\d.]*),<(\d+)$", lambda m: f"=={m[1]}" * (int(m[3]) == int(m[2]) + 1),
                pin) for pin in ranges}  # to the next major version
-    extras = {"prep.py": "pandas", "compare_lightgbm.py": "lightgbm", "cluster.py": "ray",
+    extras = {"compare_lightgbm.py": "lightgbm", "cluster.py": "ray",
               "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
     for path in [*ROOT.glob("bst/**/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,61 +17,71 @@ from starlette.exceptions import HTTPException
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 from bst.serving import messages as body
-from bst.serving.gate import Gate, Metrics, error_reply, reply
-from bst.serving.worker import Models, Refused, Worker
-from bst.utils.errors import DataError
-
-PAGES = {"/": "page.html", "/docs": "docs.html"}
+from bst.serving import metrics
+from bst.serving.gate import Gate, error_reply, reply
+from bst.serving.worker import Models, Queue
 
 
 def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
                every: float = 1.0) -> FastAPI:
-    """The service.
+    """The service, as each worker runs it.
 
     Args:
         models: what it serves.
-        waiting: requests that may wait for the scoring thread; one more gets 429.
+        waiting: requests that may wait for the thread that scores; one more gets 429.
         patience: seconds after which a waiting request gets 503.
-        every: seconds between two looks at the folder.
+        every: seconds between two looks at the folder of the run.
     """
-    worker, metrics = Worker(waiting, patience), Metrics()
+    queue = Queue(waiting, patience)
 
     async def watch() -> None:
         while True:
+            old = models.current.digest
+            is_new = await asyncio.to_thread(models.refresh)
+            if is_new is not None:
+                (metrics.RELOADS if is_new else metrics.FAILURES).inc()
+            for digest in (old, models.current.digest):
+                metrics.MODEL.labels(digest).set(digest == models.current.digest)
+            metrics.CACHE_BYTES.set(models.current.cache.currsize)
+            metrics.update()
             await asyncio.sleep(every)
-            await asyncio.to_thread(models.refresh)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(watch())
         yield
         watching.cancel()
-        worker.close()
+        queue.thread.shutdown()
 
     app = FastAPI(title="bst", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
                   redirect_slashes=False, description=__doc__.splitlines()[0])
-    _add_answers(app, models, worker)
-    _add_state(app, models, worker, metrics)
+    _add_answers(app, models, queue)
+    _add_state(app, models, queue)
     _add_pages(app)
     _add_errors(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Gate, metrics=metrics, paths=paths)
+    app.add_middleware(Gate, models=models, queue=queue, paths=paths)
     return app
 
 
-def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
-    """The routes that the worker answers: /recommend, /predict, /explain, /movies."""
-    person, known = _example(models.current.recommender)
+def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
+    """The routes that the model answers: /recommend, /predict, /explain, /movies."""
+    model = models.current.recommender
+    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
+    stars = model.model.levels[[0, -1]].tolist()  # of a person for the examples of the docs page
+    person = {"history": [{"movie_id": film, "stars": rated}
+                          for film, rated in zip(known[:2], stars, strict=True)]}
 
     async def answer(given: dict, job: Callable[[Recommender, Person, int | None], dict]
                      ) -> Response:
         loaded = models.current  # one model for the whole request
 
-        def work() -> dict:
+        def work() -> Response:
             who = loaded.recommender.person(given["history"], user=given["user"])
-            return job(loaded.recommender, who, given["at"]) | {"notes": who.notes}
+            found = job(loaded.recommender, who, given["at"])
+            return reply(found | {"notes": who.notes, "model": loaded.digest})
 
-        return reply(await worker.run(work) | {"model": loaded.digest})
+        return await queue.run(work)
 
     @app.post("/recommend", response_model=body.Top, responses=body.RESPONSES)
     async def recommend(
@@ -84,31 +93,31 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
             options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
             best = model.recommend(who, at=at, by=by, **options)
             rows = model.catalogue.items([item.movie_id for item in best])
-            return {"by": by, "items": [asdict(item) | model.catalogue.about(row)
+            return {"by": by, "items": [vars(item) | model.catalogue.about(row)
                                         for item, row in zip(best, rows, strict=True)]}
 
         return await answer(asked.person(explained=asked.reasons > 0), job)
 
     @app.post("/predict", response_model=body.Predictions, responses=body.RESPONSES)
     async def predict(
-        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known}])],
+        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known[2:]}])],
     ) -> Response:
         """Expected stars of the films, in their order."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
             stars = model.predict(who, asked.movies, at=at).tolist()
             rated = map(who.given.get, model.catalogue.items(asked.movies).tolist())
-            found = zip(asked.movies, stars, rated, strict=True)
-            return {"items": [dict(zip(("movie_id", "stars", "rated"), row, strict=True))
-                              for row in found]}
+            rows = zip(asked.movies, stars, rated, strict=True)
+            return {"items": [{"movie_id": film, "stars": expected, "rated": given}
+                              for film, expected, given in rows]}
 
         return await answer(asked.person(), job)
 
     @app.post("/explain", response_model=body.Explained, responses=body.RESPONSES)
     async def explain(
-        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[0]}])],
+        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[2]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        return await answer(asked.person(explained=True), lambda model, who, at: asdict(
+        return await answer(asked.person(explained=True), lambda model, who, at: vars(
             model.explain(who, asked.movie_id, at=at)))
 
     @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)
@@ -118,11 +127,11 @@ def _add_answers(app: FastAPI, models: Models, worker: Worker) -> None:
     ) -> Response:
         """Films with a word of the title beginning like each word of q, the most rated first."""
         catalogue = models.current.recommender.catalogue
-        return reply(await worker.run(lambda: {"items": [
+        return await queue.run(lambda: reply({"items": [
             catalogue.about(item) for item in catalogue.search(q, k)]}))
 
 
-def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
     """How the service is: /healthz, /readyz, /metrics."""
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -132,8 +141,8 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
     @app.get("/readyz", responses={503: body.RESPONSES[503]})
     async def readyz() -> Response:
         """200 when a request would be taken; what is served, and the last failed reload."""
-        if worker.waiting >= worker.size:
-            return error_reply(503, f"{worker.waiting} requests wait")
+        if queue.waiting >= queue.size:
+            return error_reply(503, f"{queue.waiting} requests wait")
         model = (loaded := models.current).recommender
         return reply({"status": "ready", "model": loaded.digest, "reload_error": models.error,
                       "movies": len(model.catalogue.ids), "stars": model.model.levels.tolist(),
@@ -142,13 +151,12 @@ def _add_state(app: FastAPI, models: Models, worker: Worker, metrics: Metrics) -
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         """Numbers for Prometheus."""
-        return PlainTextResponse(metrics.text(models, worker),
-                                 media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _add_pages(app: FastAPI) -> None:
     """The pages, with the policy under which nothing but their own script and style runs."""
-    for path, name in PAGES.items():
+    for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         text = Path(__file__).with_name(name).read_text(encoding="utf-8")
         parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
         style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
@@ -163,20 +171,16 @@ def _add_pages(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     """The one shape of whatever goes wrong."""
-    @app.exception_handler(DataError)
-    async def wrong_data(_: Request, error: DataError) -> Response:
-        return error_reply(422, str(error))
-
     @app.exception_handler(RequestValidationError)
     async def wrong_request(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "none")
         if request.method == "POST" and "json" not in kind:
             return error_reply(415, f"content-type: {kind}, expected application/json")
-        return error_reply(422, _first_line(error.errors()))
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return error_reply(error.status, str(error), wait=error.wait)
+        first, *others = error.errors()
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
+                        for part in first["loc"][1:]).lstrip(".")
+        more = f" (and {len(others)} more)" if others else ""
+        return error_reply(422, f"{where or 'body'}: {first['msg']}{more}")
 
     @app.exception_handler(HTTPException)
     async def wrong_place(request: Request, error: HTTPException) -> Response:
@@ -187,19 +191,3 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
         return error_reply(500, "internal error; the log of the service says more")
-
-
-def _example(model: Recommender) -> tuple[dict, list[int | str]]:
-    """A person and films of the catalogue, so that the examples of the OpenAPI page work here."""
-    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
-    low, high = model.model.levels[[0, -1]].tolist()
-    history = [{"movie_id": known[0], "stars": high}, {"movie_id": known[1], "stars": low}]
-    return {"history": history}, known[2:]
-
-
-def _first_line(errors: list[dict]) -> str:
-    """The first thing that is wrong with a request: where, and what."""
-    first, more = errors[0], f" (and {len(errors) - 1} more)" if errors[1:] else ""
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
-                    for part in first["loc"][1:]).lstrip(".")
-    return f"{where or 'body'}: {first['msg']}{more}"

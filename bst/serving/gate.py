@@ -1,81 +1,40 @@
-"""Between the sockets and the routes: limits of a body, counts for /metrics, the shape of answers.
+"""Between the sockets and the routes: limits of a body, the cache, counts, the form of answers.
 
 Every answer but the page and /metrics is JSON, and every error is {"error": "one line"}.
 """
 
 import asyncio
+import hashlib
 import json
-import os
+import re
 import time
-from collections import Counter, defaultdict
-from pathlib import Path
 
 import h11
-import numpy as np
-from fastapi.responses import Response
+from fastapi import Response
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bst.serving.worker import Models, Refused, Worker
+from bst.serving.metrics import HITS, REQUESTS, SECONDS
+from bst.serving.worker import Models, Queue
+from bst.utils.errors import DataError
 
 BODY, BODY_SECONDS = 256 * 1024, 10.0  # bytes of a request's body, and the time it may take
-STATM = Path("/proc/self/statm")  # of Linux; the second number is the resident pages
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-
-
-class Metrics:
-    """Counts of requests and their seconds, as Prometheus reads them."""
-
-    def __init__(self) -> None:
-        self.started = time.time()
-        self.count: Counter[tuple[str, int]] = Counter()
-        self.seconds: dict[str, list[float]] = defaultdict(lambda: [0] * (len(BUCKETS) + 1))
-        self.total: Counter[str] = Counter()
-
-    def add(self, path: str, status: int, seconds: float) -> None:
-        """Note one answer."""
-        self.count[path, status] += 1
-        self.seconds[path][sum(seconds > bound for bound in BUCKETS)] += 1
-        self.total[path] += seconds
-
-    def text(self, models: Models, worker: Worker) -> str:
-        """All numbers in the text format, version 0.0.4."""
-        lines = ["# TYPE bst_requests_total counter"]
-        lines += [f'bst_requests_total{{path="{path}",status="{status}"}} {n}'
-                  for (path, status), n in sorted(self.count.items())]
-        lines.append("# TYPE bst_request_seconds histogram")
-        for path, found in sorted(self.seconds.items()):
-            running = np.cumsum(found)
-            lines += [f'bst_request_seconds_bucket{{path="{path}",le="{bound}"}} {n}'
-                      for bound, n in zip([*BUCKETS, "+Inf"], running, strict=True)]
-            lines += [f'bst_request_seconds_sum{{path="{path}"}} {self.total[path]:.6f}',
-                      f'bst_request_seconds_count{{path="{path}"}} {running[-1]}']
-        plain = [("bst_queue_requests", "gauge", worker.waiting),
-                 ("bst_queue_size", "gauge", worker.size),
-                 ("bst_model_reloads_total", "counter", models.reloads),
-                 ("bst_model_reload_failures_total", "counter", models.failures),
-                 (f'bst_model_info{{digest="{models.current.digest}"}}', "gauge", 1),
-                 ("process_cpu_seconds_total", "counter", f"{time.process_time():.3f}"),
-                 ("process_start_time_seconds", "gauge", f"{self.started:.3f}")]
-        if STATM.exists():
-            memory = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            plain.append(("process_resident_memory_bytes", "gauge", memory))
-        for name, kind, value in plain:
-            lines += [f"# TYPE {name.partition('{')[0]} {kind}", f"{name} {value}"]
-        return "\n".join(lines) + "\n"
+CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # the model and the request say all
+LONG = re.compile(r" -?\d{16}")  # of JSON: a whole number that may be above 2^53
 
 
 class Gate:
-    """Around the application: reads the body within its limits, counts, adds headers."""
+    """Around the routes: limits of a body, the cache, counts by path (of `paths`), headers."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, paths
+    def __init__(self, app: ASGIApp, models: Models, queue: Queue, paths: set[str]) -> None:
+        self.app, self.models, self.queue, self.paths = app, models, queue, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status = time.perf_counter(), 500
+        started, status, key = time.perf_counter(), 500, None
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -83,27 +42,43 @@ class Gate:
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"),
                                       (b"cache-control", b"no-store")]
+            elif status == 200 and key is not None:
+                cache[key] = message["body"]
             await send(message)
 
         async def replay() -> Message:
             """The body that was read, then what comes after it."""
             return rest.pop() if rest else await receive()
 
-        path = scope["path"] if scope["path"] in self.paths else "other"
+        path, app = scope["path"] if scope["path"] in self.paths else "other", self.app
         try:
             body = await self._body(scope, receive)
             rest = [{"type": "http.request", "body": body, "more_body": False}]
             if body is None:
                 status = 499  # the client hung up; nobody sees it but /metrics
-            else:
-                await self.app(scope, replay, sending)
-        except Refused as refused:
-            await error_reply(refused.status, str(refused), close=True)(scope, receive, sending)
+                return
+            if path in CACHED:
+                types = [value for name, value in scope["headers"] if name == b"content-type"]
+                asked = (scope["method"], path, scope["query_string"], *types,
+                         hashlib.sha256(body).digest())
+                cache = self.models.current.cache
+                if (answer := cache.get(asked)) is not None:
+                    HITS.inc()
+                    app = Response(answer, media_type="application/json")
+                else:
+                    self.queue.check()  # before the work of reading the JSON
+                    key = asked
+            await app(scope, replay, sending)
+        except (DataError, HTTPException) as error:
+            code, line = getattr(error, "status_code", 422), getattr(error, "detail", str(error))
+            # what is left of a body that was not read to its end is no request
+            await error_reply(code, line, close=code in (408, 413))(scope, receive, sending)
         finally:
-            self.metrics.add(path, status, time.perf_counter() - started)
+            REQUESTS.labels(path, status).inc()
+            SECONDS.labels(path).observe(time.perf_counter() - started)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        too_large = Refused(413, f"the body is larger than {BODY} bytes")
+        too_large = HTTPException(413, f"the body is larger than {BODY} bytes")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if len(length) > 12 or int(length) > 4 * BODY:
             raise too_large
@@ -120,7 +95,7 @@ class Gate:
                     if size > BODY and (not more or size > 4 * BODY):
                         raise too_large  # a little too much is read, so that the answer is too
         except TimeoutError:
-            raise Refused(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
+            raise HTTPException(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
         return body
 
 
@@ -138,16 +113,17 @@ class JsonProtocol(H11Protocol):
 
 
 def reply(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON in ASCII: any string of a request can be quoted in it."""
-    text = json.dumps(content, allow_nan=False)
-    # an id that JavaScript would round goes as text: "1" and 1 are one id
-    exact = json.loads(text, parse_int=lambda digits: digits if len(digits) > 15 else int(digits))
-    return Response(json.dumps(exact), status, headers, media_type="application/json")
+    """JSON in ASCII: any string of a request can be quoted in it; dataclasses become objects."""
+    text = json.dumps(content, allow_nan=False, default=vars)
+    if LONG.search(text):  # an id that JavaScript would round goes as text: "1" and 1 are one id
+        text = json.dumps(json.loads(text, parse_int=lambda digits: digits if len(digits) > 15
+                                     else int(digits)))
+    return Response(text, status, headers, media_type="application/json")
 
 
-def error_reply(status: int, line: str, *, wait: int = 0, close: bool = False) -> Response:
-    """The one shape of errors; `wait` becomes Retry-After."""
+def error_reply(status: int, line: str, *, close: bool = False) -> Response:
+    """An error as JSON; `close`: no further request on this connection."""
     headers = {"connection": "close"} if close else {}
     if status in (429, 503):
-        headers["retry-after"] = str(max(1, wait))
+        headers["retry-after"] = "1"
     return reply({"error": " ".join(line.split())[:500]}, status, headers)

@@ -152,8 +152,8 @@ class Error(BaseModel):
     error: str = Field(examples=["history[0].stars: 6 stars, expected one of 1, 2, 3, 4, 5"])
 
 
-ERRORS = {400: "JSON cannot be read from the body", 408: "the body took too long",
-          413: "the body is too large", 415: "the content type is not JSON",
-          422: "the request is wrong; the line says where", 429: "too many requests wait",
-          503: "not served in time"}
-RESPONSES = {code: {"model": Error, "description": text} for code, text in ERRORS.items()}
+RESPONSES = {code: {"model": Error, "description": text} for code, text in {
+    400: "JSON cannot be read from the body", 408: "the body took too long",
+    413: "the body is too large", 415: "the content type is not JSON",
+    422: "the request is wrong; the line says where", 429: "too many requests wait",
+    503: "not served in time"}.items()}

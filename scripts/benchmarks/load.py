@@ -1,82 +1,108 @@
 """Clients of a service, each on a connection of its own that asks again once it has an answer."""
 
+import hashlib
 import json
+import os
 import random
 import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from pathlib import Path
 
-Asked = tuple[str, dict | None]  # path, body
-
-
-def ask(line: HTTPConnection, path: str, body: dict | None = None) -> tuple[int, bytes]:
-    """Status and body of an answer."""
-    sent = None if body is None else json.dumps(body).encode()
-    line.request("POST" if sent else "GET", path, sent, {"content-type": "application/json"})
-    answer = line.getresponse()
-    return answer.status, answer.read()
-
-
-def person(films: list[int], stars: list[float], number: int) -> list[Asked]:
-    """What somebody with 5 to 50 ratings asks; equal numbers, equal requests."""
-    rng = random.Random(number)
-    seen = rng.sample(films, rng.randint(5, min(50, len(films) - 1)))
-    history = [{"movie_id": film, "stars": rng.choice(stars)} for film in seen]
-    return [("/recommend", {"history": history}),
-            ("/predict", {"history": history, "movies": (films * 64)[:64]}),
-            ("/recommend", {"history": history[:5], "reasons": 2})]
+PROC = Path("/proc")  # of Linux
 
 
 class Load:
-    """Clients of the service at a port, who ask what these people ask."""
+    """The service of a process at a port, and films and stars to ask it about."""
 
-    def __init__(self, port: int, people: list[list[Asked]]) -> None:
-        self.port, self.people = port, people
+    def __init__(self, port: int, pid: int) -> None:
+        self.port, self.pid, self.asked = port, pid, 0
+        self.about = json.loads(self.once("/readyz"))
+        self.films = [film["movie_id"] for film in json.loads(self.once("/movies?k=100"))["items"]]
 
-    def once(self, asked: Asked) -> bytes:
+    def question(self, number: int) -> tuple[str, bytes]:
+        """Path and body: a list, 64 predictions, or a list with reasons; 5 to 50 ratings each."""
+        rng = random.Random(number)
+        seen = rng.sample(self.films, rng.randint(5, min(50, len(self.films) - 1)))
+        history = [{"movie_id": film, "stars": rng.choice(self.about["stars"])} for film in seen]
+        path, body = [("/recommend", {"history": history}),
+                      ("/predict", {"history": history, "movies": (self.films * 64)[:64]}),
+                      ("/recommend", {"history": history[:5], "reasons": 2})][number % 3]
+        return path, json.dumps(body).encode()
+
+    def once(self, path: str, body: bytes | None = None) -> bytes:
         """The answer to one request on a connection of its own."""
-        return ask(HTTPConnection("127.0.0.1", self.port, timeout=120), *asked)[1]
+        return ask(HTTPConnection("127.0.0.1", self.port, timeout=120), path, body)[1]
 
-    def numbers(self) -> dict[str, float]:
-        """What /metrics says without labels."""
-        text = self.once(("/metrics", None)).decode()
-        return {k: float(v) for k, v in re.findall(r"^(\w+) (\S+)$", text, flags=re.M)}
+    def part(self, clients: int, seconds: float, *, known: int = 0) -> dict:
+        """What the clients saw in that time, and what the service needed for it.
 
-    def part(self, clients: int, seconds: float) -> dict:
-        """What the clients saw in that time, and what the service needed for it."""
-        started, before = time.perf_counter(), self.numbers()
+        Args:
+            clients: number of connections.
+            seconds: length.
+            known: ask these first questions again and again; 0: ask what nobody has asked before.
+        """
+        first, self.asked = self.asked, self.asked + 10**6
+        started, cpu = time.perf_counter(), self.cpu()
 
-        def one(number: int) -> list[tuple[int, float]]:
+        def one(client: int) -> list[tuple[int, float]]:
             line, found = HTTPConnection("127.0.0.1", self.port, timeout=120), []
-            while (start := time.perf_counter()) < started + seconds:
-                asked = self.people[(number + len(found)) % len(self.people)]
-                status, _ = ask(line, *asked[len(found) % len(asked)])
-                found.append((status, time.perf_counter() - start))
+            while time.perf_counter() < started + seconds:
+                number = client + clients * len(found)
+                asked = self.question(number % known if known else first + number)
+                start = time.perf_counter()
+                found.append((ask(line, *asked)[0], time.perf_counter() - start))
             return found
 
         with ThreadPoolExecutor(clients) as pool:
             found = [pair for part in pool.map(one, range(clients)) for pair in part]
-        took, after = time.perf_counter() - started, self.numbers()
+        took, cpu = time.perf_counter() - started, self.cpu() - cpu
         served = sorted(1e3 * spent for status, spent in found if status == 200)
-        cpu = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+        refused = sorted(1e3 * spent for status, spent in found if status == 429)
         return {"clients": clients, "seconds": round(took, 1), "served": len(served),
                 "per_second": round(len(served) / took, 1),
                 "p50_ms": round(served[len(served) // 2], 1),
                 "p99_ms": round(served[int(0.99 * (len(served) - 1))], 1),
-                "cpu_ms_each": round(1e3 * cpu / len(served), 1),  # with what refusals cost
+                "p50_429_ms": round(refused[len(refused) // 2], 1) if refused else None,
+                "cpu_ms_each": round(1e3 * cpu / len(served), 2),  # with what refusals cost
                 "status": {str(k): n for k, n in sorted(Counter(s for s, _ in found).items())},
-                "rss_mb": round(after["process_resident_memory_bytes"] / 1e6, 1)}
+                "memory_mb": round(self.memory() / 1e6, 1)}
 
     def equal(self) -> dict:
         """Answers of 64 at once against those alone, films together against films alone."""
-        asked = [mine[1] for mine in self.people[:64]]
-        alone = [self.once(each) for each in asked]
-        with ThreadPoolExecutor(len(asked)) as pool:
-            together = list(pool.map(self.once, asked))
+        asked = [self.question(3 * number + 1) for number in range(64)]
+        alone = [self.once(*each) for each in asked]
+        with ThreadPoolExecutor(len(asked)) as pool:  # spelt so that no answer is in the cache
+            together = list(pool.map(lambda each: self.once(each[0], each[1] + b"\n"), asked))
         (path, body), apart = asked[0], 0.0
         for item in json.loads(alone[0])["items"]:
-            found = json.loads(self.once((path, body | {"movies": [item["movie_id"]]})))
+            one = json.loads(body) | {"movies": [item["movie_id"]]}
+            found = json.loads(self.once(path, json.dumps(one).encode()))
             apart = max(apart, abs(found["items"][0]["stars"] - item["stars"]))
-        return {"64_at_once_equal_alone": together == alone, "64_films_minus_alone": apart}
+        return {"64_at_once_equal_alone": together == alone, "64_films_minus_alone": apart,
+                "sha256_of_64": hashlib.sha256(b"".join(alone)).hexdigest()[:8]}
+
+    def processes(self) -> list[Path]:
+        """The process of the service and its workers."""
+        workers = (PROC / f"{self.pid}/task/{self.pid}/children").read_text().split()
+        return [PROC / pid for pid in (str(self.pid), *workers)]
+
+    def cpu(self) -> float:
+        """CPU seconds of them so far."""
+        spent = (re.split(r"\) ", (process / "stat").read_text())[-1].split()[11:13]
+                 for process in self.processes())
+        return sum(map(int, sum(spent, []))) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """Bytes that they have in memory; a page that several share counts once (Pss)."""
+        return sum(1024 * int(re.search(r"^Pss: +(\d+)", (process / "smaps_rollup").read_text(),
+                                        flags=re.M)[1]) for process in self.processes())
+
+
+def ask(line: HTTPConnection, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer."""
+    line.request("POST" if body else "GET", path, body, {"content-type": "application/json"})
+    answer = line.getresponse()
+    return answer.status, answer.read()

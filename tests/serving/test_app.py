@@ -3,16 +3,18 @@
 import copy
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from urllib.parse import quote
 
@@ -24,12 +26,13 @@ from hypothesis import strategies as st
 from bst.recommend.recommender import Recommender
 from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
-from bst.serving.worker import Models
+from bst.serving.metrics import BUCKETS
+from bst.serving.worker import ENTRY, Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
-from scripts.support.service import serving
-from tests.command import ROOT, call
+from scripts.support.service import listen, serving
+from tests.command import call, start
 from tests.conftest import keep, refused
 
 T = 978_000_000
@@ -62,20 +65,17 @@ class Answer:
 
 def ask(port: int, path: str, body=None) -> Answer:
     """One request on a connection of its own; a dict is sent as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request("GET" if body is None else "POST", path, sent,
                            {"content-type": "application/json"})
         return Answer(connection.getresponse())
-    finally:
-        connection.close()
 
 
-def number(port: int, name: str) -> float:
-    text = ask(port, "/metrics").body.decode()
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)
-    return float(found[1]) if found else 0.0
+def numbers(port: int) -> Counter:
+    rows = ask(port, "/metrics").body.decode().splitlines()
+    return Counter({row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
+                    for row in rows if row[0] != "#"})
 
 
 def until(condition) -> None:
@@ -261,27 +261,30 @@ def test_bytes_that_are_no_whole_request_get_4xx_json_too(port, monkeypatch, sen
 
 
 def test_an_error_of_the_program_is_one_line_too_and_the_service_goes_on(port, models, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(models.current.recommender, "predict", lambda **_: 1 / 0)
-        found = ask(port, "/predict", {"movies": [7]})
+    monkeypatch.setattr(models.current.recommender, "predict", lambda **_: 1 / 0)
+    found = ask(port, "/predict", {"movies": [7]})
+    monkeypatch.undo()
     assert found.status == 500 and "internal error" in found.error()
     assert ask(port, "/predict", {"movies": [7]}).status == 200
 
 
 def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(models, monkeypatch):
     go, predict = threading.Event(), models.current.recommender.predict
-    monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
-                        lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
     with serving(models, waiting=2, patience=0.2) as port, ThreadPoolExecutor(2) as clients:
+        ask(port, "/predict", {"movies": [5]})
+        monkeypatch.setattr(models.current.recommender, "predict",  # busy as long as we like
+                            lambda *args, **kwargs: go.wait(30) and predict(*args, **kwargs))
+
         def one_more(waiting):
-            client = clients.submit(ask, port, "/predict", {"movies": [7]})
-            until(lambda: number(port, "bst_queue_requests") == waiting)
+            client = clients.submit(ask, port, "/predict", {"movies": [7, waiting * 2 + 7]})
+            until(lambda: numbers(port)["bst_queue_requests"] == waiting)
             return client
 
         first, second = one_more(1), one_more(2)
-        found = ask(port, "/predict", {"movies": [7]})
+        found = ask(port, "/predict", {"movies": [7, 15]})
         assert (found.status, found.headers["retry-after"]) == (429, "1")
         assert "2 requests" in found.error()
+        assert ask(port, "/predict", {"movies": [5]}).status == 200  # in the cache
         assert ask(port, "/readyz").status == 503 and ask(port, "/healthz").status == 200
         time.sleep(0.4)
         go.set()
@@ -292,17 +295,29 @@ def test_a_full_queue_answers_429_at_once_and_who_waited_too_long_gets_503(model
         until(lambda: ask(port, "/readyz").status == 200)
 
 
-def test_answers_do_not_depend_on_who_asks_at_the_same_time(port, recommender):
+def test_answers_are_the_same_bytes_whoever_else_asks_and_from_the_cache(port, recommender):
     films = recommender.catalogue.ids
 
-    def said(k):
+    def said(k, end=b" "):  # the cache knows a request byte by byte
         history = as_json([(films[k % 41], k % 5 + 1), (films[(k + 7) % 41], (3 * k) % 5 + 1)])
-        return ask(port, "/predict", {"history": history, "movies": films}).body
+        return ask(port, "/predict",
+                   json.dumps({"history": history, "movies": films}).encode() + end).body
 
-    alone = list(map(said, range(64)))
+    alone, cached = list(map(said, range(64))), numbers(port)["bst_cached_answers_total"]
     assert len(set(alone)) == 64
     with ThreadPoolExecutor(64) as clients:
-        assert list(clients.map(said, range(64))) == alone
+        for end, hits in ((b"\n", 0), (b" ", 64)):
+            assert list(clients.map(said, range(64), [end] * 64)) == alone
+            assert numbers(port)["bst_cached_answers_total"] == cached + hits
+
+
+def test_the_cache_is_bounded_in_bytes(models, monkeypatch):
+    monkeypatch.setattr("bst.serving.worker.CACHE", 2 * ENTRY + 20)
+    cache = Models(models.folder).current.cache
+    for key in "abac":
+        cache[key] = b"10 letters"
+        assert cache["a"] and cache.currsize <= 2 * ENTRY + 20
+    assert set(cache) == {"a", "c"}
 
 
 def other(recommender: Recommender, add: float) -> Recommender:
@@ -318,14 +333,8 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(defaul
     body = {"history": EVENTS, "movies": default.catalogue.ids}
     with serving(models, every=0.02) as port, ThreadPoolExecutor(1) as clients:
         old, stop = ask(port, "/predict", body).json(), threading.Event()
-
-        def hammer():
-            seen = []
-            while not stop.is_set():
-                seen.append(ask(port, "/predict", body).json())
-            return seen
-
-        client = clients.submit(hammer)
+        client = clients.submit(lambda: [ask(port, "/predict", body).json()
+                                         for _ in iter(stop.is_set, True)])  # until it is set
         keep(other(default, 0.5), tmp_path)
         until(lambda: ask(port, "/readyz").json()["model"] != old["model"])
         stop.set()
@@ -341,7 +350,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(defaul
             spoil()
             until(lambda: line in (ask(port, "/readyz").json()["reload_error"] or ""))  # noqa: B023
             assert ask(port, "/predict", body).json() == new
-            assert number(port, "bst_model_reload_failures_total") > failures
+            assert numbers(port)["bst_model_reload_failures_total"] > failures
             weights.write_bytes(good)
             until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new
@@ -353,33 +362,41 @@ def test_a_model_whose_sums_come_last_is_loaded_once_they_are_there(default, tmp
     new = keep(other(default, 0.5), tmp_path / "new")
     for name in ("model.safetensors", "sums.json"):
         shutil.copy(new / name, tmp_path / "run")
-        models.refresh()
+        assert models.refresh() == (name == "sums.json")
         assert (models.current.digest == old) == (name != "sums.json") == bool(models.error)
-    loaded = models.reloads
     (tmp_path / "run" / "sums.json").touch()  # as each resume point of a training run does
-    models.refresh()
-    assert (models.reloads, models.failures) == (loaded, 1)
+    assert models.refresh() is None
 
 
-def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
-    films = recommender.catalogue.ids
-    body = {"history": as_json([(film, 3) for film in films]), "movie_id": films[0]}
-    started = [sys.executable, "scripts/serve.py", "--model", models.folder, "--port", "0"]
-    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, \
-            ThreadPoolExecutor(40) as clients:
+def test_every_worker_reloads_is_replaced_if_it_dies_and_finishes_what_is_in_flight(
+        models, tmp_path):
+    films = models.current.recommender.catalogue.ids
+    history = as_json([(film, 3) for film in films])
+
+    def workers():
+        return {int(name.split('"')[1]) for name in numbers(port) if "start_time" in name}
+
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    process = start("serve.py", ["--run", models.folder, "--port", 0, "--workers", 2], out, errors)
+    with ThreadPoolExecutor(40) as clients:
         try:
-            line = process.stdout.readline()
-            assert models.current.digest in line
-            port = int(re.search(r"http://127.0.0.1:(\d+)$", line)[1])
-            process.send_signal(signal.SIGHUP)
-            until(lambda: number(port, "bst_model_reloads_total") == 1)  # files have not changed
-            asked = [clients.submit(ask, port, "/explain", body) for _ in range(40)]
-            until(lambda: number(port, "bst_queue_requests")
-                  + number(port, 'bst_requests_total{path="/explain",status="200"}') == 40)
-            process.send_signal(signal.SIGTERM)
+            until(lambda: f"model {models.current.digest}" in out.read_text())
+            port = int(out.read_text().rpartition("http://127.0.0.1:")[2])
+            until(lambda: len(workers()) == 2)
+            os.kill(process.pid, signal.SIGHUP)  # files have not changed
+            until(lambda: numbers(port)["bst_model_reloads_total"] == 2)
+            os.kill(min(before := workers()), signal.SIGKILL)
+            until(lambda: len(workers()) == 2 and workers() != before)
+            asked = [clients.submit(ask, port, "/explain", {"history": history, "movie_id": film})
+                     for film in films[1:]]
+            until(lambda: numbers(port)["bst_queue_requests"] + numbers(port)[
+                'bst_requests_total{path="/explain",status="200"}'] == 40)
+            process.terminate()
             assert not all(client.done() for client in asked)
             assert [client.result().status for client in asked] == [200] * 40
-            assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+            process.join(20)
+            assert process.exitcode == 128 + signal.SIGTERM
+            assert f"worker {min(before)} ended with code -9" in errors.read_text()
         finally:
             process.kill()
     with pytest.raises(ConnectionRefusedError):
@@ -387,7 +404,7 @@ def test_signals_reload_and_finish_what_is_in_flight(models, recommender):
 
 
 def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
-    with serve_script.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         # an answer that goes out in two parts does not wait for the first to be confirmed
         assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         port = taken.getsockname()[1]
@@ -399,26 +416,25 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
 
 
 def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
+    hung_up = 'bst_requests_total{path="/predict",status="499"}'
     with serving(models) as port:
-        for body in ({"movies": [7]},) * 3 + (None,):
-            ask(port, "/predict", body)
-        for path in ("/a", "/b"):
+        before = numbers(port)
+        for path in ("/predict", "/a", "/b"):
             ask(port, path)
+        for _ in range(3):
+            ask(port, "/predict", {"movies": [7]})
         with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
             line.sendall(POST + b"content-length: 9\r\n\r\n{")
-        until(lambda: number(port, 'bst_requests_total{path="/predict",status="499"}') == 1)
-        text = ask(port, "/metrics").body.decode()
-    for row in text.splitlines():
-        assert re.fullmatch(r'# TYPE \w+ \w+|\w+(\{(\w+="[^"\n]*",?)+\})? [\d.e+-]+', row), row
-    found = dict(row.rsplit(" ", 1) for row in text.splitlines())
-    assert found['bst_requests_total{path="/predict",status="200"}'] == "3"
-    assert found['bst_requests_total{path="/predict",status="405"}'] == "1"
-    assert found['bst_requests_total{path="other",status="404"}'] == "2"  # no new names
-    assert found['bst_request_seconds_count{path="/predict"}'] == "5"
-    buckets = re.findall(r'seconds_bucket\{path="/predict",le="(\S+)"\} (\d+)', text)
-    counts = [int(n) for _, n in buckets]
-    assert counts == sorted(counts) and buckets[-1] == ("+Inf", "5")
-    assert 10**7 < float(found["process_resident_memory_bytes"]) < 10**11
+        until(lambda: numbers(port)[hung_up] > before[hung_up])
+        more = numbers(port)
+        assert 10**7 < more["process_resident_memory_bytes"] < 10**11
+    more.subtract(before)
+    assert more['bst_requests_total{path="/predict",status="200"}'] == 3
+    assert more['bst_requests_total{path="/predict",status="405"}'] == 1
+    assert more['bst_requests_total{path="other",status="404"}'] == 2  # no new names
+    counts = [more[f'bst_request_seconds_bucket{{le="{bound}",path="/predict"}}']
+              for bound in (*BUCKETS, "+Inf")]
+    assert counts == sorted(counts) and counts[-1] == 5
 
 
 def test_the_openapi_page_describes_every_error(port):
@@ -441,12 +457,11 @@ def test_a_page_runs_its_own_script_only_and_names_no_other_server(port, path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("schemathesis") is None, reason="no schemathesis on the PATH; "
+                    "pip install '.[fuzz]' in any environment")
 def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
-    tool = shutil.which("schemathesis")
-    if tool is None:
-        pytest.skip("no schemathesis; pip install '.[fuzz]' in any environment on the PATH")
     done = subprocess.run(
-        [tool, "run", f"http://127.0.0.1:{port}/openapi.json", "--seed", "1", "--checks",
+        ["schemathesis", "run", f"http://127.0.0.1:{port}/openapi.json", "--seed", "1", "--checks",
          "not_a_server_error,status_code_conformance,content_type_conformance,"
          "response_schema_conformance"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -454,13 +469,13 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
 
 @pytest.mark.slow
 def test_the_load_test_writes_what_it_saw(models, tmp_path):
-    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--json",
-         tmp_path / "load.json")
+    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--minutes",
+         "0.03", "--json", tmp_path / "load.json")
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["model"] == models.current.digest and found["movies"] == 41
-    for part in (found[name] for name in ("one", "many", "too many", "many again")):
+    for part in (found[name] for name in ("one", "many", "too many", "known", "minute 1")):
         assert part["status"]["200"] == part["served"] > 0
     assert found["too many"]["status"]["429"] > 0 and set(found["many"]["status"]) == {"200"}
-    assert found["equal"]["64_at_once_equal_alone"]
-    assert found["equal"]["64_films_minus_alone"] < 1e-5
-    assert abs(found["many again"]["rss_mb"] - found["one"]["rss_mb"]) < 20  # of some 300
+    assert found["equal"]["64_at_once_equal_alone"] and found["equal"]["64_films_minus_alone"] < 1e-5
+    assert found["known"]["cpu_ms_each"] < found["many"]["cpu_ms_each"]
+    assert abs(found["minute 1"]["memory_mb"] - found["one"]["memory_mb"]) < 30  # of some 300
