@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.config import RunConfig
-from bst.utils.guard import command
 from scripts.studies.runs import AblationArgs, Variants, run_ablation
+from scripts.support.command import command
 
 
 def one_head(width: int) -> dict:

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
 from scripts.benchmarks import common, prep, scale, score, text, train
+from scripts.support.command import guarded
 
 # modules with `Args` and `run(args) -> rows`
 WORKS = {"prep": prep, "train": train, "score": score, "text": text, "scale": scale}

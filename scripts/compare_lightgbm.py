@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bst.config import RunConfig
-from bst.utils.guard import command
 from scripts.report import Args, format_report, table
+from scripts.support.command import command
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
 FOLDS = 10  # of the people with train ratings

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 
 STAR, INK = "\u2605", "#22303c"
 GREY, BLUE, YELLOW, ORANGE, WHITE = "#f1f3f5", "#d6e5f5", "#fdf0bf", "#fbdfc3", "#ffffff"

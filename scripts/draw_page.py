@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.errors import DataError
-from bst.utils.guard import command
 from scripts.support.browser import CHROMIUM, Browser
+from scripts.support.command import command
 from scripts.support.flags import RunFolder
 
 NAMES = ("Last {}, The", "{} at Dawn", "Beyond the {}", "Return of the {}", "Midnight {}",

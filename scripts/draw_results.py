@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 
 INK, BLUE, GREY, ORANGE = "#22303c", "#2e6da4", "#95a5a6", "#d68910"
 RANGE = 0.15  # stars, that the axis of the learning curves has at least

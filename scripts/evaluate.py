@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.config import Baseline, Options, option
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import BASELINES
 
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tyro
 
 from bst.utils.errors import DataError
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 from scripts.support.flags import RunFolder
 
 
@@ -28,8 +28,8 @@ class Args:
 def main(args: Args) -> None:
     """Load, write, say what was written."""
     from bst.recommend.export import INPUTS, OUTPUT, export_program
-    from bst.recommend.hub import publish
     from bst.recommend.recommender import Recommender
+    from scripts.support.hub import publish
 
     if args.program is None and args.hub is None:
         raise DataError("expected --program FILE or --hub FOLDER")

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
 from scripts.fuzzing.targets import Target, reader
+from scripts.support.command import guarded
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 from scripts.support.shapes_data import RatingsShape, write_ratings
 
 NAMES = (None, "author,pages")

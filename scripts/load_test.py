@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import RunFolder
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import DataConfig
-from bst.utils.guard import command
+from scripts.support.command import command
 
 AUDITED = 4_000_000  # ratings: the arrays of the audit take some 100 bytes each
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import tyro
 
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 
 GOAL = 0.9  # share of the mutants of each module that the tests must notice
 ROW = "| {module} | {mutants} | {killed} | {timeout} | {survived} | {score:.1%} |"

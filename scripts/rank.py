@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import Options
 from bst.utils.errors import DataError
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import RunFolders
 
 TABLES = {  # name, ties, ask; the last one's valid part is what SASRec chooses its epoch on

@@ -13,7 +13,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.utils.errors import DataError
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import RunFolder
 
 

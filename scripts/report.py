@@ -18,7 +18,7 @@ from bst.config import (
     TrainConfig,
     option,
 )
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import BASELINES, JOBS, SEEDS
 
 

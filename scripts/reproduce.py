@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 
 STUDIES = ("layer", "dense", "readout", "text", "history", "heads")
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bst.utils.errors import DataError
-from bst.utils.guard import command
+from scripts.support.command import command
 
 SECTION = "Five-minute start"
 NUMBER = re.compile(r"(?:(?<!\w)[+-])?\d+(?:\.\d+)?")

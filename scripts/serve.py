@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bst.config import Options, option
 from bst.utils.errors import DataError
-from bst.utils.guard import command
+from scripts.support.command import command
 from scripts.support.flags import RunFolder
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from bst.config import DataConfig, RunConfig, TrainConfig
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 from scripts.support.shapes_data import RatingsShape, write_ratings
 
 FILMS = {"genres": True, "years": True}

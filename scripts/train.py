@@ -20,7 +20,7 @@ from bst.config import (
     TrainConfig,
     option,
 )
-from bst.utils.guard import StopRequest, command
+from scripts.support.command import StopRequest, command
 from scripts.support.flags import BASELINES, NewRunFolder
 
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
-from bst.utils.guard import guarded
+from scripts.support.command import guarded
 
 NOTE = """\
 Every table names its protocol and its seeds; ties are strict and the part is test unless it says

@@ -11,11 +11,11 @@ from safetensors.numpy import load_file
 from bst.data.schema import FIRST_IDX
 from bst.data.splits import split_interactions
 from bst.evaluation.report import read_results
-from bst.recommend.hub import _name, model_card, publish
 from bst.recommend.recommender import Recommender
 from bst.run import store_of
 from bst.training.checkpoint import config_of, load_model
 from bst.utils.files import write_sealed
+from scripts.support.hub import _name, model_card, publish
 from tests.conftest import refused
 
 
@@ -129,7 +129,7 @@ def test_an_unfinished_run_or_a_folder_that_is_there_is_refused(run, tmp_path, d
 
 
 def test_a_failed_write_leaves_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("bst.recommend.hub.write_atomic", lambda *_: 1 / 0)  # of the last file
+    monkeypatch.setattr("scripts.support.hub.write_atomic", lambda *_: 1 / 0)  # of the last file
     with pytest.raises(ZeroDivisionError):
         publish(run, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,8 @@ import pytest
 from einops import rearrange
 
 from bst.utils.errors import DataError, OptionError
-from bst.utils.guard import FolderInUseError, folder_lock, guarded, unchanged
+from bst.utils.guard import FolderInUseError, folder_lock, unchanged
+from scripts.support.command import guarded
 
 
 def noted(error, note):
@@ -66,7 +67,7 @@ def test_a_reader_that_has_read_enough_is_no_error_and_the_work_is_done(work, un
     """As with `| head`: the pipe is closed while `main` prints, or before the last flush."""
     read, write = os.pipe()
     os.close(read)
-    code = ("import os; from bst.utils.guard import guarded\n"
+    code = ("import os; from scripts.support.command import guarded\n"
             f"guarded(lambda: [os.write(2, b'a'), {work}, os.write(2, b'b')] and 0)")
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE,
                           env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
