@@ -53,7 +53,8 @@ def small_run(folder: Path) -> Path:
         FITTED_VERSION, IDENTITY, {"protocol": "temporal", "ties": "strict", "seed": 0},
         {"bert": None, "pooling": "last", "text_source": "overview"},
         ["Drama"], {"item_id": [1, 3], "title": ["a", "b"], "year": [1995, None],
-                    "genres": [["Drama"], []], "ratings": [2, 0]}))
+                    "genres": [["Drama"], []], "ratings": [2, 0]},
+        {"values": {"genres": ["Drama"]}, "scales": {"year": [1995.0, 1.0, False]}}))
     save_resume(folder, {"step": 3, "model": dict(model.head.state_dict()), "best": [0.5, None]})
     return folder
 
