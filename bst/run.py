@@ -52,7 +52,7 @@ def config_in(folder: Path) -> RunConfig:
 
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+    with contextlib.redirect_stdout(sys.stderr):  # what is said about the data is no result
         return _open(config_in(folder).data)
 
 

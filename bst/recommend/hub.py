@@ -78,7 +78,7 @@ def _name(place: str | None) -> str | None:
 
 
 def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
-    """What a folder with this model holds of its training data, a line each."""
+    """What a folder with these holds of the data that they were trained on, an item each."""
     lines = [f"ids, titles, years and genres of its {len(fitted.movies['item_id']):,} films",
              "of each film, how many train ratings it has, and a vector learned from them"]
     if model.config.text:
