@@ -257,5 +257,5 @@ def keras_example(config: RunConfig) -> RunConfig:
     """
     model = replace(
         config.model, attention="softmax", width=64, heads=4, history_len=3, readout="flatten",
-        year=False, audience=0, text=False, user_id=True, dense="none",)
+        year=False, audience=0, text=False, user_id=True, dense="none")
     return replace(config, data=replace(config.data, ties="stable"), model=model)

@@ -145,8 +145,8 @@ class StoreWriter(AbstractContextManager):
     @contextmanager
     def writing(self, name: str, mode: str) -> Iterator[IO[bytes]]:
         """An open file of `scratch`; an OSError names the file and says what is still good."""
-        with naming(self.folder / name, "a store that was there is as it was"), \
-                open(self.scratch / name, mode) as file:
+        path = self.scratch / name
+        with naming(path, "a store that was there is as it was"), open(path, mode) as file:
             yield file
 
     def _write_header(self, file: IO[bytes], name: str) -> None:

@@ -34,7 +34,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
-    lock = FileLock(path, timeout=0.2)  # seconds: the owner may be writing its id, or leaving
+    # 0.2 seconds: the owner may be writing its id, or leaving
+    lock = FileLock(path, timeout=0.2, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:

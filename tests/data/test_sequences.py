@@ -113,7 +113,7 @@ def test_a_disk_that_fails_at_any_file_is_named_and_the_old_store_stays(
     monkeypatch.setattr("bst.data.sequences.sync", Mock(side_effect=[None] * number + [full]))
     with pytest.raises(OSError, match="No space left") as caught:
         save_store(replace(store, rating=store.rating + 1), tmp_path)
-    assert caught.value.filename == str(tmp_path / FILES[number])
+    assert caught.value.filename == str(tmp_path / "store.tmp" / FILES[number])
     assert caught.value.__notes__ == ["a store that was there is as it was"]
     assert contents(tmp_path) == before
 

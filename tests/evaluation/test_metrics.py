@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bst.evaluation.metrics import calibration, mae, rmse, to_stars, user_bootstrap
+from bst.evaluation.metrics import calibration, mae, rmse, user_bootstrap
 
 RNG = np.random.default_rng(1)
 SCORE, LABEL = RNG.uniform(1, 5, 101), RNG.integers(1, 6, 101).astype(float)
@@ -15,11 +15,6 @@ def test_metrics_equal_brute_force():
     errors = [abs(s - t) for s, t in zip(SCORE, LABEL, strict=True)]
     assert mae(SCORE, LABEL) == pytest.approx(sum(errors) / 101)
     assert rmse(SCORE, LABEL) == pytest.approx((sum(e * e for e in errors) / 101) ** 0.5)
-
-
-def test_stars_are_whole_and_on_the_scale():
-    found = to_stars(np.array([-3, 1.4, 2.5, 9]), np.arange(1, 6))
-    assert found.tolist() == [1, 1, 2, 5] and found.dtype == np.float64
 
 
 def test_calibration_cuts_the_rows_in_order_of_score_into_equal_groups():
