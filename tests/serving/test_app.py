@@ -247,7 +247,8 @@ POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
     (POST + b"transfer-encoding: chunked\r\n\r\nZZ\r\n", 400),
     (POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (BODY + 9) + b" " * (BODY + 9)
      + b"\r\n0\r\n\r\n", 413),
-    (POST + b"content-length: 9\r\n\r\n{", 408), (POST + b"content-length: 14\r\n\r\n" + b'{"movies":[7]}', 415),
+    (POST + b"content-length: 9\r\n\r\n{", 408),
+    (POST + b'content-length: 14\r\n\r\n{"movies":[7]}', 415),
 ])
 def test_bytes_that_are_no_whole_request_get_4xx_json_too(port, monkeypatch, sent, status):
     monkeypatch.setattr("bst.serving.gate.BODY_SECONDS", 1.0)
