@@ -42,11 +42,10 @@ def measure(port: int, pid: int, args: Args) -> dict:
     from scripts.benchmarks.common import hardware
     from scripts.benchmarks.load import Load
 
-    load = Load(port, pid)
+    load, before = Load(port, pid), os.getloadavg()[0]
     load.part(args.clients, args.seconds / 2)  # warm-up
-    found = {"hardware": hardware(), "load_average": [os.getloadavg()[0]],
-             "model": load.about["model"], "movies": load.about["movies"],
-             "workers": len(load.processes()) - 1}
+    found = {"hardware": hardware(), "workers": len(load.processes()) - 1,
+             "model": load.about["model"], "movies": load.about["movies"]}
     minutes = [(f"minute {k + 1}", args.clients, min(60, 60 * args.minutes), 0)
                for k in range(math.ceil(args.minutes))]
     for name, clients, seconds, known in (
@@ -56,16 +55,15 @@ def measure(port: int, pid: int, args: Args) -> dict:
         found[name] = load.part(clients, seconds, known=known)
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     found["equal"] = load.equal()
-    found["load_average"].append(os.getloadavg()[0])  # of the machine: others at work on it
     print(f"equal: {json.dumps(found['equal'])}")
-    return found
+    return found | {"load_average": [before, os.getloadavg()[0]]}  # others at work on the machine
 
 
 def main(args: Args) -> None:
     """Start the service, measure, stop it."""
-    script = Path(__file__).with_name("serve.py")
-    flags = ["--run", args.model, "--port", "0", "--workers", str(args.workers)]
-    service = subprocess.Popen([sys.executable, script, *flags], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, Path(__file__).with_name("serve.py"), "--run", args.model,
+             "--port", "0", "--workers", str(args.workers)]
+    service = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         line = service.stdout.readline()
         if not line:

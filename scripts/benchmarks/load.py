@@ -68,7 +68,8 @@ class Load:
                 "p50_429_ms": round(refused[len(refused) // 2], 1) if refused else None,
                 "cpu_ms_each": round(1e3 * cpu / len(served), 2),  # with what refusals cost
                 "status": {str(k): n for k, n in sorted(Counter(s for s, _ in found).items())},
-                "memory_mb": round(self.memory() / 1e6, 1)}
+                "memory_mb": round(self.memory() / 1e6, 1),
+                "cache_mb": round(self.cache() / 1e6, 1)}  # a part of it
 
     def equal(self) -> dict:
         """Answers of 64 at once against those alone, films together against films alone."""
@@ -99,6 +100,11 @@ class Load:
         """Bytes that they have in memory; a page that several share counts once (Pss)."""
         return sum(1024 * int(re.search(r"^Pss: +(\d+)", (process / "smaps_rollup").read_text(),
                                         flags=re.M)[1]) for process in self.processes())
+
+    def cache(self) -> float:
+        """Bytes of the answers that they keep."""
+        text = self.once("/metrics").decode()
+        return float(re.search(r"^bst_cache_bytes (\S+)$", text, flags=re.M)[1])
 
 
 def ask(line: HTTPConnection, path: str, body: bytes | None = None) -> tuple[int, bytes]:
