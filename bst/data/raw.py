@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from bst.config import DataConfig, OnBad
 from bst.data.overviews import merge_overviews
@@ -43,13 +44,9 @@ class BadRows:
 
     def __init__(self, on_bad: OnBad) -> None:
         self.on_bad, self.count, self.rows = on_bad, 0, []
-        self.lost: dict[str, set[str]] = {"user_id": set(), "item_id": set()}  # named in bad rows
-        self.followers = 0  # ratings of those, which are left out without a reason of their own
 
     def add(self, file: str, rows: pl.DataFrame) -> None:
-        """Note rows in file order: columns line, reason ("": it follows from a lost one), raw."""
-        self.followers += (rows["reason"] == "").sum()
-        rows = rows.filter(pl.col("reason") != "")
+        """Note rows in file order: columns line, reason, raw (its text)."""
         self.count += len(rows)
         kept = rows if self.on_bad == "quarantine" else rows.head(SHOWN)
         self.rows += [{"file": file, **row} for row in
@@ -67,8 +64,7 @@ class BadRows:
                             + "; correct them, or leave them out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(self.rows).write_csv(folder / "bad_rows.csv")
-        more = f" and {self.followers:,} ratings of them" * bool(self.followers)
-        print(f"left out {self.count} bad rows{more}, listed in {folder}/bad_rows.csv: {listed}")
+        print(f"left out {self.count} bad rows, listed in {folder}/bad_rows.csv: {listed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +152,9 @@ class File:
             scan = scan.select(**{name: pl.lit("") if key is None else pl.col(key)
                                   for name, key in self.place.items()})
             for begin in range(0, scan.select(pl.len()).collect().item(), PARQUET_ROWS):
-                part = scan.slice(begin, PARQUET_ROWS).collect()
-                part = pl.DataFrame([
-                    cells.dt.epoch("s") if cells.dtype in (pl.Date, pl.Datetime) else
-                    cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
-                    else cells for cells in part])
+                part = scan.slice(begin, PARQUET_ROWS).collect().with_columns(
+                    (cs.date() | cs.datetime()).dt.epoch("s"),
+                    cs.list().cast(pl.List(pl.String)).list.join("|"))
                 part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
                 yield part.with_columns(
                     raw=pl.concat_str(pl.all(), separator=","), reason=pl.lit(None, pl.String),
@@ -224,7 +218,8 @@ class Reading:
 
     def _complete(self) -> None:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
-        seen, file = {name: pl.Series([], dtype=pl.String) for name in CELLS[:2]}, self.layout.ratings
+        file, no_ids = self.layout.ratings, pl.Series([], dtype=pl.String)
+        seen = {"user": no_ids, "item": no_ids}
         for rows in self._good_rows(BadRows("stop")):
             seen = {name: pl.concat([ids, rows[name]]).unique() for name, ids in seen.items()}
         users, items = (
@@ -278,12 +273,9 @@ class Reading:
             (seconds.is_null(), _of("timestamp", "is neither seconds since 1970 UTC nor an ISO "
                                     "date")),
             (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050"))]
-        for name, file in (("user", self.layout.users), ("item", self.layout.movies)):
-            if file is not None:
-                is_strange, lost = pl.col(f"{name}_row") < 0, self.bad.lost[f"{name}_id"]
-                rules += [(is_strange & pl.col(name).is_in(lost), pl.lit("")),
-                          (is_strange, _of(name, f"is not in {file.name}"))]
-        return rules
+        return rules + [
+            (pl.col(f"{name}_row") < 0, _of(name, f"is not in {file.name}")) for name, file in
+            (("user", self.layout.users), ("item", self.layout.movies)) if file is not None]
 
     def _seconds(self, column: pl.Series) -> pl.Series:
         """Whole seconds since 1970 UTC; null where the text writes no time."""
@@ -312,7 +304,7 @@ class Reading:
     def finish(self, num_ratings: int) -> pl.DataFrame:
         """The items with their overviews, once all ratings are read and what was odd is told."""
         name, metadata = self.layout.ratings.name, self.config.metadata
-        most = 2 * (self.bad.count + self.bad.followers) > self.total
+        most = 2 * self.bad.count > self.total
         self.bad.report(Path(self.report_dir or "."),
                         f"most rows of {name} are bad: {self.layout.otherwise}; " * most)
         if not num_ratings:
@@ -407,7 +399,6 @@ def table(
                 rows[row[0]] = row
             except ValueError as error:
                 bad.add(file.name, pl.DataFrame({"line": line, "reason": str(error), "raw": raw}))
-                bad.lost.get(of_id, set()).add(cells[0])
     found = pl.DataFrame([*rows.values()], {**schema, of_id: pl.String}, orient="row")
     return found.with_columns(ids_of(found[of_id], key in file.texts))
 

@@ -8,7 +8,7 @@ import pytest
 
 from bst.data.formats import read_tables
 from bst.data.overviews import read_metadata
-from bst.utils.errors import DataError
+from tests.conftest import refused
 
 USERS = "1::F::1::10::48067\n2::M::56::16::V0072\n7::M::25::0::0-551\n"
 MOVIES = ("1::Toy Story (1995)::Animation|Children's|Comedy\n"
@@ -66,12 +66,14 @@ def test_overviews_are_merged_by_title_and_year_one_film_to_one_row(tmp_path, ca
     assert unmatched["title"].to_list() == ["Up & Away"]
 
 
-def test_a_metadata_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "m.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="m.csv:1: no column id, title"):
+@pytest.mark.parametrize(("text", "told"), [
+    ("a,b\n1,2\n", "m.csv:1: no column id, title"), (None, "see data/README.md"),
+    (METADATA + '1,a,a,"' + "x" * (2**24 + 1), "m.csv:12: field larger than field limit")])
+def test_a_metadata_file_of_another_kind_is_refused(tmp_path, text, told):
+    if text:
+        (tmp_path / "m.csv").write_text(text)
+    with refused(told):
         read_metadata(tmp_path / "m.csv")
-    with pytest.raises(DataError, match="see data/README.md"):
-        read_metadata(tmp_path / "none.csv")
 
 
 @pytest.mark.data
