@@ -19,7 +19,7 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
-    ("recommend", ["person", "catalogue", "best", "recommender", "users", "export"]),
+    ("recommend", ["person", "catalogue", "best", "recommender", "users"]),
     ("", ["run", "estimator"]),
     ("serving", ["messages", "metrics", "worker", "gate", "app"]),
 ]

@@ -73,7 +73,7 @@ def by_program(recommender) -> Callable[[list], list]:
     """The same top 10, as somebody makes it who has the program alone."""
     import torch
 
-    from bst.recommend.export import export_program
+    from scripts.support.program import export_program
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.pt2"

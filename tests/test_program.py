@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bst.recommend.catalogue import NewMovie
-from bst.recommend.export import ABOUT, Program, export_program
 from scripts import export as export_script
+from scripts.support.program import ABOUT, Program, export_program
 from tests.conftest import keep, refused
 
 T = 978_000_000
