@@ -66,13 +66,14 @@ def test_every_import_is_declared_and_pinned_exactly():
     assert {pin for pin in pins if pin.split("==")[0] not in of_tests} == {  # what is tested
         re.sub(r">=((\d+)[\d.]*),<(\d+)$", lambda m: f"=={m[1]}" * (int(m[3]) == int(m[2]) + 1),
                pin) for pin in ranges}  # to the next major version
-    extras = {"compare_lightgbm.py": "lightgbm", "cluster.py": "ray",
-              "fuzz.py": "atheris", "mutate.py": "mutmut"}  # say how to get them
+    extras = {"compare_lightgbm.py": {"lightgbm"}, "cluster.py": {"ray"}, "fuzz.py": {"atheris"},
+              "mutate.py": {"mutmut"}, "sasrec.py": {"rectools", "pytorch_lightning"},
+              "board.py": {"tensorboard"}}  # say how to get them
     for path in [*ROOT.glob("bst/**/*.py"), *ROOT.glob("scripts/**/*.py"),
                  *ROOT.glob("tests/**/*.py")]:
         roots = {name.split(".")[0] for name in imported(path)}
         is_apart = path.name == "sasrec.py"  # it has an environment of its own
-        assert is_apart or roots <= declared | {extras.get(path.name)}, path
+        assert is_apart or roots <= declared | extras.get(path.name, set()), path
 
 
 def test_the_wheel_has_all_that_the_package_reads():
