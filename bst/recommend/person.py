@@ -14,7 +14,6 @@ from bst.data.schema import id_text
 from bst.model.batches import Batch, Events, asked
 from bst.utils.errors import DataError
 
-
 NUMBER = int, float, Real  # the first two are found at once
 
 
