@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bst.config import DataConfig
 from bst.data.formats import layout_of, read_tables
 from bst.data.overviews import read_metadata
 from bst.data.sources import RawFiles
@@ -114,7 +115,7 @@ def test_a_damaged_zip_is_read_or_is_a_data_error(tmp_path, damages, method):
 
     def read():
         files = RawFiles(path)
-        layout_of(files)
+        layout_of(files, DataConfig())
         return [b"".join(files.chunks(name, 2**20)).decode() for name in good]
 
     assert good_or_refused(read) in (None, list(good.values()))

@@ -64,18 +64,17 @@ def _file(name: str, separator: str, count: int, **options) -> File:
 
 RATING = {"user": 0, "item": 1, "rating": 2, "timestamp": 3}
 ML_1M = Layout(
-    ratings=_file("ratings.dat", "::", 4, place=RATING),
+    ratings=_file("ratings.dat", "::", 4, place=RATING), is_stars=True,
     users=_file("users.dat", "::", 5), user=_user_1m,
     movies=_file("movies.dat", "::", 3), movie=_movie_1m,
     otherwise="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
     ratings=_file("ratings.dat", "::", 4, place=RATING, encoding="utf-8"),
-    scale=(-100, 100), is_whole=False, user=_user_1m,
-    movies=_file("movies.dat", "::", 3, encoding="utf-8"), movie=_movie_1m,
+    movies=_file("movies.dat", "::", 3, encoding="utf-8"), user=_user_1m, movie=_movie_1m,
 )
 ML_100K = Layout(
-    ratings=_file("u.data", "\t", 4, place=RATING),
+    ratings=_file("u.data", "\t", 4, place=RATING), is_stars=True,
     users=_file("u.user", "|", 5), user=_user_100k,
     movies=_file("u.item", "|", 5 + len(GENRES)), movie=_movie_100k,
 )
