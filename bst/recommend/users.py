@@ -93,7 +93,8 @@ class Users:
 
     def recommend(
         self, rows: np.ndarray, k: int, *, at: int | np.ndarray | None = None,
-        exclude_seen: bool = True, among: np.ndarray | None = None, by: RankBy = "stars", exact: bool = False,
+        exclude_seen: bool = True, among: np.ndarray | None = None, by: RankBy = "stars",
+        exact: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user, best first; see `Recommender.recommend`.
 
