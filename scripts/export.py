@@ -27,9 +27,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, write, say what was written."""
-    from bst.recommend.export import INPUTS, OUTPUT, export_program
     from bst.recommend.recommender import Recommender
     from scripts.support.hub import publish
+    from scripts.support.program import INPUTS, OUTPUT, export_program
 
     if args.program is None and args.hub is None:
         raise DataError("expected --program FILE or --hub FOLDER")

@@ -30,6 +30,10 @@ NUM_USERS, NUM_MOVIES = 23, 41
 SMALL = {"widths": (5, 3), "drift": (0.01, 0.3), "forgets": (0.02, 0.1), "key_var": (0.1, 0.1),
          "width": 12, "heads": 3, "history_len": 13, "feature_dim": 3, "hidden": (17, 7, 5),
          "buckets": 4}  # sizes of a ModelConfig, of other primes where they can be
+FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attention="softmax"),
+         dict(attention="none"), dict(readout="flatten"), dict(user_id=True),
+         dict(dense="bucket"), dict(text=False, genres=False, year=False), dict(interest=1),
+         dict(user_features=False, dense="none")]  # of a ModelConfig, and of a split
 STILL = {"dropout": 0.0, "item_dropout": 0.0, "doubt": 0.0}  # training without chance
 RUN = RunConfig(model=ModelConfig(**SMALL), train=TrainConfig(
     epochs=3, steps=1, batch_size=128, patience=1.0, save_every=4, lr=3e-3))

@@ -8,6 +8,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.splits import split_interactions
+from bst.recommend.users import Users
 from scripts import rank as script
 from scripts.support import rankers
 from scripts.support.ranking import format_ranking, measure, ranking_row, requests_of
@@ -111,7 +112,7 @@ def test_ours_is_what_the_recommender_says_and_unknown_vectors_come_last(build, 
         found = rankers.bst_rankers(run, requests)
         every = np.arange(store.num_items) + FIRST_IDX
         for k in (0, len(requests) - 1):
-            person = run.history_of(store, store.users["user_id"][int(requests.user[k])])
+            person = Users(run, store).person(store.users["user_id"][int(requests.user[k])])
             shown = slice(requests.stop[k] - requests.begin[k])
             person = replace(person, item=person.item[shown], rating=person.rating[shown],
                              time=person.time[shown])

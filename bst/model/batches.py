@@ -75,6 +75,17 @@ class Batch:
         return replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"),
                        is_full=True)
 
+    def real(self, values: Tensor) -> Tensor:
+        """Values (b, t, 1 or i, ...) of the m real targets, (m, ...)."""
+        values = values.expand(*self.target_item.shape, *values.shape[3:])
+        return values.flatten(0, 2) if self.is_full else values[self.is_target]
+
+    def in_place(self, values: Tensor) -> Tensor:
+        """Values (m,) of the real targets in their places, (b, t, i); 0 where padded."""
+        if self.is_full:
+            return values.view(self.is_target.shape)
+        return values.new_zeros(self.is_target.shape).masked_scatter(self.is_target, values)
+
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
         moved = {}

@@ -46,15 +46,14 @@ def target_gap(batch: Batch) -> Tensor:
     return torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
 
 
-def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Tensor
-          ) -> Tensor:
+def facts(batch: Batch, surprise: Tensor, height: Tensor, count: Tensor, year: Tensor) -> Tensor:
     """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
 
     Args:
         batch: b rows, c * n slots.
         surprise: (b, c, n) standardised ratings of the events less what is expected of anybody, 0
             where padded.
-        fifth: (b, c, n) int64, which fifth of the scale each is in, from 0.
+        height: (b, c, n) where each rating is on the scale, from 0 to 1.
         count: (b, t, i) log train ratings of the target.
         year: (b, t, i) standardised release year of the target.
     """
@@ -62,6 +61,7 @@ def facts(batch: Batch, surprise: Tensor, fifth: Tensor, count: Tensor, year: Te
     has = seen > 0
     since_first = torch.where(has, log_hours(batch.target_time), 0.0)
     since_last = target_gap(batch).clamp(min=0)
+    fifth = (height * (FIFTHS - 1)).round().clamp(0, FIFTHS - 1).long()
     shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
     columns = torch.cat([shares, surprise[..., None], (surprise.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")

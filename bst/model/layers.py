@@ -218,11 +218,8 @@ class SoftmaxHeads(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.rank_slope = nn.Parameter(torch.linspace(0, 1, heads))  # from all to the last few
         self.gap_slope = nn.Parameter(torch.zeros(heads))
-
-    def width_out(self) -> int:
-        """Width of what a target reads."""
-        width = self.out.out_features
-        return width * (self.length + 1) if self.readout == "flatten" else width
+        # of what a target reads
+        self.width_out = width * (length + 1) if readout == "flatten" else width
 
     def forward(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """What each target reads, (b, t, i, width_out); meaningless where padded.
@@ -232,18 +229,8 @@ class SoftmaxHeads(nn.Module):
             targets: (b, t, i, d) tokens.
             batch: for what each target may see, and when it was.
         """
-        read = self._windows if self.readout == "flatten" else self._shared
-        return read(events, targets, batch)
-
-    def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
-        """Logits (..., h, i, j) of gaps in seconds and ranks, each (..., i, j) and >= 0."""
-        far = torch.log1p(gap.float().clamp(min=0) / 60)
-        back = torch.log1p(rank.float())
-        slopes = (rearrange(slope, "h -> h 1 1") for slope in (self.gap_slope, self.rank_slope))
-        return -sum(slope * rearrange(x, "... i j -> ... 1 i j")
-                    for slope, x in zip(slopes, (far, back), strict=True))
-
-    def _shared(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        if self.readout == "flatten":
+            return self._windows(events, targets, batch)
         (t, n), reach = (targets.shape[1], events.shape[2]), self.length
         q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
                                     three=3, h=self.heads)
@@ -264,12 +251,21 @@ class SoftmaxHeads(nn.Module):
         attended = weight[..., :1] * own_v + weight[..., 1:] @ v
         return self._rest(targets, rearrange(attended, "b t h i e -> b t i (h e)"))
 
+    def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
+        """Logits (..., h, i, j) of gaps in seconds and ranks, each (..., i, j) and >= 0."""
+        far = torch.log1p(gap.float().clamp(min=0) / 60)
+        back = torch.log1p(rank.float())
+        slopes = (rearrange(slope, "h -> h 1 1") for slope in (self.gap_slope, self.rank_slope))
+        return -sum(slope * rearrange(x, "... i j -> ... 1 i j")
+                    for slope, x in zip(slopes, (far, back), strict=True))
+
     def _near(self, x: Tensor, t: int, n: int) -> Tensor:
         """Of slots (b, c * n, d), those of each of the last t chunks and `length` before it."""
         x = F.pad(x, (0, 0, self.length, 0))[:, -t * n - self.length:]
         return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """`forward` with the readout `flatten`."""
         slot, at, seen = (x.expand(targets.shape[:3]) for x in (
             batch.slot, batch.target_time, batch.seen))
         back = torch.arange(self.length, 0, -1, device=events.device)

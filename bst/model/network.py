@@ -9,17 +9,17 @@ depends on the scale.
 """
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bst.config import ModelConfig, from_dict
+from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batch
-from bst.model.facts import FACTS, FIFTHS, event_gap, facts, target_gap
+from bst.model.facts import FACTS, event_gap, facts, target_gap
 from bst.model.interest import InterestHead, NextItemLoss
 from bst.model.layers import RegressionHeads, SoftmaxHeads
 
@@ -59,19 +59,6 @@ class Past:
     heads: tuple[Tensor, ...] | None  # see `RegressionHeads.read`
     token: Tensor | None  # (n, width) items, as the softmax heads see them; None: no such heads
     tokens: Tensor | None  # (b, c, n, width) events, as they see them
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the parts of the network say of a batch with m real targets, before the dense layers."""
-
-    key: Tensor  # (m, d) of the target's item
-    user: Tensor  # (m, columns) embedded features of the target's user
-    means: Tensor  # (m, k) expected standardised stars: bias, and what each copy of the heads adds
-    variances: Tensor | None  # (m, k) of the stars around them; None: no regression heads
-    taste: Tensor | None  # (m, d) expected taste
-    read: Tensor | None  # (m, columns) what the target reads of them
-    dense: Tensor  # (m, f) dense features, unscaled
 
 
 class ItemEmbedding(nn.Module):
@@ -186,8 +173,7 @@ class BST(nn.Module):
         self.register_buffer("year_scale", torch.tensor([0.0, 1.0]))  # see `build.ContentScale`
         self.register_buffer("text_mean", torch.zeros(sizes.overview))
         self.register_buffer("text_axes", torch.zeros(sizes.overview, sizes.text))
-        key_var = torch.cat([torch.full((w,), v) for w, v in
-                             zip(config.widths, config.key_var, strict=True)])
+        key_var = torch.tensor(config.key_var).repeat_interleave(torch.tensor(config.widths))
         key_var = key_var.repeat(config.ensemble)
         self.items = ItemEmbedding(sizes, key_var, config.doubt)
         features = range(1, len(sizes.users)) if config.user_features else ()
@@ -236,7 +222,7 @@ class BST(nn.Module):
         per_fact = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
         return (d + 1 + num_user + self.sizes.text + per_fact * len(FACTS)
                 + (2 * d + config.ensemble * (len(config.widths) + 1) if self.regression else 0)
-                + (self.softmax.width_out() if self.softmax else 0))
+                + (self.softmax.width_out if self.softmax else 0))
 
     def forward(self, batch: Batch, known: Known | None = None, past: Past | None = None) -> Tensor:
         """Expected stars of every target, (b, t, i); not clamped; 0 where padded.
@@ -246,7 +232,7 @@ class BST(nn.Module):
             known: what `known` gave, to save work in requests.
             past: what `glance` found in the same histories, to save more.
         """
-        return self._spread_out(self._stars(batch, self._read(batch, known, past)), batch)
+        return batch.in_place(self.read(batch, known, past)[0] * self.spread + self.center)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the real targets, in units of the spread of the train ratings.
@@ -254,13 +240,13 @@ class BST(nn.Module):
         The squared error of the prediction, plus the Gaussian negative log-likelihood of the
         regression heads, plus the prior of what is learned per item.
         """
-        reading = self._read(batch)
-        label = (self._real(batch.label, batch) - self.center) / self.spread
-        loss = (self._score(batch, reading) - label).square()
-        if reading.variances is not None:
-            misses = (label[:, None] - reading.means).square()
-            loss = loss + (misses / reading.variances + reading.variances.log()).mean(-1)
-        prior = self.items.penalty(self._real(batch.target_item, batch))
+        score, means, variances = self.read(batch)
+        label = (batch.real(batch.label) - self.center) / self.spread
+        loss = (score - label).square()
+        if variances is not None:
+            misses = (label[:, None] - means).square()
+            loss = loss + (misses / variances + variances.log()).mean(-1)
+        prior = self.items.penalty(batch.real(batch.target_item))
         loss = loss + 2 * prior / self.config.ensemble
         return loss.mean()
 
@@ -268,11 +254,11 @@ class BST(nn.Module):
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Expected stars, and the level of the scale nearest to them: each (b, t, i)."""
         self.eval()
-        stars = self._stars(batch, self._read(batch))
+        stars = self.read(batch)[0] * self.spread + self.center
         edges = (self.levels[1:] + self.levels[:-1]) / 2
         level = self.levels[(stars[:, None] > edges).sum(-1)]
         stars = stars.clamp(self.levels[0], self.levels[-1])
-        return self._spread_out(stars, batch), self._spread_out(level, batch)
+        return batch.in_place(stars), batch.in_place(level)
 
     def known(self) -> Known:
         """All items embedded, row by index, for requests: they are the same until the next step."""
@@ -318,46 +304,37 @@ class BST(nn.Module):
                 torch.stack([rating, surprise], dim=-1)))
         return Past(prior, surprise, heads, token, tokens)
 
-    def _read(self, batch: Batch, known: Known | None = None, past: Past | None = None) -> Reading:
-        """Both may be given in a request: the catalogue, and what the batch's histories say."""
+    def read(self, batch: Batch, known: Known | None = None, past: Past | None = None
+             ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is expected of the m real targets, in standardised stars; arguments as of `forward`.
+
+        Returns:
+            The prediction (m,): the mean over the copies of the regression heads, corrected by the
+            dense layers. The mean (m, k) and the variance (m, k) of each copy; without regression
+            heads what is usual, and None.
+        """
         known, at_event, at_target, is_cold = self._items(batch, known)
         user, k = self._user(batch), self.config.ensemble
         past = self._past(batch, known, at_event, user) if past is None else past
         key, bias, noise = _columns(F.embedding(at_target, known.table))
-        means = self._real(_usual(key, bias, past.prior, k), batch)
-        real_key, taste, variances, read = self._real(key, batch), None, None, None
+        means, variances = batch.real(_usual(key, bias, past.prior, k)), None
+        real_key, of_heads = batch.real(key), []  # columns that the dense layers read
         if self.regression is not None:
             taste, variances = self.regression(past.heads, key, target_gap(batch), batch.stop)
-            taste = self._real(taste, batch)
+            taste = batch.real(taste)
             means = means + _by_copy(taste * real_key, k)
-            variances = self._real(variances + noise[..., None], batch)
+            variances = batch.real(variances + noise[..., None])
+            product = taste * real_key  # again: one node would add up gradients in another order
+            of_heads = [taste, product, self.regression.by_head(product), variances.log()]
         if self.softmax is not None:
             target = self.norm_token(F.embedding(at_target, past.token))
-            read = self._real(self.softmax(past.tokens, target, batch), batch)
-        users = rearrange(user, "b k -> b 1 1 k")
-        dense = self.facts(batch, past.surprise.detach(), is_cold)
-        return Reading(real_key, self._real(users, batch), means, variances, taste, read,
-                       self._real(dense, batch))
-
-    def _stars(self, batch: Batch, reading: Reading) -> Tensor:
-        """Expected stars (m,), not clamped."""
-        return self._score(batch, reading) * self.spread + self.center
-
-    def _score(self, batch: Batch, reading: Reading) -> Tensor:
-        """Expected standardised stars, (m,)."""
-        mean = reading.means.mean(-1)
-        parts = [reading.key, reading.user, mean[:, None]]
-        if reading.taste is not None:
-            product = reading.taste * reading.key
-            parts += [reading.taste, product, self.regression.by_head(product),
-                      reading.variances.log()]
-        if reading.read is not None:
-            parts.append(reading.read)
-        if self.sizes.text:
-            content = self.items.content[self._real(batch.target_item, batch)]
-            parts.append(content[:, -self.sizes.text:])
-        parts.append(self._dense(reading.dense))
-        return mean + self.head(torch.cat(parts, dim=-1))[:, 0]
+            of_heads.append(batch.real(self.softmax(past.tokens, target, batch)))
+        user, mean = batch.real(rearrange(user, "b k -> b 1 1 k")), means.mean(-1)
+        content = self.items.content[batch.real(batch.target_item)]
+        dense = batch.real(self.facts(batch, past.surprise.detach(), is_cold))
+        columns = [real_key, user, mean[:, None], *of_heads,
+                   content[:, self.sizes.content - self.sizes.text:], self._dense(dense)]
+        return mean + self.head(torch.cat(columns, dim=-1))[:, 0], means, variances
 
     def _items(self, batch: Batch, known: Known | None
                ) -> tuple[Known, Tensor, Tensor, Tensor | None]:
@@ -400,7 +377,7 @@ class BST(nn.Module):
         """What the interest head makes of the history before each real target, (m, d)."""
         items, back = batch.event_item.unique(return_inverse=True)
         vectors = F.embedding(back, self.films(items)[0])
-        return self._real(self.interest(batch, vectors, self._rating(batch)), batch)
+        return batch.real(self.interest(batch, vectors, self._rating(batch)))
 
     def interest_scores(self, batch: Batch, films: tuple[Tensor, Tensor]) -> Tensor:
         """Score of each of the `films` for the person before each real target, (m, n).
@@ -419,7 +396,7 @@ class BST(nn.Module):
         items, chance = self.interest.draw()
         vectors, shift = self.films(items)
         return NextItemLoss.apply(
-            self.person(batch), *self.films(self._real(batch.target_item, batch)), vectors,
+            self.person(batch), *self.films(batch.real(batch.target_item)), vectors,
             shift - chance.log(), self.interest.rivals(items, batch))
 
     def facts(self, batch: Batch, surprise: Tensor | None = None, is_cold: Tensor | None = None
@@ -436,14 +413,9 @@ class BST(nn.Module):
         if is_cold is not None:
             count = count.masked_fill(is_cold, 0.0)
         surprise = self._rating(batch) if surprise is None else surprise
-        return facts(batch, surprise, self.fifth(batch.event_rating), count,
-                     self.items.year[batch.target_item])
-
-    def fifth(self, rating: Tensor) -> Tensor:
-        """Which fifth of the scale a rating is in, int64 from 0."""
         low, high = self.levels[0], self.levels[-1]
-        share = (rating - low) / (high - low).clamp(min=1e-6)
-        return (share * (FIFTHS - 1)).round().clamp(0, FIFTHS - 1).long()
+        height = (batch.event_rating - low) / (high - low).clamp(min=1e-6)
+        return facts(batch, surprise, height, count, self.items.year[batch.target_item])
 
     def _rating(self, batch: Batch) -> Tensor:
         """Standardised ratings of the events, (b, c, n), 0 where padded."""
@@ -468,24 +440,3 @@ class BST(nn.Module):
         parts = [table(batch.user[:, column])
                  for column, table in zip(self.user_columns, self.users, strict=True)]
         return torch.cat(parts, dim=-1) if parts else self.center.new_zeros(len(batch.user), 0)
-
-    @staticmethod
-    def _real(values: Tensor, batch: Batch) -> Tensor:
-        """Values (b, t, 1 or i, ...) of the real targets, (m, ...)."""
-        values = values.expand(*batch.target_item.shape, *values.shape[3:])
-        return values.flatten(0, 2) if batch.is_full else values[batch.is_target]
-
-    def _spread_out(self, values: Tensor, batch: Batch) -> Tensor:
-        """Values of the real targets (m,) in their places (b, t, i), 0 where padded."""
-        if batch.is_full:
-            return values.view(batch.is_target.shape)
-        return values.new_zeros(batch.is_target.shape).masked_scatter(batch.is_target, values)
-
-    def to_json(self) -> dict:
-        """What rebuilds the module, without its weights."""
-        return {"config": asdict(self.config), "sizes": asdict(self.sizes)}
-
-    @classmethod
-    def from_json(cls, values: dict) -> "BST":
-        """The module that `to_json` described, with fresh weights."""
-        return cls(from_dict(ModelConfig, values["config"]), from_dict(Sizes, values["sizes"]))

@@ -14,6 +14,8 @@ from bst.data.schema import id_text
 from bst.model.batches import Batch, Events, asked
 from bst.utils.errors import DataError
 
+NUMBER = int, float, Real  # the first two are found at once
+
 
 class Interaction(NamedTuple):
     """One rating of a history."""
@@ -90,7 +92,7 @@ def seconds(time: float, where: str) -> int:
     Raises DataError if it is none, which says `where` it stands.
     """
     for unit in (1, 1000):
-        if isinstance(time, Real) and EARLIEST * unit <= time <= LATEST * unit:
+        if isinstance(time, NUMBER) and EARLIEST * unit <= time <= LATEST * unit:
             return int(time // unit)
     raise DataError(f"{where}: time {time!r:.40}, expected seconds since 1970 UTC, {EARLIEST} to "
                     f"{LATEST} (1990 to 2050)")
@@ -101,9 +103,9 @@ def _typed(event: Sequence, rank: int) -> Interaction:
     try:
         known = Interaction(*event)
         id_text(known.movie)
-        if not isinstance(known.rating, Real):
+        if not isinstance(known.rating, NUMBER):
             raise TypeError
-        return known._replace(rating=float(known.rating), where=known.where or where)
+        return Interaction(known.movie, float(known.rating), known.time, known.where or where)
     except (TypeError, OverflowError, DataError) as error:
         raise DataError(f"{where}: {event!r}, expected (movie id, stars, seconds since 1970 UTC) "
                         "or (movie id, stars)") from error

@@ -92,15 +92,17 @@ class Users:
         return np.where(position < seen, rating, stars).astype(np.float32)
 
     def recommend(
-        self, rows: np.ndarray, k: int, *, at: int | None = None, exclude_seen: bool = True,
-        among: np.ndarray | None = None, by: RankBy = "stars", exact: bool = False,
+        self, rows: np.ndarray, k: int, *, at: int | np.ndarray | None = None,
+        exclude_seen: bool = True, among: np.ndarray | None = None, by: RankBy = "stars",
+        exact: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user, best first; see `Recommender.recommend`.
 
         Args:
             rows: (m,) of users, see `rows`.
             k: items, at most.
-            at: seconds since 1970 UTC, of all; None: a second after each one's last rating.
+            at: seconds since 1970 UTC, of all or (m,) of each; None: a second after the last
+                rating of each.
             exclude_seen: leave out what the user has rated by then.
             among: item indices to choose from; None: all.
             by: stars, interest or both.
@@ -110,8 +112,8 @@ class Users:
             (m, k) item indices, 0 where too few are left, and what they are ranked by.
         """
         n = len(self.recommender.catalogue.ids)
-        seen = self._size[rows] if at is None else self._seen(rows, np.full(len(rows), at))
-        time = self._after(rows) if at is None else np.full(len(rows), at)
+        time = self._after(rows) if at is None else np.broadcast_to(at, len(rows))
+        seen = self._size[rows] if at is None else self._seen(rows, time)
         items, scores = np.zeros((len(rows), k), np.int64), np.full((len(rows), k), np.nan)
         is_asked = np.ones(n, bool) if among is None else np.bincount(
             among - FIRST_IDX, minlength=n) > 0

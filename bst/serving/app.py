@@ -132,7 +132,7 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
 
 
 def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
-    """How the service is: /healthz, /readyz, /metrics."""
+    """The routes about the service itself: /healthz, /readyz, /metrics."""
     @app.get("/healthz")
     async def healthz() -> Response:
         """200 as long as the process answers."""
@@ -140,7 +140,7 @@ def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
 
     @app.get("/readyz", responses={503: body.RESPONSES[503]})
     async def readyz() -> Response:
-        """200 when a request would be taken; what is served, and the last failed reload."""
+        """200 if a request would be accepted; what is served, and why a reload failed."""
         if queue.waiting >= queue.size:
             return error_reply(503, f"{queue.waiting} requests wait")
         model = (loaded := models.current).recommender
@@ -155,7 +155,7 @@ def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
 
 
 def _add_pages(app: FastAPI) -> None:
-    """The pages, with the policy under which nothing but their own script and style runs."""
+    """The pages; a content security policy lets only their own script and style run."""
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         text = Path(__file__).with_name(name).read_text(encoding="utf-8")
         parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
@@ -170,7 +170,7 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """The one shape of whatever goes wrong."""
+    """One form for all errors."""
     @app.exception_handler(RequestValidationError)
     async def wrong_request(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "none")
@@ -183,7 +183,7 @@ def _add_errors(app: FastAPI) -> None:
         return error_reply(422, f"{where or 'body'}: {first['msg']}{more}")
 
     @app.exception_handler(HTTPException)
-    async def wrong_place(request: Request, error: HTTPException) -> Response:
+    async def wrong_path(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         known = {404: f"no page {path}", 405: f"{path} does not take {request.method}"}
         return error_reply(error.status_code, known.get(error.status_code, error.detail))

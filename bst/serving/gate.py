@@ -1,4 +1,4 @@
-"""Between the sockets and the routes: limits of a body, the cache, counts, the form of answers.
+"""Middleware around the routes: limits of a body, the cache, counts, the form of answers.
 
 Every answer but the page and /metrics is JSON, and every error is {"error": "one line"}.
 """
@@ -19,13 +19,13 @@ from bst.serving.metrics import HITS, REQUESTS, SECONDS
 from bst.serving.worker import Models, Queue
 from bst.utils.errors import DataError
 
-BODY, BODY_SECONDS = 256 * 1024, 10.0  # bytes of a request's body, and the time it may take
-CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # the model and the request say all
+BODY, BODY_SECONDS = 256 * 1024, 10.0  # most bytes and seconds of a request's body
+CACHED = {"/recommend", "/predict", "/explain", "/movies"}  # functions of model and request
 LONG = re.compile(r" -?\d{16}")  # of JSON: a whole number that may be above 2^53
 
 
 class Gate:
-    """Around the routes: limits of a body, the cache, counts by path (of `paths`), headers."""
+    """The middleware; answers are counted by path, if it is one of `paths`."""
 
     def __init__(self, app: ASGIApp, models: Models, queue: Queue, paths: set[str]) -> None:
         self.app, self.models, self.queue, self.paths = app, models, queue, paths
@@ -71,7 +71,7 @@ class Gate:
             await app(scope, replay, sending)
         except (DataError, HTTPException) as error:
             code, line = getattr(error, "status_code", 422), getattr(error, "detail", str(error))
-            # what is left of a body that was not read to its end is no request
+            # the rest of a body that was not read to its end is no request
             await error_reply(code, line, close=code in (408, 413))(scope, receive, sending)
         finally:
             REQUESTS.labels(path, status).inc()
@@ -93,17 +93,17 @@ class Gate:
                     size += len(part)
                     body += part if size <= BODY else b""
                     if size > BODY and (not more or size > 4 * BODY):
-                        raise too_large  # a little too much is read, so that the answer is too
+                        raise too_large  # some excess is read, or clients miss the answer
         except TimeoutError:
             raise HTTPException(408, f"the body took more than {BODY_SECONDS:g} seconds") from None
         return body
 
 
 class JsonProtocol(H11Protocol):
-    """HTTP whose answer to bytes that are no HTTP is JSON too."""
+    """HTTP/1.1 of uvicorn, but bytes that are no HTTP get their error as JSON."""
 
     def send_400_response(self, msg: str) -> None:
-        """Say what is wrong and hang up; in silence if an answer is under way."""
+        """Send the error, unless an answer has begun, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps({"error": msg}).encode()
             self.transport.write(

@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 
 
 MovieId = Annotated[int | str, Field(examples=[1], description='"1" and 1 are one')]
-RATED = Field(None, description="stars that the history gives the film, which are the answer then")
+RATED = Field(None, description="stars of the film in the history; they are the answer then")
 Seconds = Annotated[int, Field(description="seconds since 1970 UTC, of 1990 to 2050")]
 
 
@@ -32,7 +32,7 @@ class Rated(_Strict):
 
 
 class About(_Strict):
-    """What is known of the person, coded as in users.dat."""
+    """Features of the person, coded as in users.dat."""
 
     sex: str | None = Field(None, max_length=20, examples=["F"])
     age: str | None = Field(None, max_length=20, examples=["25"])
@@ -41,14 +41,14 @@ class About(_Strict):
 
 
 class Asked(_Strict):
-    """The person whom a request is about."""
+    """The person that a request is about."""
 
     history: list[Rated] = Field(
         default=[], max_length=HISTORY,
-        description="of a film rated again the last rating counts; times for all events or for "
-                    "none: then they count as rated in this order, a minute apart")
+        description="the last rating of a film counts; give a time to all events or to none; "
+                    "without times they count as rated in this order, a minute apart")
     user: About = About()
-    at: Seconds | None = Field(None, description="when; none: a second after the last rating")
+    at: Seconds | None = Field(None, description="default: a second after the last rating")
 
     def person(self, *, explained: bool = False) -> dict[str, Any]:
         """Arguments of the recommender's calls."""
@@ -64,7 +64,7 @@ class Asked(_Strict):
 class AskRecommend(Asked):
     """The best films."""
 
-    by: RankBy | None = Field(None, description="what ranks; none: the first that /readyz names")
+    by: RankBy | None = Field(None, description="default: the first that /readyz names")
     k: int = Field(10, ge=1, le=TOP)
     exclude_seen: bool = True
     genres: list[Annotated[str, Field(max_length=50)]] = Field([], max_length=50)
@@ -98,8 +98,8 @@ class Movie(BaseModel):
     title: str
     year: int | None
     genres: list[str]
-    overview: str | None = Field(description="how it begins")
-    ratings: int = Field(description="in the train part of the data")
+    overview: str | None = Field(description="its beginning")
+    ratings: int = Field(description="their number in the train part")
 
 
 class Recommended(Movie):
@@ -114,7 +114,7 @@ class Recommended(Movie):
 class Top(Answer):
     """Films, best first."""
 
-    by: str = Field(examples=["stars"], description="what ranked them: stars, interest or both")
+    by: str = Field(examples=["stars"], description="they are ranked by stars, interest or both")
     items: list[Recommended]
 
 

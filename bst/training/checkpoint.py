@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
+from bst.config import ModelConfig, from_dict
 from bst.model.batches import UserVocabulary
-from bst.model.network import BST
+from bst.model.network import BST, Sizes
 from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_sealed
 
@@ -50,7 +51,8 @@ def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict)
     """Write the model; `info` is kept beside it as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    about = {"version": MODEL_VERSION, **model.to_json(), "vocabulary": asdict(vocabulary), **info}
+    about = {"version": MODEL_VERSION, "config": asdict(model.config), "sizes": asdict(model.sizes),
+             "vocabulary": asdict(vocabulary), **info}
     write_sealed(folder / "model.json", json.dumps(about, indent=1).encode())
     write_sealed(folder / "model.safetensors", save(tensors))
 
@@ -66,7 +68,7 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         info = json.loads(read_sealed(folder / "model.json"))
         if info.get("version") != MODEL_VERSION:
             raise ValueError(f"version {info.get('version')!r} is not {MODEL_VERSION}")
-        model = BST.from_json(info)
+        model = BST(from_dict(ModelConfig, info["config"]), from_dict(Sizes, info["sizes"]))
         model.load_state_dict(load(read_sealed(folder / "model.safetensors")))
         return model.eval(), UserVocabulary(**info["vocabulary"]), info
 

@@ -5,6 +5,7 @@ a group of one and communicates nothing, so callers need no second path.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -111,10 +112,14 @@ def add_up_gradients(model: nn.Module, loss: Tensor) -> Tensor:
     """
     if size() == 1:
         return loss
-    for parameter in model.parameters():
+    parameters = list(model.parameters())
+    # What no process used keeps no gradient, as in one process: weight decay would shrink it.
+    used = add_up(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32))
+    gradients = []
+    for parameter in itertools.compress(parameters, used.tolist()):
         if parameter.grad is None:  # this process has no row of the batch
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in model.parameters()]
+        gradients.append(parameter.grad)
     total = add_up(parameters_to_vector([loss[None], *gradients]))
     vector_to_parameters(total[1:], gradients)
     return total[0]

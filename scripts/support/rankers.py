@@ -17,6 +17,7 @@ import torch
 from bst.data.schema import FIRST_IDX
 from bst.model.batches import Batches
 from bst.recommend.recommender import Recommender
+from bst.recommend.users import Users
 from bst.training.loop import EVAL_SIZE
 from scripts.support.ranking import Requests, Score, measure, pairs, ranking_row
 
@@ -141,12 +142,12 @@ def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
     if len(np.unique(requests.user)) < len(requests):
         return {"bst": interest}
     every = np.arange(requests.store.num_items) + FIRST_IDX
+    users = Users(run, requests.store)
 
     def stars(rows: np.ndarray) -> np.ndarray:
         found = []
         for k in rows:
-            person = run.history_of(requests.store,
-                                    requests.store.users["user_id"][int(requests.user[k])])
+            person = users.person(users.ids[int(requests.user[k])])
             shown = slice(requests.stop[k] - requests.begin[k])
             person = replace(person, item=person.item[shown], rating=person.rating[shown],
                              time=person.time[shown])

@@ -18,6 +18,7 @@ from bst.evaluation.metrics import spread, user_bootstrap
 METRICS = ("hr10", "hr50", "ndcg10", "mrr")
 LISTED = 10  # items of a list that coverage counts
 BLOCK = 512  # requests at a time
+SEEN = np.iinfo(np.int64).min + 1  # no rival of anything
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ def pairs(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, np.arange(len(row)) - start[row] + begin[row]
 
 
+def sortable(score: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Whole numbers (b, n), all different in a row, in the order of scores and then of places."""
+    bits = (np.asarray(score, dtype=np.float32) + np.float32(0)).view(np.int32)  # no minus zero
+    ordered = np.where(bits < 0, bits ^ np.int32(2**31 - 1), bits).astype(np.int64)
+    return (ordered << 32) - place
+
+
 def measure(requests: Requests, score: Score) -> dict[str, np.ndarray]:
     """Each of `METRICS` by request, (r,), and which items are on any list, (items,) bool.
 
@@ -109,23 +117,18 @@ def measure(requests: Requests, score: Score) -> dict[str, np.ndarray]:
     """
     found = {name: np.zeros(len(requests)) for name in METRICS}
     listed, item = np.zeros(requests.store.num_items, dtype=bool), requests.item
-    order = np.lexsort((np.arange(len(listed)), -requests.count))
-    place = np.argsort(order)  # among equal scores
+    place = np.argsort(np.lexsort((np.arange(len(listed)), -requests.count)))  # of equal scores
     best = np.cumsum(1 / np.log2(np.arange(2, 12)))
     for rows in blocks(requests):
-        values = np.array(score(rows), dtype=np.float32)
+        key = sortable(score(rows), place)
         row, position = pairs(requests.begin[rows], requests.stop[rows])
-        values[row, item[position]] = np.nan  # no rival of anything
-        top = np.argsort(-values[:, order], axis=1, kind="stable")[:, :LISTED]
-        top = order[top][~np.isnan(np.take_along_axis(values, order[top], axis=1))]
-        listed[top] = True
+        key[row, item[position]] = SEEN
+        top = np.argpartition(-key, min(LISTED, len(place) - 1), axis=1)[:, :LISTED]
+        listed[top[np.take_along_axis(key, top, axis=1) > SEEN]] = True
         row, position = pairs(requests.target[rows], requests.end[rows])
-        rank = np.empty(len(row), dtype=np.int64)
-        for part in np.array_split(np.arange(len(row)), -(-len(row) // BLOCK)):
-            theirs, mine = values[row[part]], item[position[part]]
-            own = theirs[np.arange(len(part)), mine][:, None]
-            rank[part] = 1 + ((theirs > own) | ((theirs == own) & (place < place[mine][:, None]))
-                              ).sum(axis=1)
+        own = key[row, item[position]]
+        rank = np.concatenate([1 + (key[row[part]] > own[part, None]).sum(axis=1) for part in
+                               np.array_split(np.arange(len(row)), -(-len(row) // BLOCK))])
         first = np.full(len(rows), len(listed))
         np.minimum.at(first, row, rank)
         gain = np.bincount(row, np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0), len(rows))

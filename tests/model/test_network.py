@@ -211,9 +211,8 @@ def test_the_loss_is_that_of_plain_formulas(small):
     real = batch.is_target
     assert not real.all()
     z = (batch.label[real] - model.center) / model.spread
-    reading = model._read(batch)
-    misses = (z[:, None] - reading.means).square() / reading.variances
-    heads = (misses + reading.variances.log()).mean(dim=1)
+    _, means, variances = model.read(batch)
+    heads = ((z[:, None] - means).square() / variances + variances.log()).mean(dim=1)
     items = model.items
     count = np.bincount(batches.store.item_idx[batches.split.train], minlength=60)
     target = batch.target_item[real]

@@ -21,8 +21,7 @@ from bst.recommend.users import Users
 from bst.training.checkpoint import load_fitted, save_fitted
 from bst.training.loop import optimizer_of, predict_part, train_step
 from bst.utils.files import write_sealed
-from tests.conftest import STILL, asked, described, keep, movie, ratings, refused
-from tests.recommend.test_export import FORMS
+from tests.conftest import FORMS, STILL, asked, described, keep, movie, ratings, refused
 
 T = 978_000_000
 

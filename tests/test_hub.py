@@ -1,4 +1,4 @@
-"""A finished run as a folder for the Hub. Run: pytest tests/recommend/test_hub.py."""
+"""A finished run as a folder for the Hub. Run: pytest tests/test_hub.py."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A run as a program that needs torch alone. Run: pytest tests/recommend/test_export.py."""
+"""A run as a program that needs torch alone. Run: pytest tests/test_program.py."""
 
 import io
 import json
@@ -10,16 +10,12 @@ import pytest
 import torch
 
 from bst.recommend.catalogue import NewMovie
-from bst.recommend.export import ABOUT, Program, export_program
 from scripts import export as export_script
-from tests.conftest import keep, refused
+from scripts.support.program import ABOUT, Program, export_program
+from tests.conftest import FORMS, keep, refused
 
 T = 978_000_000
 SIZES = 0, 1, 31, 32, 33, 100  # of a history: none, and all about the ends of its chunks of 32
-FORMS = [dict(), dict(ties="stable"), dict(attention="regression"), dict(attention="softmax"),
-         dict(attention="none"), dict(readout="flatten"), dict(user_id=True),
-         dict(dense="bucket"), dict(text=False, genres=False, year=False), dict(interest=1),
-         dict(user_features=False, dense="none")]
 FRESH = """
 import io, json, sys
 import torch
