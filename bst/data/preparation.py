@@ -102,9 +102,9 @@ def stream_store(
             sizes += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"].to_numpy() + np.int32(FIRST_IDX),
                           rating=rows["rating"], timestamp=rows["timestamp"])
-        movies = reading.finish(int(sizes.sum()))
+        reading.finish(int(sizes.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(sizes)]))
-        writer.finish(reading.users, movies, reading.files.sha256)
+        writer.finish(reading.users, reading.movies, reading.files.sha256)
 
 
 def _share_out(ratings: pl.DataFrame, writer: StoreWriter, num_users: int, count: int) -> None:

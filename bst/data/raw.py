@@ -194,7 +194,7 @@ class Reading:
     Args:
         files: the data set, written as `layout` says.
         config: on_bad, repeats (the last or first by time, then by line) and metadata.
-        report_dir: folder of bad_rows.csv (None: the current one) and unmatched_movies.csv.
+        report_dir: folder of bad_rows.csv; None: the current one.
         chunk_bytes: of the ratings file that are looked at together.
 
     Raises:
@@ -210,11 +210,14 @@ class Reading:
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
         self.movies = layout.movies and table(
             files, layout.movies, layout.movie, MOVIE | layout.features, self.bad)
-        self.links = layout.links and dict(table(files, layout.links, _link, {
+        links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         if self.users is None or self.movies is None:
             self._complete()
         self.movies = movies_of(self.movies)
+        if config.metadata is not None:
+            self.movies = merge_overviews(self.movies, config.metadata, links=links)
+            files.sha256["movies_metadata.csv"] = sha256_of(config.metadata)
 
     def _complete(self) -> None:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
@@ -301,9 +304,9 @@ class Reading:
         self.again.append(again.head(SHOWN))
         return ratings.filter("is_kept").drop("is_kept")
 
-    def finish(self, num_ratings: int) -> pl.DataFrame:
-        """The items with their overviews, once all ratings are read and what was odd is told."""
-        name, metadata = self.layout.ratings.name, self.config.metadata
+    def finish(self, num_ratings: int) -> None:
+        """Tell what was odd, once all ratings are read."""
+        name, place = self.layout.ratings.name, self.layout.ratings.place
         most = 2 * self.bad.count > self.total
         self.bad.report(Path(self.report_dir or "."),
                         f"most rows of {name} are bad: {self.layout.otherwise}; " * most)
@@ -315,17 +318,11 @@ class Reading:
             self._tell_repeats(name)
         if self.num_milli:
             print(f"{name}: {self.num_milli:,} of {self.total:,} times are in milliseconds")
-        if self.layout.ratings.place["timestamp"] is None:
+        if place["timestamp"] is None:
             print(f"{name} has no times: the order of its lines counts")
-        if self.layout.ratings.place["rating"] is None:
+        if place["rating"] is None:
             print(f"{name} has no ratings: each row counts as a 1, so stars say nothing; train "
                   "with --interest 0.1 and rank --by interest")
-        if metadata is None:
-            return self.movies
-        movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
-                                 links=self.links)
-        self.files.sha256["movies_metadata.csv"] = sha256_of(metadata)
-        return movies
 
     def _tell_repeats(self, name: str) -> None:
         many = f"{self.num_again:,} ratings of an item that the user has rated already"
