@@ -64,7 +64,7 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
     Raises:
         DataError: as `Reading`; or no one format fits.
     """
-    reading = open_reading(source, options, report_dir=report_dir)
+    reading = open_reading(source, report_dir, options)
     ratings = reading.kept(pl.concat(reading.ratings(), rechunk=True))  # or numpy copies
     reading.finish(len(ratings))
     return Tables(reading.users, reading.movies, ratings.select(
@@ -73,11 +73,11 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
         rating="rating", timestamp="timestamp"), reading.files.sha256)
 
 
-def open_reading(source: Path | DataConfig, options: dict, **how) -> Reading:
-    """The reading of a data set; source and options as for `read_tables`, how as for `Reading`."""
+def open_reading(source: Path | DataConfig, report_dir: Path | None, options: dict) -> Reading:
+    """The reading of a data set; source and options as for `read_tables`."""
     config = source if isinstance(source, DataConfig) else DataConfig(data=source, **options)
     files = RawFiles(config.data)
-    return Reading(files, layout_of(files, config), config, **how)
+    return Reading(files, layout_of(files, config), config, report_dir=report_dir)
 
 
 def layout_of(files: RawFiles, config: DataConfig) -> Layout:

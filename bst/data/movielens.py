@@ -34,11 +34,11 @@ def _user_100k(user: str, years: str, sex: str, occupation: str, zip_code: str) 
 def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
-    return _id(user, "user"), sex, age, occupation, zip_code[:1] or None
+    return user, sex, age, occupation, zip_code[:1] or None
 
 
 def _movie_1m(item: str, title: str, genres: str) -> tuple:
-    return _id(item, "item"), title, genres, "", ""
+    return item, title, genres, "", ""
 
 
 def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags: str) -> tuple:
@@ -47,14 +47,7 @@ def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags
     if set(flags) - {"0", "1"}:
         raise ValueError(f"genre flags {'|'.join(flags)!r} are not all 0 or 1")
     genres = "|".join(name for name, flag in zip(GENRES, flags, strict=True) if flag == "1")
-    return _id(item, "item"), title, genres, date, ""
-
-
-def _id(value: str, name: str) -> str:
-    """The id, if it is a whole number from 1 as Python writes it."""
-    if str(whole(value, name, 1)) != value:
-        raise ValueError(f"{name} {value[:40]!r} is not a whole number")
-    return value
+    return item, title, genres, date, ""
 
 
 def _file(name: str, separator: str, cells: Sequence[str], encoding: str = "latin-1") -> File:

@@ -109,17 +109,15 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
 
 
 def _defect(row: dict, values: dict, seen: set[str]) -> str | None:
-    if None in row or None in row.values() or (values["id"] and not values["id"].isdigit()):
-        return "malformed"  # a broken quote shifts the cells: a date stands in the id column
-    if values["id"] and values["id"] in seen:
-        return "with an id seen before"
-    if not values["title"]:
-        return "without title"
-    if not re.match(r"\d{4}-\d\d-\d\d$", values["release_date"]):
-        return "without release date"
-    if not values["overview"] or values["overview"].lower().startswith("no overview"):
-        return "without overview"
-    return None
+    """Why a row is not used; None if it is."""
+    film, text = values["id"], values["overview"].lower()
+    defects = {  # a broken quote shifts the cells: a date stands in the id column
+        "malformed": None in row or None in row.values() or film and not film.isdigit(),
+        "with an id seen before": film and film in seen,
+        "without title": not values["title"],
+        "without release date": not re.match(r"\d{4}-\d\d-\d\d$", values["release_date"]),
+        "without overview": not text or text.startswith("no overview")}
+    return next((what for what, is_so in defects.items() if is_so), None)
 
 
 def plain_title(title: str) -> str:

@@ -14,7 +14,6 @@ import polars as pl
 
 from bst.config import DataConfig
 from bst.data.formats import open_reading, read_tables
-from bst.data.raw import CHUNK
 from bst.data.schema import FIRST_IDX, Tables
 from bst.data.sequences import (
     SequenceStore,
@@ -73,27 +72,28 @@ def _with_files(config: DataConfig) -> DataConfig:
     return replace(config, data=folder, metadata=folder / "movies_metadata.csv")
 
 
-def stream_store(
-    source: Path | DataConfig, folder: Path, *, chunk_bytes: int = CHUNK, part_bytes: int = PART,
-    **options,
-) -> None:
+def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 
     It grows with users, items, the ratings of the busiest range of users, and with bad rows if
     `on_bad` is `quarantine`. Until it is done, `folder` holds about as much again.
 
-    Source and options are those of `read_tables`; `folder` also gets its reports. `chunk_bytes` of
-    the ratings file are checked, and about `part_bytes` sorted, at a time.
+    Source and options are those of `read_tables`; `folder` also gets its reports.
 
     Raises:
         DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
     """
-    reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes)
+    reading = open_reading(source, folder, options)
     num_users = len(reading.users)
-    count = 1 + reading.files.size(reading.layout.ratings.name) // part_bytes
+    count = 1 + reading.files.size(reading.layout.ratings.name) // PART
+    of_part = pl.col("user_row").cast(pl.Int64) * count // num_users  # a range of users each
     with StoreWriter(folder) as writer:
         for ratings in reading.ratings():
-            _share_out(ratings, writer, num_users, count)
+            parts = ratings.select(*ROW.names, part=of_part).partition_by(
+                "part", include_key=False, as_dict=True)
+            for (part,), rows in parts.items():
+                with writer.writing(str(part), "ab") as file:
+                    file.write(rows.to_numpy(structured=True))
         sizes = np.zeros(num_users, dtype=np.int64)
         for part in filter(Path.exists, (writer.scratch / str(k) for k in range(count))):
             rows = reading.kept(pl.DataFrame(np.fromfile(part, dtype=ROW)))
@@ -105,13 +105,3 @@ def stream_store(
         reading.finish(int(sizes.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(sizes)]))
         writer.finish(reading.users, reading.movies, reading.files.sha256)
-
-
-def _share_out(ratings: pl.DataFrame, writer: StoreWriter, num_users: int, count: int) -> None:
-    """Append each rating to the file of its user's range, of `count` of them, in file order."""
-    part = pl.col("user_row").cast(pl.Int64) * count // num_users
-    parts = ratings.select(*ROW.names, part=part).partition_by(
-        "part", include_key=False, as_dict=True)
-    for (name,), rows in parts.items():
-        with writer.writing(str(name), "ab") as file:
-            file.write(rows.to_numpy(structured=True))

@@ -82,7 +82,7 @@ class File:
     quoted: bool = False  # a cell may stand in quotes, which end on its line
     texts: Set[str] = frozenset()  # keys of what is text by the file's own types
 
-    def blocks(self, files: RawFiles, chunk_bytes: int) -> Iterator[pl.DataFrame]:
+    def blocks(self, files: RawFiles) -> Iterator[pl.DataFrame]:
         """The rows, blank lines left out: line, raw (its text), reason (null: none), and `place`.
 
         Cells are text without blanks around, "" where there is none.
@@ -91,7 +91,7 @@ class File:
             yield from self._parquet(files)
             return
         first = 1
-        for content in files.chunks(self.name, chunk_bytes):
+        for content in files.chunks(self.name, CHUNK):
             text = pl.DataFrame({"raw": [content.decode(self.encoding, "replace")]})
             lines = text.select(pl.col("raw").str.split("\n").explode().str.strip_chars_end("\r"))
             is_row = (pl.col("raw") != "") & (pl.col("line") > self.header)
@@ -125,26 +125,22 @@ class File:
                 "").str.strip_chars() for name, k in at.items()})
 
     def _parsed(self, line: str) -> tuple[str | None, list[str]]:
-        """What is wrong with a line of JSON or with quotes, and its fields."""
+        """What is wrong with a line of JSON or with quotes, and its cells or fields."""
         try:
-            return None, self._object(line) if self.kind == "json" else next(
-                csv.reader([line], delimiter=self.separator, strict=True))
-        except (ValueError, csv.Error) as error:
-            what = f"broken quotes ({error})" if self.quoted else str(error)
-            return what, line.split(self.separator)
-
-    def _object(self, line: str) -> list[str]:
-        try:  # numbers stay as they are written
+            if self.kind == "lines":
+                return None, next(csv.reader([line], delimiter=self.separator, strict=True))
             found = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
             values = [found.get(key) for key in self.place.values()]
-        except (ValueError, RecursionError, AttributeError) as error:
-            raise ValueError("no JSON object") from error
+        except csv.Error as error:
+            return f"broken quotes ({error})", []
+        except (ValueError, RecursionError, AttributeError):
+            return "no JSON object", []
         cells = ["|".join(map(str, value)) if isinstance(value, list) else value or ""
                  for value in values]
         for name, cell in zip(self.place, cells, strict=True):
             if not isinstance(cell, str) or "\0" in cell:
-                raise ValueError(f"{name} is neither a number nor text")
-        return cells
+                return f"{name} is neither a number nor text", []
+        return None, cells
 
     def _parquet(self, files: RawFiles) -> Iterator[pl.DataFrame]:
         """The rows of a parquet file, some at a time; numbers as they would be written."""
@@ -195,17 +191,15 @@ class Reading:
         files: the data set, written as `layout` says.
         config: on_bad, repeats (the last or first by time, then by line) and metadata.
         report_dir: folder of bad_rows.csv; None: the current one.
-        chunk_bytes: of the ratings file that are looked at together.
 
     Raises:
         DataError: a file cannot be read; from `finish`: what config does not let pass.
     """
 
     def __init__(self, files: RawFiles, layout: Layout, config: DataConfig, *,
-                 report_dir: Path | None = None, chunk_bytes: int = CHUNK) -> None:
-        self.files, self.layout, self.config = files, layout, config
+                 report_dir: Path | None = None) -> None:
+        self.files, self.layout, self.config, self.report_dir = files, layout, config, report_dir
         self.bad = BadRows(config.on_bad)
-        self.report_dir, self.chunk_bytes = report_dir, chunk_bytes
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
         self.movies = layout.movies and table(
@@ -242,7 +236,7 @@ class Reading:
     def _good_rows(self, bad: BadRows) -> Iterator[pl.DataFrame]:
         """By block, with stars, seconds and rows of tables; the others go to `bad`."""
         self.total, self.num_milli, file = 0, 0, self.layout.ratings
-        for rows in file.blocks(self.files, self.chunk_bytes):
+        for rows in file.blocks(self.files):
             self.total += len(rows)
             if file.place["timestamp"] is None:
                 since = pl.col("line").cast(pl.Int64) - 1 - file.header
@@ -383,7 +377,7 @@ def table(
 ) -> pl.DataFrame:
     """Good rows of a file with one row per id, which comes first; bad ones go to `bad`."""
     (of_id, *_), (key, *_), rows = schema, file.place.values(), {}
-    for block in file.blocks(files, CHUNK):
+    for block in file.blocks(files):
         for line, raw, reason, *cells in block.select(
                 "line", "raw", "reason", *file.place).iter_rows():
             try:

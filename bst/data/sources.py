@@ -63,16 +63,14 @@ class RawFiles:
             DataError: the file is missing, damaged, empty or no text, or a line is longer than a
                 block.
         """
-        is_blank = True
         with self._unpacked(name) as file:
-            for number, lines in enumerate(_whole_lines(file, name, chunk_bytes)):
-                if number == 0:
-                    _refuse_binary(f"{self.source}: {name}", lines)
-                    lines = lines.removeprefix(b"\xef\xbb\xbf")
-                is_blank = is_blank and (not lines or lines.isspace())
-                yield lines
-        if is_blank:
-            raise DataError(f"{self.source}: {name} is empty, expected a row a line")
+            blocks = _whole_lines(file, name, chunk_bytes)
+            first = next(blocks, b"").removeprefix(b"\xef\xbb\xbf")
+            if not first.strip():
+                raise DataError(f"{self.source}: {name} is empty, expected a row a line")
+            _refuse_binary(f"{self.source}: {name}", first)
+            yield first
+            yield from blocks
 
     def whole(self, name: str) -> Path | bytes:
         """A file for random access: its path, or its unpacked content."""

@@ -159,9 +159,10 @@ FACTS = st.lists(st.tuples(IDS, IDS, st.sampled_from([-10.0, 0.0, 0.125, 3.0, 0.
 
 
 @quietly
-@given(rows=FACTS, chunk_bytes=st.sampled_from([60, 2**20]))
-def test_csv_json_and_parquet_of_the_same_ratings_give_one_store(tmp_path, rows, chunk_bytes):
+@given(rows=FACTS)
+def test_csv_json_and_parquet_of_the_same_ratings_give_one_store(tmp_path, monkeypatch, rows):
     """In memory as in parts; ids come back as they are; the latest rating of a pair counts."""
+    monkeypatch.setattr("bst.data.preparation.PART", 200)
     names = ("user", "item", "rating", "timestamp")
     write_rows(tmp_path / "a.csv", [names, *rows])
     (tmp_path / "a.jsonl").write_text("".join(
@@ -174,8 +175,7 @@ def test_csv_json_and_parquet_of_the_same_ratings_give_one_store(tmp_path, rows,
     latest = {(str(u), str(i)): (r, t) for u, i, r, t in sorted(rows, key=lambda row: row[3])}
     digests = set()
     for kind in ("csv", "jsonl", "parquet"):
-        stream_store(tmp_path / f"a.{kind}", tmp_path / "parts", part_bytes=200,
-                     chunk_bytes=2**20 if kind == "jsonl" else chunk_bytes + 2**10)
+        stream_store(tmp_path / f"a.{kind}", tmp_path / "parts")
         store = build_sequences(read_tables(tmp_path / f"a.{kind}"))
         digests |= {store.digest, load_store(tmp_path / "parts").digest}
     assert len(digests) == 1
@@ -288,7 +288,6 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
     assert "2 of 41 movies (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
 
 
-ID_RANGE = f"is not in 1..{2**63 - 1}"
 BAD = {
     "ml-1m": [
         ("ratings.dat", "1::5::9::978300760", "rating '9' is not in 1..5"),
@@ -302,10 +301,7 @@ BAD = {
         ("users.dat", "2::f::1::10::48067", "sex 'f' is not F or M"),
         ("users.dat", "1::F::1::10::48067", "id 1 stands on an earlier line too"),
         ("users.dat", "2::F::2::10::48067", "age '2' is not one of the codes ['1', '18', "),
-        ("users.dat", f"{2**63}::F::1::1::4", f"user '{2**63}' {ID_RANGE}"),
         ("users.dat", "2::F::1::-1::4", "occupation '-1' is not a whole number"),
-        ("movies.dat", "0::A::B", f"item '0' {ID_RANGE}"),
-        ("movies.dat", "06::A::B", "item '06' is not a whole number"),
     ],
     "ml-100k": [
         ("u.data", "1\t5\t3.5\t978300760", "rating '3.5' is not a whole number"),

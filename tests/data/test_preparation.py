@@ -60,7 +60,7 @@ def outcome(build, source: Path, folder: Path, **options) -> tuple[str | None, d
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6), tie_share=st.sampled_from([0.0, 0.5, 1.0]),
-       chunk_bytes=st.sampled_from([64, 301, 4096]), parts=st.sampled_from([1, 3, 16]),
+       chunk=st.sampled_from([64, 301, 4096]), parts=st.sampled_from([1, 3, 16]),
        alone=st.booleans(), on_bad=st.sampled_from(["stop", "quarantine"]),
        bad=st.just([]) | st.lists(
            st.tuples(st.integers(0, 200), st.sampled_from([*BAD, REPEAT, REPEAT])), max_size=14),
@@ -68,18 +68,19 @@ def outcome(build, source: Path, folder: Path, **options) -> tuple[str | None, d
            lambda c: c, lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c,
            lambda c: c.rstrip(), lambda c: b"\n" + c.replace(b"\n", b"\n\n", 3)]))
 def test_any_chunks_and_parts_give_the_files_and_the_words_of_the_store_in_memory(
-        tmp_path_factory, seed, tie_share, chunk_bytes, parts, alone, on_bad, bad, wrap):
+        tmp_path_factory, seed, tie_share, chunk, parts, alone, on_bad, bad, wrap):
     work = tmp_path_factory.mktemp("work")
     source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, bad=bad, wrap=wrap)
-    part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
+    part = -(-(source / "ratings.dat").stat().st_size // parts)
     if alone:  # a table without users and items: a big file is read twice
         rows = (source / "ratings.dat").read_text("latin-1")
         source = work / "ratings.csv"
         source.write_text("user::item::rating::time\n" + rows, encoding="utf-8")
     expected = outcome(in_memory, source, work / "one", on_bad=on_bad)
-    found = outcome(stream_store, source, work / "other", on_bad=on_bad, chunk_bytes=chunk_bytes,
-                    part_bytes=part_bytes)
-    assert found == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bst.data.raw.CHUNK", chunk)
+        patch.setattr("bst.data.preparation.PART", part)
+        assert outcome(stream_store, source, work / "other", on_bad=on_bad) == expected
 
 
 def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path):
@@ -95,8 +96,9 @@ def test_bad_rows_come_in_the_order_of_the_lines_whatever_their_defect(tmp_path)
 def test_threads_change_no_byte(tmp_path, threads):
     source = raw_folder(tmp_path / "raw", num_ratings=700)
     in_memory(source, tmp_path / "one")
-    code = ("import sys; from pathlib import Path; from bst.data.preparation import stream_store; "
-            "stream_store(Path(sys.argv[1]), Path(sys.argv[2]), chunk_bytes=5000, part_bytes=4000)")
+    code = ("import sys; from pathlib import Path; from bst.data import preparation, raw; "
+            "raw.CHUNK, preparation.PART = 5000, 4000; "
+            "preparation.stream_store(*map(Path, sys.argv[1:]))")
     subprocess.run([sys.executable, "-c", code, str(source), str(tmp_path / "other")], cwd=ROOT,
                    env={**os.environ, "POLARS_MAX_THREADS": threads}, check=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
@@ -129,11 +131,12 @@ def test_a_full_disk_is_one_line_and_the_old_store_stays(tmp_path):
     assert contents(out) == before
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("bst.data.raw.CHUNK", 1000)
     source = raw_folder(tmp_path / "raw")
     (source / "ratings.dat").write_bytes(b"1" * 10_000)
     with pytest.raises(DataError, match="ratings.dat: a line of more than 1,000 bytes"):
-        stream_store(source, tmp_path / "store", chunk_bytes=1000)
+        stream_store(source, tmp_path / "store")
 
 
 def test_columns_are_what_numpy_saves_and_the_digest_is_of_the_whole(tmp_path):
