@@ -66,10 +66,10 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
     """
     reading = open_reading(source, options, report_dir=report_dir)
     ratings = reading.kept(pl.concat(reading.ratings(), rechunk=True))  # or numpy copies
-    movies = reading.finish(len(ratings))
-    return Tables(reading.users, movies, ratings.select(
+    reading.finish(len(ratings))
+    return Tables(reading.users, reading.movies, ratings.select(
         user_id=reading.users["user_id"].gather(ratings["user_row"]),
-        item_id=movies["item_id"].gather(ratings["item_row"]),
+        item_id=reading.movies["item_id"].gather(ratings["item_row"]),
         rating="rating", timestamp="timestamp"), reading.files.sha256)
 
 

@@ -102,17 +102,16 @@ def stream_store(
             sizes += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"].to_numpy() + np.int32(FIRST_IDX),
                           rating=rows["rating"], timestamp=rows["timestamp"])
-        movies = reading.finish(int(sizes.sum()))
+        reading.finish(int(sizes.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(sizes)]))
-        writer.finish(reading.users, movies, reading.files.sha256)
+        writer.finish(reading.users, reading.movies, reading.files.sha256)
 
 
 def _share_out(ratings: pl.DataFrame, writer: StoreWriter, num_users: int, count: int) -> None:
     """Append each rating to the file of its user's range, of `count` of them, in file order."""
-    rows = ratings.select(ROW.names).to_numpy(structured=True)
-    part = rows["user_row"].astype(np.int64) * count // num_users
-    order = np.argsort(part, kind="stable")
-    names, begin = np.unique(part[order], return_index=True)
-    for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=False):
+    part = pl.col("user_row").cast(pl.Int64) * count // num_users
+    parts = ratings.select(*ROW.names, part=part).partition_by(
+        "part", include_key=False, as_dict=True)
+    for (name,), rows in parts.items():
         with writer.writing(str(name), "ab") as file:
-            file.write(piece)
+            file.write(rows.to_numpy(structured=True))

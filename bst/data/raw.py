@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from bst.config import DataConfig, OnBad
 from bst.data.overviews import merge_overviews
@@ -43,13 +44,9 @@ class BadRows:
 
     def __init__(self, on_bad: OnBad) -> None:
         self.on_bad, self.count, self.rows = on_bad, 0, []
-        self.lost: dict[str, set[str]] = {"user_id": set(), "item_id": set()}  # named in bad rows
-        self.followers = 0  # ratings of those, which are left out without a reason of their own
 
     def add(self, file: str, rows: pl.DataFrame) -> None:
-        """Note rows in file order: columns line, reason ("": it follows from a lost one), raw."""
-        self.followers += (rows["reason"] == "").sum()
-        rows = rows.filter(pl.col("reason") != "")
+        """Note rows in file order: columns line, reason, raw (its text)."""
         self.count += len(rows)
         kept = rows if self.on_bad == "quarantine" else rows.head(SHOWN)
         self.rows += [{"file": file, **row} for row in
@@ -67,8 +64,7 @@ class BadRows:
                             + "; correct them, or leave them out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(self.rows).write_csv(folder / "bad_rows.csv")
-        more = f" and {self.followers:,} ratings of them" * bool(self.followers)
-        print(f"left out {self.count} bad rows{more}, listed in {folder}/bad_rows.csv: {listed}")
+        print(f"left out {self.count} bad rows, listed in {folder}/bad_rows.csv: {listed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +152,9 @@ class File:
             scan = scan.select(**{name: pl.lit("") if key is None else pl.col(key)
                                   for name, key in self.place.items()})
             for begin in range(0, scan.select(pl.len()).collect().item(), PARQUET_ROWS):
-                part = scan.slice(begin, PARQUET_ROWS).collect()
-                part = pl.DataFrame([
-                    cells.dt.epoch("s") if cells.dtype in (pl.Date, pl.Datetime) else
-                    cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
-                    else cells for cells in part])
+                part = scan.slice(begin, PARQUET_ROWS).collect().with_columns(
+                    (cs.date() | cs.datetime()).dt.epoch("s"),
+                    cs.list().cast(pl.List(pl.String)).list.join("|"))
                 part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
                 yield part.with_columns(
                     raw=pl.concat_str(pl.all(), separator=","), reason=pl.lit(None, pl.String),
@@ -200,7 +194,7 @@ class Reading:
     Args:
         files: the data set, written as `layout` says.
         config: on_bad, repeats (the last or first by time, then by line) and metadata.
-        report_dir: folder of bad_rows.csv (None: the current one) and unmatched_movies.csv.
+        report_dir: folder of bad_rows.csv; None: the current one.
         chunk_bytes: of the ratings file that are looked at together.
 
     Raises:
@@ -216,15 +210,19 @@ class Reading:
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
         self.movies = layout.movies and table(
             files, layout.movies, layout.movie, MOVIE | layout.features, self.bad)
-        self.links = layout.links and dict(table(files, layout.links, _link, {
+        links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         if self.users is None or self.movies is None:
             self._complete()
         self.movies = movies_of(self.movies)
+        if config.metadata is not None:
+            self.movies = merge_overviews(self.movies, config.metadata, links=links)
+            files.sha256["movies_metadata.csv"] = sha256_of(config.metadata)
 
     def _complete(self) -> None:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
-        seen, file = {name: pl.Series([], dtype=pl.String) for name in CELLS[:2]}, self.layout.ratings
+        file, no_ids = self.layout.ratings, pl.Series([], dtype=pl.String)
+        seen = {"user": no_ids, "item": no_ids}
         for rows in self._good_rows(BadRows("stop")):
             seen = {name: pl.concat([ids, rows[name]]).unique() for name, ids in seen.items()}
         users, items = (
@@ -278,12 +276,9 @@ class Reading:
             (seconds.is_null(), _of("timestamp", "is neither seconds since 1970 UTC nor an ISO "
                                     "date")),
             (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050"))]
-        for name, file in (("user", self.layout.users), ("item", self.layout.movies)):
-            if file is not None:
-                is_strange, lost = pl.col(f"{name}_row") < 0, self.bad.lost[f"{name}_id"]
-                rules += [(is_strange & pl.col(name).is_in(lost), pl.lit("")),
-                          (is_strange, _of(name, f"is not in {file.name}"))]
-        return rules
+        return rules + [
+            (pl.col(f"{name}_row") < 0, _of(name, f"is not in {file.name}")) for name, file in
+            (("user", self.layout.users), ("item", self.layout.movies)) if file is not None]
 
     def _seconds(self, column: pl.Series) -> pl.Series:
         """Whole seconds since 1970 UTC; null where the text writes no time."""
@@ -309,10 +304,10 @@ class Reading:
         self.again.append(again.head(SHOWN))
         return ratings.filter("is_kept").drop("is_kept")
 
-    def finish(self, num_ratings: int) -> pl.DataFrame:
-        """The items with their overviews, once all ratings are read and what was odd is told."""
-        name, metadata = self.layout.ratings.name, self.config.metadata
-        most = 2 * (self.bad.count + self.bad.followers) > self.total
+    def finish(self, num_ratings: int) -> None:
+        """Tell what was odd, once all ratings are read."""
+        name, place = self.layout.ratings.name, self.layout.ratings.place
+        most = 2 * self.bad.count > self.total
         self.bad.report(Path(self.report_dir or "."),
                         f"most rows of {name} are bad: {self.layout.otherwise}; " * most)
         if not num_ratings:
@@ -323,17 +318,11 @@ class Reading:
             self._tell_repeats(name)
         if self.num_milli:
             print(f"{name}: {self.num_milli:,} of {self.total:,} times are in milliseconds")
-        if self.layout.ratings.place["timestamp"] is None:
+        if place["timestamp"] is None:
             print(f"{name} has no times: the order of its lines counts")
-        if self.layout.ratings.place["rating"] is None:
+        if place["rating"] is None:
             print(f"{name} has no ratings: each row counts as a 1, so stars say nothing; train "
                   "with --interest 0.1 and rank --by interest")
-        if metadata is None:
-            return self.movies
-        movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
-                                 links=self.links)
-        self.files.sha256["movies_metadata.csv"] = sha256_of(metadata)
-        return movies
 
     def _tell_repeats(self, name: str) -> None:
         many = f"{self.num_again:,} ratings of an item that the user has rated already"
@@ -407,7 +396,6 @@ def table(
                 rows[row[0]] = row
             except ValueError as error:
                 bad.add(file.name, pl.DataFrame({"line": line, "reason": str(error), "raw": raw}))
-                bad.lost.get(of_id, set()).add(cells[0])
     found = pl.DataFrame([*rows.values()], {**schema, of_id: pl.String}, orient="row")
     return found.with_columns(ids_of(found[of_id], key in file.texts))
 

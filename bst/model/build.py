@@ -106,8 +106,7 @@ def _scale(number: np.ndarray) -> tuple[float, float, bool]:
 
 def genre_names(movies: pl.DataFrame) -> tuple[str, ...]:
     """All genres of a table of items, in alphabetical order."""
-    names = movies["genres"].explode(empty_as_null=True).drop_nulls().unique()
-    return tuple(sorted(names.to_list()))
+    return tuple(sorted({name for of in movies["genres"].to_list() for name in of}))
 
 
 def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import polars as pl
@@ -65,13 +65,7 @@ def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
 def test_a_kill_between_two_files_leaves_no_store_of_two_halves(
         store, tmp_path, monkeypatch, number):
     save_store(store, tmp_path)
-    real, left = os.replace, iter(range(number))
-
-    def kill(source, target):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        real(source, target)
-
+    kill = Mock(wraps=os.replace, side_effect=[DEFAULT] * number + [KeyboardInterrupt])
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
         save_store(replace(store, rating=store.rating + 1), tmp_path)
