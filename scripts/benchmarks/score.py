@@ -43,6 +43,7 @@ def run(args: Args) -> list[Row]:
     recommender, rng = Recommender.from_pretrained(args.model), np.random.default_rng(0)
     people = [a_history(recommender, rng) for _ in range(args.requests)]
     ways = {"Recommender": lambda person: recommender.recommend(person, k=10),
+            "exactly": lambda person: recommender.recommend(person, k=10, exact=True),
             "exported program": by_program(recommender)}
     taken = {name: [] for name in ways}
     clock = time.process_time if args.threads == 1 else time.perf_counter
@@ -56,13 +57,14 @@ def run(args: Args) -> list[Row]:
         print_profile(lambda: recommender.recommend(people[0], k=10))
     rows, unit = [], f"{'CPU ' * (args.threads == 1)}ms"
     for quantile in (50, 99):
-        ours, program = (float(np.percentile(taken[name][len(people):], quantile))
-                         for name in ways)
+        ours, exact, program = (float(np.percentile(taken[name][len(people):], quantile))
+                                for name in ways)
         work = f"top 10 of {len(recommender.catalogue.ids):,} films, p{quantile}"
-        goal = {"goal": 1.0, "met": ours <= GOAL_MS} if quantile == 50 else {}
-        rows += [Row(work, ours, unit, "goal", GOAL_MS, GOAL_MS / ours, **goal),
-                 Row(f"{work}, exported program", program, unit, "Recommender", ours,
-                     ours / program)]
+        limit = GOAL_MS if quantile == 50 else 2 * GOAL_MS
+        rows += [Row(work, ours, unit, "goal", limit, limit / ours, goal=1.0, met=ours <= limit),
+                 Row(work, ours, unit, "exactly", exact, exact / ours),
+                 Row(f"{work}, exported program", program, unit, "exactly", exact, exact / program,
+                     goal=1 / 1.5, met=program <= 1.5 * exact)]
     return rows + of_many(args, recommender)
 
 
