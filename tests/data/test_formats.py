@@ -547,9 +547,10 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, movies):
     assert train_run(prepared, tmp_path / "run")
     store, split = prepared.store, prepared.split
     label = store.rating[split.test]
-    score, star = (v[split.test] for v in predict_run(prepared, tmp_path / "run", "test"))
+    score = predict_run(prepared, tmp_path / "run", "test")[split.test]
+    star = np.array(levels)[np.abs(score[:, None] - np.array(levels)).argmin(axis=1)]
     assert (levels[0] <= score).all() and (score <= levels[-1]).all()
-    assert set(star.tolist()) <= set(levels) and len(set(star.tolist())) > 1
+    assert len(set(star.tolist())) > 1
     ours = compare(prepared, tmp_path / "run")[0]
     assert ours["mae"] == pytest.approx(np.abs(score.astype(np.float64) - label).mean())
     assert ours["mae_star"] == pytest.approx(np.abs(star.astype(np.float64) - label).mean())

@@ -32,7 +32,7 @@ from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
 from scripts.support.service import listen, serving
-from tests.command import call, start
+from tests.command import call, start, until
 from tests.conftest import keep, refused
 
 T = 978_000_000
@@ -76,13 +76,6 @@ def numbers(port: int) -> Counter:
     rows = ask(port, "/metrics").body.decode().splitlines()
     return Counter({row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
                     for row in rows if row[0] != "#"})
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
