@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bst.config import DataConfig
 from bst.data.formats import layout_of, read_tables
-from bst.data.overviews import read_metadata
 from bst.data.sources import RawFiles
 from bst.training.checkpoint import config_of, load_fitted, load_model, load_resume
 from bst.utils.errors import DataError
@@ -114,7 +114,7 @@ def test_a_damaged_zip_is_read_or_is_a_data_error(tmp_path, damages, method):
 
     def read():
         files = RawFiles(path)
-        layout_of(files)
+        layout_of(files, DataConfig())
         return [b"".join(files.chunks(name, 2**20)).decode() for name in good]
 
     assert good_or_refused(read) in (None, list(good.values()))
@@ -130,10 +130,3 @@ def test_a_zip_with_odd_names_is_refused_in_one_line(tmp_path, name, stored, tol
     (tmp_path / "all.zip").write_bytes(content.replace(name.encode(), stored))
     with refused(told):
         read_tables(tmp_path / "all.zip")
-
-
-def test_a_cell_of_the_metadata_without_end_is_a_data_error(tmp_path):
-    head = "id,title,original_title,overview,release_date\n"
-    (tmp_path / "m.csv").write_text(head + '1,a,a,"' + "x" * (2**24 + 1))
-    with refused("m.csv:2: field larger than field limit"):
-        read_metadata(tmp_path / "m.csv")

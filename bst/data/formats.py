@@ -26,7 +26,6 @@ MOVIELENS = {"ml-1m": ML_1M, "ml-10m": ML_10M, "ml-100k": ML_100K}
 EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same without users.dat), "
             "ml-100k (u.data, u.item, u.user) or a table (ratings.csv, or one file: .csv, .tsv, "
             ".jsonl, .parquet, .inter, each also .gz)")
-LARGEST = 10**6  # magnitude of a rating of a table
 RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
 BESIDE = {  # of the tables beside them, with their columns, those that need not be there last
     "movies": ("movies|items|books|products", ("item",), ("title", "genres", "date", "text")),
@@ -44,11 +43,9 @@ NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
     "text": "text overview description summary plot synopsis",
     "sex": "sex gender", "age": "age", "occupation": "occupation", "zip": "zip zipcode",
 }
-TOLD = {"user": "user", "item": "item", "rating": "rating", "time": "timestamp",  # by --columns
-        "title": "title", "genres": "genres", "text": "text", "year": "date"}
+TOLD = (*CELLS, "title", "genres", "text", "date")  # by --columns
+SHORT = {"time": "timestamp", "year": "date"}  # what it calls them
 NONE = "none"  # instead of the name of the column of ratings
-KEY = ("user_row", "item_row", "timestamp", "line")  # by which repeats are found
-AUTO = DataConfig()
 HINTS = {
     r"\[": "a JSON array, expected an object a line; convert it with jq -c '.[]'",
     "[0-9]+:$": "the Netflix Prize, expected a rating a line: user,item,rating,date, read with "
@@ -68,13 +65,11 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
         DataError: as `Reading`; or no one format fits.
     """
     reading = open_reading(source, options, report_dir=report_dir)
-    ratings = pl.concat(reading.ratings(), rechunk=True)  # or numpy copies at each look
-    keep = reading.kept(*(ratings[name].to_numpy() for name in KEY))
-    ratings = ratings if keep.all() else ratings.filter(keep)
-    movies = reading.finish(len(ratings))
-    return Tables(reading.users, movies, ratings.select(
+    ratings = reading.kept(pl.concat(reading.ratings(), rechunk=True))  # or numpy copies
+    reading.finish(len(ratings))
+    return Tables(reading.users, reading.movies, ratings.select(
         user_id=reading.users["user_id"].gather(ratings["user_row"]),
-        item_id=movies["item_id"].gather(ratings["item_row"]),
+        item_id=reading.movies["item_id"].gather(ratings["item_row"]),
         rating="rating", timestamp="timestamp"), reading.files.sha256)
 
 
@@ -85,7 +80,7 @@ def open_reading(source: Path | DataConfig, options: dict, **how) -> Reading:
     return Reading(files, layout_of(files, config), config, **how)
 
 
-def layout_of(files: RawFiles, config: DataConfig = AUTO) -> Layout:
+def layout_of(files: RawFiles, config: DataConfig) -> Layout:
     """The layout of a data set.
 
     Raises:
@@ -137,8 +132,7 @@ def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) 
         flag = "--item-features" if features else "--columns"
         raise DataError(f"{flag}: {files.source} holds no table of items beside {ratings}, "
                         "expected one such as items.csv, movies.jsonl or books.parquet")
-    return Layout(ratings=file, scale=(-LARGEST, LARGEST), is_whole=False, user=_user,
-                  movie=lambda *cells: cells, **beside,
+    return Layout(ratings=file, user=_user, movie=lambda *cells: cells, **beside,
                   features={FEATURE + name: pl.String for name in features})
 
 
@@ -148,10 +142,11 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
     is_ratings = "rating" in wanted
     places = {told[column] for column in CELLS if column in told} - {NONE}
     by_place = is_ratings and bool(places) and all(map(str.isdecimal, places))
-    options = {"kind": "parquet"}
     if re.search(r"\.parquet(\.gz)?$", name, re.IGNORECASE):
         with scan_parquet(files, name) as scan:
-            titles = scan.collect_schema().names()
+            types = scan.collect_schema()
+        titles, options = types.names(), {"kind": "parquet", "texts": {
+            title for title, dtype in types.items() if dtype == pl.String}}
     else:
         start = next(files.chunks(name, 2**16))
         titles, options = _first_line(f"{files.source}: {name}", start.partition(b"\n")[0])
@@ -168,11 +163,10 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             column not in told)
         if len(found) != 1 and not is_none:
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
-            key = next((key for key, cell in TOLD.items() if cell == column), column)
             raise DataError(
                 f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
                 f"in the header {', '.join(titles)[:500]!r}, expected one" + (
-                    f"; say which with --columns {key}=NAME" * (column in wanted + optional)) + (
+                    f"; say which with --columns {column}=NAME" * (column in wanted + optional)) + (
                     ", or, if line 1 is a row, with --columns 1,2,3,4; a rating may be any number, "
                     "such as a count, and rating=none: there are no ratings" * is_ratings))
         place[column] = None if is_none else found[0] if "count" in options else titles[found[0]]
@@ -188,13 +182,14 @@ def _told(columns: str | None) -> dict[str, str]:
     """What --columns says: names of columns or, of all of the ratings, places from 1."""
     parts = [part.strip() for part in columns.split(",")] if columns else []
     if all(part.isdecimal() or part == NONE for part in parts) and len(parts) <= 4:
-        parts = [f"{key}={part}" for key, part in zip(TOLD, parts, strict=False)]
-    told = dict(part.split("=", 1) for part in parts if "=" in part)
-    if len(told) != len(parts) or not told.keys() <= TOLD.keys():
+        parts = map("=".join, zip(TOLD, parts, strict=False))
+    told = [part.partition("=") for part in parts]
+    found = {SHORT.get(name, name): column for name, _, column in told}
+    if len(found) != len(told) or not found.keys() <= {*TOLD} or "" in found.values():
         raise DataError(f"--columns {columns!r}: expected user=...,item=...,rating=...,time=... "
                         "with names or places, or places alone, such as 1,2,3,4; of an item table "
                         "title=...,genres=...,text=...,year=...")
-    return {TOLD[key]: value for key, value in told.items()}
+    return found
 
 
 def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
@@ -202,7 +197,9 @@ def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
     text = line.decode("utf-8", "replace").rstrip("\r")
     try:
         if text.startswith("{"):
-            return list(json.loads(text)), {"kind": "json"}
+            found = json.loads(text)
+            texts = {title for title, value in found.items() if isinstance(value, str)}
+            return list(found), {"kind": "json", "texts": texts}
         plain = re.sub('"[^"]*"', "", text)
         separator = max(filter(plain.count, SEPARATORS), key=plain.count, default=" ")
         quoted = len(separator) == 1

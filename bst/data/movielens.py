@@ -7,8 +7,10 @@ ml-100k  u.user, u.item, u.data in latin-1; `|` and tabs. An age in years become
 """
 
 import re
+from collections.abc import Sequence
 
-from bst.data.raw import File, Layout, whole
+from bst.data.raw import CELLS, MOVIE, File, Layout, whole
+from bst.data.schema import USERS
 
 AGES = ("1", "18", "25", "35", "45", "50", "56")  # codes of MovieLens-1M: youngest of the group
 GENRES = ("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
@@ -55,27 +57,25 @@ def _id(value: str, name: str) -> str:
     return value
 
 
-def _file(name: str, separator: str, count: int, **options) -> File:
-    """A file of which all fields are read."""
-    place = {f"field {k}": k for k in range(count)}
-    return File(**{"name": name, "separator": separator, "count": count, "place": place,
-                   "encoding": "latin-1", **options})
+def _file(name: str, separator: str, cells: Sequence[str], encoding: str = "latin-1") -> File:
+    """A file with these cells, of which all are read."""
+    return File(name=name, separator=separator, count=len(cells), encoding=encoding,
+                place={cell: k for k, cell in enumerate(cells)})
 
 
-RATING = {"user": 0, "item": 1, "rating": 2, "timestamp": 3}
 ML_1M = Layout(
-    ratings=_file("ratings.dat", "::", 4, place=RATING),
-    users=_file("users.dat", "::", 5), user=_user_1m,
-    movies=_file("movies.dat", "::", 3), movie=_movie_1m,
+    ratings=_file("ratings.dat", "::", CELLS), is_stars=True,
+    users=_file("users.dat", "::", USERS), user=_user_1m,
+    movies=_file("movies.dat", "::", list(MOVIE)[:3]), movie=_movie_1m,
     otherwise="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
-    ratings=_file("ratings.dat", "::", 4, place=RATING, encoding="utf-8"),
-    scale=(-100, 100), is_whole=False, user=_user_1m,
-    movies=_file("movies.dat", "::", 3, encoding="utf-8"), movie=_movie_1m,
+    ratings=_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,
+    movies=_file("movies.dat", "::", list(MOVIE)[:3], "utf-8"), movie=_movie_1m,
 )
 ML_100K = Layout(
-    ratings=_file("u.data", "\t", 4, place=RATING),
-    users=_file("u.user", "|", 5), user=_user_100k,
-    movies=_file("u.item", "|", 5 + len(GENRES)), movie=_movie_100k,
+    ratings=_file("u.data", "\t", CELLS), is_stars=True,
+    users=_file("u.user", "|", ("user_id", "age", "sex", "occupation", "zip")), user=_user_100k,
+    movies=_file("u.item", "|", ("item_id", "title", "date", "video", "url", *GENRES)),
+    movie=_movie_100k,
 )

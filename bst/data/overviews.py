@@ -20,19 +20,17 @@ csv.field_size_limit(2**24)
 
 
 def merge_overviews(
-    movies: pl.DataFrame, metadata: Path, *, report_dir: Path | None = None,
-    links: dict[int, str] | None = None,
+    movies: pl.DataFrame, metadata: Path, *, links: dict[int, str] | None = None
 ) -> pl.DataFrame:
     """Fill `overview` and `match` of each movie; one film to one row of the metadata.
 
     A film that has one keeps it; one whose TMDB id is linked takes the row of that id. Of the rest,
     titles must be equal, exactly or normalised (`title_keys`); the release year equal, then off by
-    1, then by 2. Prints how many matched and how; writes unmatched_movies.csv.
+    1, then by 2. Prints how many matched and how.
 
     Args:
         movies: columns of `schema.MOVIES`.
         metadata: Kaggle's movies_metadata.csv.
-        report_dir: folder of unmatched_movies.csv; None: nothing is written.
         links: TMDB id of each item_id that has one.
     """
     films, defects = read_metadata(metadata)
@@ -61,11 +59,11 @@ def merge_overviews(
                 "normalised" if differs else "exact"
     merged = movies.with_columns(pl.Series("overview", overview, dtype=pl.String),
                                  pl.Series("match", match))
-    _print_match(merged, defects, report_dir)
+    _print_match(merged, defects)
     return merged
 
 
-def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None) -> None:
+def _print_match(movies: pl.DataFrame, defects: Counter) -> None:
     how = Counter(movies["match"])
     found = len(movies) - how["none"]
     ways = ", ".join(f"{how[way]:,} {way}" for way in (
@@ -74,10 +72,6 @@ def _print_match(movies: pl.DataFrame, defects: Counter, report_dir: Path | None
     if defects:
         print("metadata rows not used:",
               ", ".join(f"{count:,} {what}" for what, count in sorted(defects.items())))
-    if report_dir is not None:
-        report_dir.mkdir(parents=True, exist_ok=True)
-        unmatched = movies.filter(pl.col("match") == "none").select("item_id", "title", "year")
-        unmatched.write_csv(report_dir / "unmatched_movies.csv")
 
 
 def read_metadata(path: Path) -> tuple[list[dict], Counter]:

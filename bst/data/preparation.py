@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from bst.config import DataConfig
-from bst.data.formats import KEY, open_reading, read_tables
+from bst.data.formats import open_reading, read_tables
 from bst.data.raw import CHUNK
 from bst.data.schema import FIRST_IDX, Tables
 from bst.data.sequences import (
@@ -22,7 +22,6 @@ from bst.data.sequences import (
     build_sequences,
     load_store,
     save_store,
-    time_order,
 )
 from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
@@ -89,8 +88,7 @@ def stream_store(
     Raises:
         DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
     """
-    reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes,
-                           is_small=False)
+    reading = open_reading(source, options, report_dir=folder, chunk_bytes=chunk_bytes)
     num_users = len(reading.users)
     count = 1 + reading.files.size(reading.layout.ratings.name) // part_bytes
     with StoreWriter(folder) as writer:
@@ -98,24 +96,22 @@ def stream_store(
             _share_out(ratings, writer, num_users, count)
         sizes = np.zeros(num_users, dtype=np.int64)
         for part in filter(Path.exists, (writer.scratch / str(k) for k in range(count))):
-            rows = np.fromfile(part, dtype=ROW)
+            rows = reading.kept(pl.DataFrame(np.fromfile(part, dtype=ROW)))
             part.unlink()
-            rows = rows[reading.kept(*(rows[name] for name in KEY))]
-            rows = rows[time_order(rows["user_row"], rows["timestamp"])]
+            rows = rows.sort("user_row", "timestamp", maintain_order=True)
             sizes += np.bincount(rows["user_row"], minlength=num_users)
-            writer.append(item_idx=rows["item_row"] + np.int32(FIRST_IDX), rating=rows["rating"],
-                          timestamp=rows["timestamp"])
-        movies = reading.finish(int(sizes.sum()))
+            writer.append(item_idx=rows["item_row"].to_numpy() + np.int32(FIRST_IDX),
+                          rating=rows["rating"], timestamp=rows["timestamp"])
+        reading.finish(int(sizes.sum()))
         writer.append(offsets=np.concatenate([[0], np.cumsum(sizes)]))
-        writer.finish(reading.users, movies, reading.files.sha256)
+        writer.finish(reading.users, reading.movies, reading.files.sha256)
 
 
 def _share_out(ratings: pl.DataFrame, writer: StoreWriter, num_users: int, count: int) -> None:
     """Append each rating to the file of its user's range, of `count` of them, in file order."""
-    rows = ratings.select(ROW.names).to_numpy(structured=True)
-    part = rows["user_row"].astype(np.int64) * count // num_users
-    order = np.argsort(part, kind="stable")
-    names, begin = np.unique(part[order], return_index=True)
-    for name, piece in zip(names, np.split(rows[order], begin[1:]), strict=False):
+    part = pl.col("user_row").cast(pl.Int64) * count // num_users
+    parts = ratings.select(*ROW.names, part=part).partition_by(
+        "part", include_key=False, as_dict=True)
+    for (name,), rows in parts.items():
         with writer.writing(str(name), "ab") as file:
-            file.write(piece)
+            file.write(rows.to_numpy(structured=True))

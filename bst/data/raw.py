@@ -7,17 +7,18 @@ line. A `Layout` says how one kind of data set is written.
 
 import csv
 import io
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from bst.config import DataConfig, OnBad
 from bst.data.overviews import merge_overviews
@@ -32,6 +33,7 @@ CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are
 YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
 MOVIE = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
 FEATURE = "feature "  # how the names of further ones begin
+LARGEST = 10**6  # magnitude of a rating
 UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of those
 NO_GENRE = ["", "(no genres listed)"]
 CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
@@ -42,11 +44,9 @@ class BadRows:
 
     def __init__(self, on_bad: OnBad) -> None:
         self.on_bad, self.count, self.rows = on_bad, 0, []
-        self.lost: dict[str, set[str]] = {"user_id": set(), "item_id": set()}  # named in bad rows
-        self.followers = 0  # ratings of those, which are left out without a reason of their own
 
     def add(self, file: str, rows: pl.DataFrame) -> None:
-        """Note rows: columns line, reason, raw (its text)."""
+        """Note rows in file order: columns line, reason, raw (its text)."""
         self.count += len(rows)
         kept = rows if self.on_bad == "quarantine" else rows.head(SHOWN)
         self.rows += [{"file": file, **row} for row in
@@ -56,22 +56,15 @@ class BadRows:
         """Raise if there are any and `on_bad` is `stop`; else list them in bad_rows.csv."""
         if not self.count:
             return
-        files = list(dict.fromkeys(row["file"] for row in self.rows))  # in the order of reading
-        rows = sorted(self.rows, key=lambda row: (files.index(row["file"]), row["line"]))
-        listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in rows[:SHOWN])
+        listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in self.rows[:SHOWN])
         listed = hint + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in listed)
         if self.on_bad == "stop":
             raise DataError(f"{self.count} bad rows, expected none: {listed}"
                             + "; ..." * (self.count > SHOWN)
                             + "; correct them, or leave them out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame(rows).write_csv(folder / "bad_rows.csv")
-        more = f" and {self.followers:,} ratings of them" * bool(self.followers)
-        print(f"left out {self.count} bad rows{more}, listed in {folder}/bad_rows.csv: {listed}")
-
-
-class Number(str):
-    """A number of a JSON file as it is written there: no text."""
+        pl.DataFrame(self.rows).write_csv(folder / "bad_rows.csv")
+        print(f"left out {self.count} bad rows, listed in {folder}/bad_rows.csv: {listed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,29 +76,29 @@ class File:
     place: dict[str, int | str | None]
     kind: Literal["lines", "json", "parquet"] = "lines"
     separator: str = ","
-    count: int = 0  # fields of a line
+    count: int = 0  # fields of a line, unless it is JSON
     encoding: str = "utf-8"
     header: bool = False  # line 1 names the columns
     quoted: bool = False  # a cell may stand in quotes, which end on its line
+    texts: Set[str] = frozenset()  # keys of what is text by the file's own types
 
-    def blocks(self, files: RawFiles, chunk_bytes: int, texts: set[str]) -> Iterator[pl.DataFrame]:
+    def blocks(self, files: RawFiles, chunk_bytes: int) -> Iterator[pl.DataFrame]:
         """The rows, blank lines left out: line, raw (its text), reason (null: none), and `place`.
 
-        Cells are text without blanks around, "" where there is none. `texts` gains the names of
-        cells that are text by the file's own types, whatever they spell.
+        Cells are text without blanks around, "" where there is none.
         """
         if self.kind == "parquet":
-            yield from self._parquet(files, texts)
+            yield from self._parquet(files)
             return
         first = 1
         for content in files.chunks(self.name, chunk_bytes):
             text = pl.DataFrame({"raw": [content.decode(self.encoding, "replace")]})
             lines = text.select(pl.col("raw").str.split("\n").explode().str.strip_chars_end("\r"))
             is_row = (pl.col("raw") != "") & (pl.col("line") > self.header)
-            yield self._cells(lines.with_row_index("line", first).filter(is_row), texts)
+            yield self._cells(lines.with_row_index("line", first).filter(is_row))
             first += content.count(b"\n")
 
-    def _cells(self, rows: pl.DataFrame, texts: set[str]) -> pl.DataFrame:
+    def _cells(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows with their cells, and with what is wrong with a line."""
         raw, fields, size = pl.col("raw"), pl.col("fields"), pl.col("fields").list.len()
         rows = rows.with_columns(
@@ -114,12 +107,12 @@ class File:
             fields=raw.str.split(self.separator))
         if rows["by_hand"].any():
             odd = rows.filter("by_hand")
-            parsed = pl.DataFrame([self._parsed(line, texts) for line in odd["raw"]],
-                                  dict.fromkeys(("reason", "fields"), pl.String), orient="row")
-            odd = odd.with_columns(parsed.with_columns(fields.str.split("\0")))
+            odd = odd.with_columns(pl.DataFrame(
+                [*map(self._parsed, odd["raw"])],
+                {"reason": pl.String, "fields": pl.List(pl.String)}, orient="row"))
             rows = pl.concat([rows.filter(~pl.col("by_hand")), odd]).sort("line")
-        count, at = (self.count, self.place) if self.kind == "lines" else (
-            len(self.place), {name: k for k, name in enumerate(self.place)})
+        at = self.place if self.count else dict(zip(self.place, itertools.count()))
+        count = self.count or len(at)
         wrong = (
             (raw.str.contains("\0", literal=True), pl.lit("a NUL byte, expected text")),
             (raw.str.contains("\ufffd"), pl.lit("bytes that are not UTF-8")),
@@ -131,41 +124,37 @@ class File:
             **{name: pl.lit("") if k is None else fields.list.get(k, null_on_oob=True).fill_null(
                 "").str.strip_chars() for name, k in at.items()})
 
-    def _parsed(self, line: str, texts: set[str]) -> tuple[str | None, str]:
-        """What is wrong with a line of JSON or with quotes, and its fields with NUL between."""
+    def _parsed(self, line: str) -> tuple[str | None, list[str]]:
+        """What is wrong with a line of JSON or with quotes, and its fields."""
         try:
-            return None, "\0".join(self._object(line, texts) if self.kind == "json" else next(
-                csv.reader([line], delimiter=self.separator, strict=True)))
+            return None, self._object(line) if self.kind == "json" else next(
+                csv.reader([line], delimiter=self.separator, strict=True))
         except (ValueError, csv.Error) as error:
             what = f"broken quotes ({error})" if self.quoted else str(error)
-            return what, line.replace(self.separator, "\0")
+            return what, line.split(self.separator)
 
-    def _object(self, line: str, texts: set[str]) -> list[str]:
-        try:
-            found = json.loads(line, parse_int=Number, parse_float=Number, parse_constant=Number)
+    def _object(self, line: str) -> list[str]:
+        try:  # numbers stay as they are written
+            found = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
             values = [found.get(key) for key in self.place.values()]
         except (ValueError, RecursionError, AttributeError) as error:
             raise ValueError("no JSON object") from error
-        for k, (name, value) in enumerate(zip(self.place, values, strict=True)):
-            values[k] = "|".join(map(str, value)) if isinstance(value, list) else value or ""
-            if not isinstance(value, str | list | None) or "\0" in values[k]:
+        cells = ["|".join(map(str, value)) if isinstance(value, list) else value or ""
+                 for value in values]
+        for name, cell in zip(self.place, cells, strict=True):
+            if not isinstance(cell, str) or "\0" in cell:
                 raise ValueError(f"{name} is neither a number nor text")
-            if type(value) is str:
-                texts.add(name)
-        return values
+        return cells
 
-    def _parquet(self, files: RawFiles, texts: set[str]) -> Iterator[pl.DataFrame]:
+    def _parquet(self, files: RawFiles) -> Iterator[pl.DataFrame]:
         """The rows of a parquet file, some at a time; numbers as they would be written."""
         with scan_parquet(files, self.name) as scan:
             scan = scan.select(**{name: pl.lit("") if key is None else pl.col(key)
                                   for name, key in self.place.items()})
             for begin in range(0, scan.select(pl.len()).collect().item(), PARQUET_ROWS):
-                part = scan.slice(begin, PARQUET_ROWS).collect()
-                texts.update(cells.name for cells in part if cells.dtype == pl.String)
-                part = pl.DataFrame([
-                    cells.dt.epoch("s") if cells.dtype in (pl.Date, pl.Datetime) else
-                    cells.cast(pl.List(pl.String)).list.join("|") if cells.dtype == pl.List
-                    else cells for cells in part])
+                part = scan.slice(begin, PARQUET_ROWS).collect().with_columns(
+                    (cs.date() | cs.datetime()).dt.epoch("s"),
+                    cs.list().cast(pl.List(pl.String)).list.join("|"))
                 part = part.select(pl.all().cast(pl.String).fill_null("").str.strip_chars())
                 yield part.with_columns(
                     raw=pl.concat_str(pl.all(), separator=","), reason=pl.lit(None, pl.String),
@@ -187,8 +176,7 @@ class Layout:
     """How one kind of data set is written."""
 
     ratings: File  # its cells are `CELLS`; without times, the order of the lines counts
-    scale: tuple[float, float] = (1, 5)  # lowest and highest rating that is taken
-    is_whole: bool = True  # ratings are whole numbers
+    is_stars: bool = False  # ratings are whole numbers from 1 to 5, else up to `LARGEST`
     users: File | None = None  # none: those of the ratings
     movies: File | None = None
     links: File | None = None  # TMDB id of items
@@ -201,98 +189,96 @@ class Layout:
 class Reading:
     """A data set while it is read: users and items at once, then the ratings by block.
 
+    Users or items without a table are those of the ratings, which are then read twice.
+
     Args:
         files: the data set, written as `layout` says.
         config: on_bad, repeats (the last or first by time, then by line) and metadata.
-        report_dir: folder of bad_rows.csv (None: the current one) and unmatched_movies.csv.
+        report_dir: folder of bad_rows.csv; None: the current one.
         chunk_bytes: of the ratings file that are looked at together.
-        is_small: the ratings may be held in memory; else their file is read twice if need be.
 
     Raises:
         DataError: a file cannot be read; from `finish`: what config does not let pass.
     """
 
     def __init__(self, files: RawFiles, layout: Layout, config: DataConfig, *,
-                 report_dir: Path | None = None, chunk_bytes: int = CHUNK, is_small: bool = True
-                 ) -> None:
+                 report_dir: Path | None = None, chunk_bytes: int = CHUNK) -> None:
         self.files, self.layout, self.config = files, layout, config
         self.bad = BadRows(config.on_bad)
-        self.report_dir, self.chunk_bytes, self.texts = report_dir, chunk_bytes, set()
+        self.report_dir, self.chunk_bytes = report_dir, chunk_bytes
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
-        self.movies = layout.movies and movies_of(table(
-            files, layout.movies, layout.movie, MOVIE | layout.features, self.bad))
-        self.links = layout.links and dict(table(files, layout.links, _link, {
+        self.movies = layout.movies and table(
+            files, layout.movies, layout.movie, MOVIE | layout.features, self.bad)
+        links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
-        is_lacking = self.users is None or self.movies is None
-        self._held = list(self._blocks(self.bad)) if is_lacking and is_small else ()
-        if is_lacking:
-            self._complete(self._held or self._blocks(BadRows("stop")))
+        if self.users is None or self.movies is None:
+            self._complete()
+        self.movies = movies_of(self.movies)
+        if config.metadata is not None:
+            self.movies = merge_overviews(self.movies, config.metadata, links=links)
+            files.sha256["movies_metadata.csv"] = sha256_of(config.metadata)
 
-    def _complete(self, blocks: Iterable[pl.DataFrame]) -> None:
+    def _complete(self) -> None:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
-        seen = {name: pl.Series([], dtype=pl.String) for name in ("user", "item")}
-        for block in blocks:
-            seen = {name: pl.concat([ids, block[name]]).unique() for name, ids in seen.items()}
-        users, items = (pl.DataFrame({f"{name}_id": ids_of(ids, name in self.texts).sort()})
-                        for name, ids in seen.items())
+        file, no_ids = self.layout.ratings, pl.Series([], dtype=pl.String)
+        seen = {"user": no_ids, "item": no_ids}
+        for rows in self._good_rows(BadRows("stop")):
+            seen = {name: pl.concat([ids, rows[name]]).unique() for name, ids in seen.items()}
+        users, items = (
+            pl.DataFrame({f"{name}_id": ids_of(ids, file.place[name] in file.texts).sort()})
+            for name, ids in seen.items())
         if self.users is None:
             self.users = users.with_columns(
                 pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
         if self.movies is None:
-            self.movies = movies_of(items.with_columns(
-                pl.lit("").alias(name) for name in list(MOVIE)[1:]))
+            self.movies = items.with_columns(pl.lit("").alias(name) for name in list(MOVIE)[1:])
 
     def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block: user_row and item_row (Int32), rating, timestamp, line."""
-        for rows in self._held or self._blocks(self.bad):
-            rows = rows.with_columns(
-                user_row=rows_of(rows["user"], self.users["user_id"]),
-                item_row=rows_of(rows["item"], self.movies["item_id"]))
-            is_known = (rows["user_row"] >= 0) & (rows["item_row"] >= 0)
-            if not is_known.all():
-                self._note_strangers(rows.filter(~is_known))
-                rows = rows.filter(is_known)
+        for rows in self._good_rows(self.bad):
             yield rows.select("user_row", "item_row", "line", rating="stars", timestamp="seconds")
 
-    def _blocks(self, bad: BadRows) -> Iterator[pl.DataFrame]:
-        """Rows whose cells are good by themselves; the others go to `bad`."""
-        self.total, self.num_milli, self.range, file = 0, 0, (), self.layout.ratings
-        for rows in file.blocks(self.files, self.chunk_bytes, self.texts):
+    def _good_rows(self, bad: BadRows) -> Iterator[pl.DataFrame]:
+        """By block, with stars, seconds and rows of tables; the others go to `bad`."""
+        self.total, self.num_milli, file = 0, 0, self.layout.ratings
+        for rows in file.blocks(self.files, self.chunk_bytes):
             self.total += len(rows)
             if file.place["timestamp"] is None:
-                since = rows["line"].cast(pl.Int64) - 1 - file.header
-                rows = rows.with_columns(timestamp=EARLIEST + since)
+                since = pl.col("line").cast(pl.Int64) - 1 - file.header
+                rows = rows.with_columns(timestamp=(EARLIEST + since).cast(pl.String))
             if file.place["rating"] is None:
                 rows = rows.with_columns(rating=pl.lit("1"))
-            yield self._typed(rows, bad)
+            rows = rows.with_columns(
+                self._seconds(rows["timestamp"]).alias("seconds"),
+                *(rows_of(rows[name], table[f"{name}_id"]).alias(f"{name}_row") for name, table in
+                  (("user", self.users), ("item", self.movies)) if table is not None),
+                stars=pl.col("rating").cast(pl.Float64, strict=False))
+            rules = self._rules()
+            is_bad = rows.select(pl.any_horizontal(rule.fill_null(True) for rule, _ in rules))[:, 0]
+            if is_bad.any():
+                reason = pl.coalesce(pl.when(rule).then(reason) for rule, reason in rules)
+                bad.add(file.name, rows.filter(is_bad).with_columns(reason=reason))
+                rows = rows.filter(~is_bad)
+            yield rows.with_columns(pl.col("stars").cast(pl.Float32))
 
-    def _typed(self, rows: pl.DataFrame, bad: BadRows) -> pl.DataFrame:
-        """The good rows with stars (Float32) and seconds (Int64), by the rules."""
-        low, high = self.layout.scale
-        rows = rows.with_columns(stars=pl.col("rating").cast(pl.Float64, strict=False),
-                                 seconds=self._seconds(rows["timestamp"]))
+    def _rules(self) -> list[tuple[pl.Expr, pl.Expr]]:
+        """What makes a row a bad one, and how that is told; the first that holds counts."""
         stars, seconds = pl.col("stars"), pl.col("seconds")
+        low, high = (1, 5) if self.layout.is_stars else (-LARGEST, LARGEST)
         rules = [
             (pl.col("reason").is_not_null(), pl.col("reason")),
             *((pl.col(name) == "", pl.lit(f"no {name}")) for name in ("user", "item")),
             (stars.is_null() | ~stars.is_finite(), _of("rating", "is not a number")),
-            *[(stars != stars.floor(), _of("rating", "is not a whole number"))
-              ] * self.layout.is_whole,
+            (self.layout.is_stars & (stars != stars.floor()),
+             _of("rating", "is not a whole number")),
             (~stars.is_between(low, high), _of("rating", f"is not in {low}..{high}")),
             (seconds.is_null(), _of("timestamp", "is neither seconds since 1970 UTC nor an ISO "
                                     "date")),
-            (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050")),
-        ]
-        is_bad = rows.select(pl.any_horizontal(rule.fill_null(True) for rule, _ in rules))[:, 0]
-        if is_bad.any():
-            reason = pl.coalesce(pl.when(rule).then(reason) for rule, reason in rules)
-            bad.add(self.layout.ratings.name, rows.filter(is_bad).with_columns(reason=reason))
-            ends = [end for end in (rows["stars"].min(), rows["stars"].max(), *self.range)
-                    if end is not None and math.isfinite(end)]
-            self.range = (min(ends), max(ends)) if ends else ()
-            rows = rows.filter(~is_bad)
-        return rows.with_columns(stars.cast(pl.Float32))
+            (~seconds.is_between(EARLIEST, LATEST), _of("timestamp", "is not in 1990..2050"))]
+        return rules + [
+            (pl.col(f"{name}_row") < 0, _of(name, f"is not in {file.name}")) for name, file in
+            (("user", self.layout.users), ("item", self.layout.movies)) if file is not None]
 
     def _seconds(self, column: pl.Series) -> pl.Series:
         """Whole seconds since 1970 UTC; null where the text writes no time."""
@@ -305,37 +291,25 @@ class Reading:
         self.num_milli += is_milli.sum()
         return (found // 1000).zip_with(is_milli, found)
 
-    def _note_strangers(self, rows: pl.DataFrame) -> None:
-        """Rows of users or items that the tables lack are bad; of `lost` ones they are counted."""
-        is_lost = rows["user"].is_in(self.bad.lost["user_id"]) | rows["item"].is_in(
-            self.bad.lost["item_id"])
-        self.bad.followers += is_lost.sum()
-        users, items = ((file or self.layout.ratings).name
-                        for file in (self.layout.users, self.layout.movies))
-        reason = pl.when(pl.col("user_row") < 0).then(
-            _of("user", f"is not in {users}")).otherwise(_of("item", f"is not in {items}"))
-        self.bad.add(self.layout.ratings.name, rows.filter(~is_lost).with_columns(reason=reason))
-
-    def kept(self, user_row: np.ndarray, item_row: np.ndarray, timestamp: np.ndarray,
-             line: np.ndarray) -> np.ndarray:
-        """Which ratings count, (n,) bool, of all ratings of some users in the order of lines."""
-        pair = user_row.astype(np.int64) << 32 | item_row
-        if pl.Series(pair).n_unique() == len(pair):  # a count takes half the time of a sort
-            return np.ones(len(pair), dtype=bool)
-        when = line if self.config.repeats == "stop" else timestamp
-        order = np.lexsort((when, pair))  # stable: equal times stay in the order of lines
-        is_new = pair[order][1:] != pair[order][:-1]
-        keep = np.empty(len(pair), dtype=bool)
-        keep[order] = np.append(*(is_new, True)[::1 if self.config.repeats == "last" else -1])
-        again = pl.DataFrame({"line": line, "user": user_row, "item": item_row}).filter(~keep)
+    def kept(self, ratings: pl.DataFrame) -> pl.DataFrame:
+        """Those that count, in the order of lines, of all ratings of some users in that order."""
+        pair = pl.col("user_row").cast(pl.Int64) * 2**32 + pl.col("item_row")
+        if ratings.select(pair.n_unique()).item() == len(ratings):  # takes a tenth of a sort
+            return ratings
+        is_last = self.config.repeats == "last"
+        ratings = ratings.sort("timestamp", maintain_order=True).with_columns(
+            is_kept=pair.is_last_distinct() if is_last else pair.is_first_distinct()).sort("line")
+        again = ratings.filter(~pl.col("is_kept")).select("line", "user_row", "item_row")
         self.num_again += len(again)
-        self.again.append(again.sort("line").head(SHOWN))
-        return keep
+        self.again.append(again.head(SHOWN))
+        return ratings.filter("is_kept").drop("is_kept")
 
-    def finish(self, num_ratings: int) -> pl.DataFrame:
-        """The items with their overviews, once all ratings are read and what was odd is told."""
-        name, metadata = self.layout.ratings.name, self.config.metadata
-        self.bad.report(Path(self.report_dir or "."), self._hint(name))
+    def finish(self, num_ratings: int) -> None:
+        """Tell what was odd, once all ratings are read."""
+        name, place = self.layout.ratings.name, self.layout.ratings.place
+        most = 2 * self.bad.count > self.total
+        self.bad.report(Path(self.report_dir or "."),
+                        f"most rows of {name} are bad: {self.layout.otherwise}; " * most)
         if not num_ratings:
             what = "every row is bad" if self.bad.count else "no row"
             raise DataError(f"{name}: {what}, expected rows of {', '.join(CELLS)}"
@@ -344,17 +318,11 @@ class Reading:
             self._tell_repeats(name)
         if self.num_milli:
             print(f"{name}: {self.num_milli:,} of {self.total:,} times are in milliseconds")
-        if self.layout.ratings.place["timestamp"] is None:
+        if place["timestamp"] is None:
             print(f"{name} has no times: the order of its lines counts")
-        if self.layout.ratings.place["rating"] is None:
+        if place["rating"] is None:
             print(f"{name} has no ratings: each row counts as a 1, so stars say nothing; train "
                   "with --interest 0.1 and rank --by interest")
-        if metadata is None:
-            return self.movies
-        movies = merge_overviews(self.movies, metadata, report_dir=self.report_dir,
-                                 links=self.links)
-        self.files.sha256["movies_metadata.csv"] = sha256_of(metadata)
-        return movies
 
     def _tell_repeats(self, name: str) -> None:
         many = f"{self.num_again:,} ratings of an item that the user has rated already"
@@ -367,13 +335,6 @@ class Reading:
             for line, user, item in pl.concat(self.again).sort("line").head(SHOWN).iter_rows())
         raise DataError(f"{many}, expected none: {listed}{'; ...' * (self.num_again > SHOWN)}; "
                         "correct them, or take the latest with --repeats last")
-
-    def _hint(self, name: str) -> str:
-        """What the file looks like where most of its rows are bad."""
-        if 2 * (self.bad.count + self.bad.followers) <= self.total:
-            return ""
-        looks = "ratings from {:g} to {:g}".format(*self.range) if self.range else "other lines"
-        return f"most rows of {name} are bad, it has {looks}: {self.layout.otherwise}; "
 
 
 def _of(column: str, what: str) -> pl.Expr:
@@ -421,8 +382,8 @@ def table(
     files: RawFiles, file: File, parse: Callable[..., tuple], schema: dict, bad: BadRows
 ) -> pl.DataFrame:
     """Good rows of a file with one row per id, which comes first; bad ones go to `bad`."""
-    (of_id, *_), (cell, *_), rows, texts = schema, file.place, {}, set()
-    for block in file.blocks(files, CHUNK, texts):
+    (of_id, *_), (key, *_), rows = schema, file.place.values(), {}
+    for block in file.blocks(files, CHUNK):
         for line, raw, reason, *cells in block.select(
                 "line", "raw", "reason", *file.place).iter_rows():
             try:
@@ -435,9 +396,8 @@ def table(
                 rows[row[0]] = row
             except ValueError as error:
                 bad.add(file.name, pl.DataFrame({"line": line, "reason": str(error), "raw": raw}))
-                bad.lost.get(of_id, set()).add(cells[0])
     found = pl.DataFrame([*rows.values()], {**schema, of_id: pl.String}, orient="row")
-    return found.with_columns(ids_of(found[of_id], cell in texts))
+    return found.with_columns(ids_of(found[of_id], key in file.texts))
 
 
 def movies_of(found: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Column names and dtypes, the two reserved indices, and the checks every table passes.
+"""Column names and dtypes, the two reserved indices, and what an id is.
 
 What the data call a user or an item is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1
 is an `*_idx`. Row r of a table of users or movies has index r + `FIRST_IDX`.
@@ -49,11 +49,6 @@ class Tables:
     ratings: pl.DataFrame
     source: dict[str, str] = field(default_factory=dict)  # sha256 of each raw file, by name
 
-    def __post_init__(self) -> None:
-        check_table(self.users, USERS, "users")
-        check_table(self.movies, MOVIES, "movies")
-        check_table(self.ratings, RATINGS, "ratings")
-
 
 def rows_of(ids: pl.Series, table: pl.Series) -> pl.Series:
     """Row of each id in a table of different ids, Int32; -1 where it lacks it.
@@ -94,19 +89,3 @@ def id_text(value: int | str) -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"id {value!r} is neither a whole number nor text")
-
-
-def check_table(df: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
-    """Return `df` unchanged if it has the columns and dtypes of `schema`.
-
-    Raises:
-        DataError: names the table, the first bad column, what was found and what was expected.
-    """
-    for column, dtype in schema.items():
-        found, is_id = df.schema.get(column), column.endswith("_id")
-        if found != dtype and not (is_id and found == pl.String):
-            raise DataError(
-                f"table '{name}': column '{column}' should be {dtype}{' or String' * is_id}, "
-                f"found {found or 'no such column'} (columns: {', '.join(df.columns)}); "
-                "run scripts/make_sequences.py again if this file is from an older version")
-    return df

@@ -77,24 +77,18 @@ def build_sequences(tables: Tables) -> SequenceStore:
     Raises:
         DataError: a rating names a user or movie that the tables lack.
     """
-    user = rows_of(tables.ratings["user_id"], tables.users["user_id"]).to_numpy()
-    item = rows_of(tables.ratings["item_id"], tables.movies["item_id"]).to_numpy()
-    rating, timestamp = (tables.ratings[name].to_numpy() for name in ("rating", "timestamp"))
-    if strays := np.count_nonzero((user < 0) | (item < 0)):
+    rows = tables.ratings.select(
+        "rating", "timestamp", user=rows_of(tables.ratings["user_id"], tables.users["user_id"]),
+        item=rows_of(tables.ratings["item_id"], tables.movies["item_id"]) + np.int32(FIRST_IDX))
+    if strays := len(rows.filter((pl.col("user") < 0) | (pl.col("item") < FIRST_IDX))):
         raise DataError(f"{strays} ratings name a user or movie that the tables lack, expected "
                         "none; check that the three files belong together")
-    order = time_order(user, timestamp)
-    counts = np.bincount(user, minlength=len(tables.users))
+    rows = rows.sort("user", "timestamp", maintain_order=True)
+    counts = np.bincount(rows["user"], minlength=len(tables.users))
     return SequenceStore(
-        item[order] + np.int32(FIRST_IDX), rating[order], timestamp[order],
+        *(rows[name].to_numpy() for name in ("item", "rating", "timestamp")),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), users=tables.users,
         movies=tables.movies, manifest={"source": tables.source})
-
-
-def time_order(user_row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Order by (user, timestamp, position), (n,) uint32."""
-    order = pl.arg_sort_by("user", "time", maintain_order=True)
-    return pl.DataFrame({"user": user_row, "time": timestamp}).select(order)[:, 0].to_numpy()
 
 
 class StoreWriter(AbstractContextManager):

@@ -42,16 +42,13 @@ class ContentScale:
         """Scale of the catalogue of `batches` and its overview vectors."""
         movies, text = batches.store.movies, text if config.text else None
         rated = np.unique(batches.store.item_idx[batches.split.train]) - FIRST_IDX
-        mean, axes = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
-        if text is not None:
-            mean, axes = _principal(text.vectors[rated][text.has_text[rated]],
-                                    text.vectors.shape[1])
+        known = np.zeros((0, 0)) if text is None else text.vectors[rated][text.has_text[rated]]
         cells = cells_of(movies)
         values = {name: _common(of, rated) for name, of in cells.items() if isinstance(of, list)}
         values["genres"] = genre_names(movies) if config.genres else ()
         scales = {name: _scale(of[rated].astype(float)) for name, of in cells.items()
                   if name not in values}
-        return cls(values, scales, config.year, mean, axes)
+        return cls(values, scales, config.year, *_principal(known))
 
     def features(self, cells: dict[str, Sequence], text: TextVectors | None) -> np.ndarray:
         """Features of items, (n, f) float32: 1, shares of categories, numbers, squares, overview.
@@ -109,14 +106,13 @@ def _scale(number: np.ndarray) -> tuple[float, float, bool]:
 
 def genre_names(movies: pl.DataFrame) -> tuple[str, ...]:
     """All genres of a table of items, in alphabetical order."""
-    names = movies["genres"].explode(empty_as_null=True).drop_nulls().unique()
-    return tuple(sorted(names.to_list()))
+    return tuple(sorted({name for of in movies["genres"].to_list() for name in of}))
 
 
-def _principal(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (w,) and principal axes (w, t), scaled so that the components have mean square 1."""
     if len(vectors) < 2:
-        return np.zeros(width, np.float32), np.zeros((width, 0), np.float32)
+        return np.zeros(vectors.shape[1], np.float32), np.zeros((vectors.shape[1], 0), np.float32)
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean
     values, axes = np.linalg.eigh(centred.T @ centred / len(vectors))

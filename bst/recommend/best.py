@@ -13,7 +13,7 @@ SHORTLIST = 384  # items that the whole network looks at first
 @torch.inference_mode()
 def best_items(
     model: BST, known: Known, batch: Batch, k: int, *, allowed: np.ndarray, ratings: np.ndarray,
-    bonus: np.ndarray | None = None, given: np.ndarray | None = None, exact: bool = False,
+    given: np.ndarray, bonus: np.ndarray | None = None, exact: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best items of each row by expected stars plus a bonus; see `in_order`.
 
@@ -28,13 +28,13 @@ def best_items(
         k: items, at most.
         allowed: (b, n) bool, of the n items of the catalogue.
         ratings: (n,) train ratings.
-        bonus: (b, n) stars.
         given: (b, n) stars that count instead of the expected ones, NaN: none.
+        bonus: (b, n) stars.
         exact: let the whole network look at every item.
     """
     past, first = model.glance(batch, known)
     first = first[:, FIRST_IDX:] * model.spread + model.center
-    told = torch.full_like(first, torch.nan) if given is None else torch.from_numpy(given)
+    told = torch.from_numpy(given)
     extra = torch.zeros_like(first) if bonus is None else torch.from_numpy(bonus)
     first = torch.where(told.isnan(), first, told) + extra
     first = first.masked_fill(~torch.from_numpy(allowed), -torch.inf)

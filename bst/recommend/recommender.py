@@ -172,13 +172,8 @@ class Recommender:
         check_option("by", by, RankBy)
         person, at = self._ask(history, user, at)
         allowed = self.catalogue.allowed(genres, years)
-        if exclude_seen:
-            allowed[person.item - FIRST_IDX] = False
-        given = np.full((1, len(allowed)), np.nan, dtype=np.float32)
-        given[0, person.item - FIRST_IDX] = person.rating
-        batch = ask(person, at)
-        (rows,), (score,) = self.best(batch, k, allowed=allowed[None], given=given, by=by,
-                                      exact=exact)
+        (rows,), (score,) = self.best(ask(person, at), k, allowed=allowed, by=by,
+                                      exclude_seen=exclude_seen, exact=exact)
         items, stars, chance = rows[rows >= 0] + FIRST_IDX, score[rows >= 0], None
         if by != "stars":
             share, stars = stars, self.score(person, items, at)
@@ -190,9 +185,23 @@ class Recommender:
             person.given.get(item), None if chance is None else float(chance[rank]),
         ) for rank, item in enumerate(items)]
 
-    def best(self, batch: Batch, k: int, *, allowed: np.ndarray, given: np.ndarray | None = None,
+    def best(self, batch: Batch, k: int, *, allowed: np.ndarray, exclude_seen: bool = True,
              by: RankBy = "stars", exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items of each row and what they are ranked by; see `best_items`."""
+        """The k best items of each row, and what they are ranked by; see `in_order`.
+
+        Args:
+            batch: histories with one target each, see `batches.asked`.
+            k: items, at most.
+            allowed: (n,) bool, of the catalogue.
+            exclude_seen: leave out what the history holds; else it has the stars that were given.
+            by: stars, interest or both.
+            exact: see `best_items`.
+        """
+        given = np.full((len(batch.user), len(allowed) + FIRST_IDX), np.nan, dtype=np.float32)
+        np.put_along_axis(given, batch.event_item.flatten(1).numpy(),
+                          batch.event_rating.flatten(1).numpy(), axis=1)
+        given = given[:, FIRST_IDX:]
+        allowed = allowed & (np.isnan(given) | (not exclude_seen))
         ratings, share = self.catalogue.ratings, None
         if by != "stars":
             scores = self._interests(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)

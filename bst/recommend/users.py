@@ -71,7 +71,7 @@ class Users:
             items: (m,) item indices; 1 for an item of which nothing is known.
             at: (m,) seconds since 1970 UTC; None: a second after the user's last rating.
         """
-        model, given = self.recommender.model, self._given(rows, items)
+        model, (rating, position) = self.recommender.model, self._given(rows, items)
         seen, at = (self._size[rows], self._after(rows)) if at is None else (
             self._seen(rows, at), at)
         stars = np.empty(len(rows), np.float32)
@@ -87,20 +87,21 @@ class Users:
                 self._codes[user])
             found = model(batch, self.recommender.known)
             stars[batch.position[batch.is_target].numpy()] = found[batch.is_target].numpy()
-        rating, position = given
         stars = np.clip(stars, *self.recommender.scale)
         return np.where(position < seen, rating, stars).astype(np.float32)
 
     def recommend(
-        self, rows: np.ndarray, k: int, *, at: int | None = None, exclude_seen: bool = True,
-        among: np.ndarray | None = None, by: RankBy = "stars", exact: bool = False,
+        self, rows: np.ndarray, k: int, *, at: int | np.ndarray | None = None,
+        exclude_seen: bool = True, among: np.ndarray | None = None, by: RankBy = "stars",
+        exact: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each user, best first; see `Recommender.recommend`.
 
         Args:
             rows: (m,) of users, see `rows`.
             k: items, at most.
-            at: seconds since 1970 UTC, of all; None: a second after each one's last rating.
+            at: seconds since 1970 UTC, of all or (m,) of each; None: a second after the last
+                rating of each.
             exclude_seen: leave out what the user has rated by then.
             among: item indices to choose from; None: all.
             by: stars, interest or both.
@@ -110,24 +111,16 @@ class Users:
             (m, k) item indices, 0 where too few are left, and what they are ranked by.
         """
         n = len(self.recommender.catalogue.ids)
-        seen = self._size[rows] if at is None else self._seen(rows, np.full(len(rows), at))
-        time = self._after(rows) if at is None else np.full(len(rows), at)
+        time = self._after(rows) if at is None else np.broadcast_to(at, len(rows))
+        seen = self._size[rows] if at is None else self._seen(rows, time)
         items, scores = np.zeros((len(rows), k), np.int64), np.full((len(rows), k), np.nan)
         is_asked = np.ones(n, bool) if among is None else np.bincount(
             among - FIRST_IDX, minlength=n) > 0
         for group in self._groups(seen, np.full(len(rows), SHORTLIST)):
             user, count = rows[group], seen[group]
             batch = asked(self._events, self._begin[user], count, self._codes[user], time[group])
-            given = np.full((len(group), n), np.nan, np.float32)
-            of_row = np.repeat(np.arange(len(group)), count)
-            event = np.arange(len(of_row)) + np.repeat(
-                self._begin[user] - np.cumsum(count) + count, count)
-            given[of_row, self._events.item[event] - FIRST_IDX] = self._events.rating[event]
-            allowed = is_asked & np.isnan(given) if exclude_seen else np.tile(
-                is_asked, (len(group), 1))
-            found, score = self.recommender.best(
-                batch, k, allowed=allowed, given=None if exclude_seen else given, by=by,
-                exact=exact)
+            found, score = self.recommender.best(batch, k, allowed=is_asked, by=by,
+                                                 exclude_seen=exclude_seen, exact=exact)
             items[group, :found.shape[1]] = np.where(found < 0, 0, found + FIRST_IDX)
             scores[group, :found.shape[1]] = score
         return items, scores
@@ -155,14 +148,13 @@ class Users:
 
     def _given(self, rows: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What each user gave an item, and at which place of the history: past its end if none."""
-        width = len(self.recommender.catalogue.ids) + FIRST_IDX
-        pair = np.repeat(np.arange(len(self._size)), self._size) * width + self._events.item
-        order, wanted = np.argsort(pair, kind="stable"), rows * width + items
-        if not len(pair):
-            return np.zeros(len(rows)), np.ones(len(rows), np.int64)
-        at = order[np.minimum(np.searchsorted(pair[order], wanted), len(pair) - 1)]
-        place = np.where(pair[at] == wanted, at - self._begin[rows], np.iinfo(np.int64).max)
-        return self._events.rating[at], place
+        user = np.repeat(np.arange(len(self._size)), self._size)
+        known = pl.DataFrame({"row": user, "item": self._events.item, "rating": self._events.rating,
+                              "place": np.arange(len(user)) - self._begin[user]})
+        found = pl.DataFrame({"row": rows, "item": items}).join(
+            known, on=["row", "item"], how="left", maintain_order="left")
+        return (found["rating"].fill_null(0).to_numpy(),
+                found["place"].fill_null(np.iinfo(np.int64).max).to_numpy())
 
 
 def table_of(users: pl.Series, catalogue: pl.Series, items: np.ndarray, scores: np.ndarray

@@ -31,12 +31,11 @@ BAD = ("1::5::9::978300760", "x", "1::5::3", "2::5::3::978300760", "1::6::3::978
 REPEAT = "again"  # stands for a line that the file has already
 
 
-def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(), grouped=False,
+def raw_folder(folder: Path, *, seed=0, num_ratings=60, tie_share=0.5, bad=(),
                wrap=lambda content: content) -> Path:
     """The three files of `random_tables`, with `bad` (place, line) pairs put in."""
     tables = random_tables(seed, num_ratings=num_ratings, tie_share=tie_share)
-    ratings = tables.ratings.sort("user_id", maintain_order=True) if grouped else tables.ratings
-    lines = [f"{u}::{i}::{r:.0f}::{t}" for u, i, r, t in ratings.iter_rows()]
+    lines = [f"{u}::{i}::{r:.0f}::{t}" for u, i, r, t in tables.ratings.iter_rows()]
     for place, line in bad:
         at = place % (len(lines) + 1)
         lines.insert(at, lines[place % len(lines)] if line == REPEAT else line)
@@ -62,17 +61,16 @@ def outcome(build, source: Path, folder: Path, **options) -> tuple[str | None, d
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6), tie_share=st.sampled_from([0.0, 0.5, 1.0]),
        chunk_bytes=st.sampled_from([64, 301, 4096]), parts=st.sampled_from([1, 3, 16]),
-       grouped=st.booleans(), alone=st.booleans(), on_bad=st.sampled_from(["stop", "quarantine"]),
+       alone=st.booleans(), on_bad=st.sampled_from(["stop", "quarantine"]),
        bad=st.just([]) | st.lists(
            st.tuples(st.integers(0, 200), st.sampled_from([*BAD, REPEAT, REPEAT])), max_size=14),
        wrap=st.sampled_from([
            lambda c: c, lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c,
            lambda c: c.rstrip(), lambda c: b"\n" + c.replace(b"\n", b"\n\n", 3)]))
 def test_any_chunks_and_parts_give_the_files_and_the_words_of_the_store_in_memory(
-        tmp_path_factory, seed, tie_share, chunk_bytes, parts, grouped, alone, on_bad, bad, wrap):
+        tmp_path_factory, seed, tie_share, chunk_bytes, parts, alone, on_bad, bad, wrap):
     work = tmp_path_factory.mktemp("work")
-    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, grouped=grouped, bad=bad,
-                        wrap=wrap)
+    source = raw_folder(work / "raw", seed=seed, tie_share=tie_share, bad=bad, wrap=wrap)
     part_bytes = -(-(source / "ratings.dat").stat().st_size // parts)
     if alone:  # a table without users and items: a big file is read twice
         rows = (source / "ratings.dat").read_text("latin-1")
@@ -129,14 +127,6 @@ def test_a_full_disk_is_one_line_and_the_old_store_stays(tmp_path):
                 fault=partial(limit_files, 20_000)).stderr
     assert re.fullmatch(f"error: disk full writing {out}.*a store .* is as it was.*\n", said)
     assert contents(out) == before
-
-
-def test_a_file_of_bad_rows_alone_is_refused_even_in_quarantine(tmp_path):
-    source = raw_folder(tmp_path / "raw")
-    (source / "ratings.dat").write_text("1,5,3,978300760\n" * 30)
-    for build in (in_memory, stream_store):
-        with pytest.raises(DataError, match="every row is bad, expected rows of user, item, "):
-            build(source, tmp_path / build.__name__, on_bad="quarantine")
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):

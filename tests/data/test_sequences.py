@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bst.data.schema import FIRST_IDX, Tables
-from bst.data.sequences import FILES, build_sequences, load_store, save_store, time_order
+from bst.data.sequences import FILES, build_sequences, load_store, save_store
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from tests.conftest import contents, random_tables, refused
@@ -61,27 +61,11 @@ def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
         build_sequences(strays)
 
 
-@pytest.mark.parametrize("first", [0, -10])
-@pytest.mark.parametrize("span", [10, 2**29 - 1, 2**29, 2**32 + 5, 2**59 - 1, 2**59, 2**62])
-@pytest.mark.parametrize("last_user", [1, 2**31 - 1])
-def test_time_order_holds_for_any_span_of_time_and_any_user(last_user, span, first):
-    """User, time and position share 63 bits where they fit: here, 3 are of the position."""
-    user = np.array([1, 1, 0, 0, 1, 0], np.int32) * np.int32(last_user)
-    when = first + np.array([1, 0, span, span, 1, 0])
-    assert time_order(user, when).tolist() == [5, 2, 3, 1, 0, 4]
-
-
 @pytest.mark.parametrize("number", range(6))
 def test_a_kill_between_two_files_leaves_no_store_of_two_halves(
         store, tmp_path, monkeypatch, number):
     save_store(store, tmp_path)
-    real, left = os.replace, iter(range(number))
-
-    def kill(source, target):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        real(source, target)
-
+    kill = Mock(wraps=os.replace, side_effect=[DEFAULT] * number + [KeyboardInterrupt])
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
         save_store(replace(store, rating=store.rating + 1), tmp_path)

@@ -88,14 +88,11 @@ def test_another_pooling_has_its_own_vectors_and_cache(embedded):
     assert len(list(folder.iterdir())) == before + 1
 
 
-def test_weights_that_are_not_the_packaged_ones_are_refused(tmp_path, monkeypatch):
+def test_an_encoder_that_is_not_there_or_another_or_not_safetensors_is_refused(
+        tmp_path, monkeypatch):
     monkeypatch.setattr(bst.data.text, "PACKAGED_SHA256", "0" * 64)
-    with refused("sha256 53aa51172d14..., expected 000000000000..."):
-        embed_texts(TEXTS, cache_dir=tmp_path)
-
-
-def test_an_encoder_that_is_not_there_or_not_safetensors_is_refused(tmp_path):
-    for bert, told in (("no-such/model", "neither a folder nor in the local Hugging Face cache"),
+    for bert, told in ((None, "sha256 53aa51172d14..., expected 000000000000..."),
+                       ("no-such/model", "neither a folder nor in the local Hugging Face cache"),
                        (str(tmp_path), "no model.safetensors there")):
         with refused(told):
             embed_texts(TEXTS, bert=bert, cache_dir=tmp_path)

@@ -463,8 +463,8 @@ def test_schemathesis_finds_no_request_that_breaks_the_service(port, tmp_path):
 
 @pytest.mark.slow
 def test_the_load_test_writes_what_it_saw(models, tmp_path):
-    call("load_test.py", "--model", models.folder, "--clients", "30", "--seconds", "2", "--minutes",
-         "0.03", "--json", tmp_path / "load.json")
+    call("load_test.py", "--run", models.folder, "--workers", "1", "--clients", "30", "--seconds",
+         "2", "--minutes", "0.03", "--json", tmp_path / "load.json")
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["model"] == models.current.digest and found["movies"] == 41
     for part in (found[name] for name in ("one", "many", "too many", "known", "minute 1")):
