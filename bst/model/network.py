@@ -35,7 +35,7 @@ class Sizes:
 
     items: int  # of the catalogue
     known_items: int  # items with a train rating, each with its own row
-    content: int  # features of an item: a constant, genres, year, overview, see `build.content`
+    content: int  # features of an item, see `build.ContentScale`
     text: int  # the last so many of them are of the overview
     overview: int  # width of an overview vector, of which they are principal components
     audience: int  # components of who rated an item
@@ -48,17 +48,17 @@ class Known:
     """Items embedded: those of a batch, or the whole catalogue once and for all."""
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
-    token: Tensor | None = None  # (n, width) of the softmax heads; None: no such heads, or not yet
+    token: Tensor | None = None  # (n, width) for the softmax heads; None: none, or not yet made
 
 
 @dataclass(frozen=True)
 class Past:
-    """What the histories of a batch say, whatever is asked."""
+    """What the histories of a batch say, whatever is asked. None: without that part."""
 
-    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user; None: no features
+    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user
     surprise: Tensor  # (b, c, n) standardised stars less what is usual, 0 where padded
     heads: tuple[Tensor, ...] | None  # see `RegressionHeads.read`
-    token: Tensor | None  # (n, width) items, as the softmax heads see them; None: no such heads
+    token: Tensor | None  # (n, width) items, as the softmax heads see them
     tokens: Tensor | None  # (b, c, n, width) events, as they see them
 
 
