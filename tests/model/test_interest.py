@@ -12,8 +12,7 @@ from bst.model import interest
 from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.training.loop import train_step
-from tests.conftest import STILL, plain_batches, turned
-from tests.model.test_network import all_rows, window
+from tests.conftest import STILL, all_rows, plain_batches, turned, window
 
 FORMS = [dict(), dict(attention="regression"), dict(text=False, user_features=False, audience=0)]
 
