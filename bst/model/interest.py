@@ -106,9 +106,8 @@ class InterestHead(nn.Module):
         return drawn + FIRST_IDX, chance[drawn]
 
     def rivals(self, items: Tensor, batch: Batch) -> Callable[[slice], Tensor]:
-        """Which of `items` (n,) are no rivals of some real targets: themselves, and what they see.
-
-        The items are indices, each once. The answer is (targets of the slice, n) bool.
+        """Which of `items` (n,), each once, are no rivals of real targets: themselves, and what
+        they see. The answer is (targets of the slice, n) bool.
         """
         n, events = len(items), rearrange(batch.event_item, "b c n -> b (c n)")
         (b, s), device = events.shape, items.device
@@ -137,10 +136,8 @@ class NextItemLoss(torch.autograd.Function):
 
     The sum over the catalogue is estimated from a sample in which an item is with its chance and
     stands for 1 / chance items: unbiased, and exact once every chance is 1. The scores of a block
-    of targets, and their gradients, are made and used while they are in the cache.
-
-    Source: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by importance
-    sampling".
+    of targets, and their gradients, are made and used while they are in the cache. Source: Bengio
+    and Senecal 2003, "Quick training of probabilistic neural nets by importance sampling".
     """
 
     @staticmethod

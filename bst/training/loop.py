@@ -95,7 +95,7 @@ def train_step(
             were.
     """
     (model if task == "stars" else model.eval().interest).train()
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)  # also of what the task before moved
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
         try:

@@ -21,9 +21,10 @@ from tests.conftest import RUN, bits, logged, plain_batches
 def job(store, split, text):
     """(out, stop after n steps, TrainConfig) -> finished?; a fresh process would do the same."""
 
-    def start(out, stop_after=None, spoil=lambda model: None, store=store, **changes):
+    def start(out, stop_after=None, spoil=lambda model: None, store=store, interest=0, **changes):
         out.mkdir(exist_ok=True)
-        run = replace(RUN, train=replace(RUN.train, **changes))
+        run = replace(RUN, train=replace(RUN.train, **changes),
+                      model=replace(RUN.model, interest=interest))
         batches = plain_batches(store, split)
         model = build_model(run.model, batches, text, seed=run.train.seed)
         spoil(model)
@@ -46,14 +47,19 @@ def assert_same_bits(folder, other):
                for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("stops", [(1,), (9, 3), (5, 5, 7)])
-def test_the_same_seed_gives_the_same_bits_however_often_a_run_is_stopped(job, tmp_path, stops):
-    assert job(tmp_path / "whole") and job(tmp_path / "other", seed=1)
+@pytest.mark.parametrize(("stops", "interest"), [
+    ((1,), 0), ((9, 3), 0), ((5, 5, 7), 0), ((3, 16, 1), 1.5)])
+def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
+        job, tmp_path, stops, interest):
+    assert job(tmp_path / "whole", interest=interest) and job(tmp_path / "other", seed=1)
     for stop in stops:
-        assert not job(tmp_path / "cut", stop_after=stop)
-    assert job(tmp_path / "cut")
+        assert not job(tmp_path / "cut", stop_after=stop, interest=interest)
+    assert (load_resume(tmp_path / "cut")["progress"]["task"] == "interest") == (interest > 0)
+    assert job(tmp_path / "cut", interest=interest) and job(tmp_path / "plain")
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
     assert bits(tmp_path / "other")[0] != bits(tmp_path / "whole")[0]
+    found, stars = logged(tmp_path / "whole"), logged(tmp_path / "plain")
+    assert found[:len(stars)] == stars and len(found) - len(stars) == (3 if interest else 0)
 
 
 def test_the_model_that_is_kept_is_the_running_mean_that_was_best(job, tmp_path, store, split):
