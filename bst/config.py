@@ -136,8 +136,8 @@ class ModelConfig(Options):
     dense: Literal["concat", "bucket", "none"] = option(
         "concat", "dense features: scaled and concatenated, or bucketized and embedded")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
-    interest: float = option(
-        0.0, "epochs after those of the stars, in which a second head learns which film comes "
+    interest: int = option(
+        0, "epochs after those of the stars, in which a second head learns which film comes "
         "next, whatever its stars; 0: no such head", "[0, 1000]")
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")

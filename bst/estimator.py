@@ -8,11 +8,16 @@ the functions behind the scripts: frames go to the readers of `--data` as parque
 a run folder.
 """
 
+import io
 import shutil
+import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ import polars as pl
 from bst.config import Baseline, DataConfig, ModelConfig, RankBy, RunConfig, TrainConfig
 from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX, OOV, rows_of
+from bst.recommend.person import seconds
 from bst.recommend.recommender import History, Recommender
 from bst.recommend.users import Users, table_of
 from bst.run import compare, config_in, only_run_in, prepare, store_of, train_run, use_device
@@ -35,8 +41,9 @@ class BST:
     """A Behavior Sequence Transformer that predicts stars.
 
     Args:
-        options: fields of `DataConfig`, `ModelConfig` and `TrainConfig`, such as seed=1, epochs=3,
-            text=False or protocol="leave-last-one"; the flags of scripts/train.py.
+        options: fields of `DataConfig`, `ModelConfig` and `TrainConfig`, such as seed=1,
+            text=False or protocol="leave-last-one"; the flags of scripts/train.py. Training takes
+            `epochs`, and `steps` at least.
 
     Raises:
         OptionError: no such option, or not a value of it.
@@ -52,7 +59,7 @@ class BST:
         self.folder: Path | None = None  # of the run
 
     def fit(self, ratings: Frame, items: Frame = None, users: Frame = None, *,
-            folder: str | Path | None = None) -> "BST":
+            folder: str | Path | None = None, verbose: bool = True) -> "BST":
         """Train. The last ratings are held out for early stopping and for `evaluate`, by protocol.
 
         Args:
@@ -62,6 +69,7 @@ class BST:
             users: one row a user: user_id and any of sex, age, occupation, zip.
             folder: run folder, where training goes on if it was cut; None: one that goes with
                 the model.
+            verbose: print what is found and how training goes.
 
         Raises:
             DataError: a frame lacks a column or has a bad row; named as in a file, rows from 1.
@@ -70,28 +78,25 @@ class BST:
             folder = tempfile.mkdtemp(prefix="bst-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         folder = Path(folder)
-        with tempfile.TemporaryDirectory() as written:
-            for name, frame in (("ratings", ratings), ("items", items), ("users", users)):
-                if frame is not None:
-                    as_polars(frame).write_parquet(Path(written) / f"{name}.parquet")
-            make_store(replace(self.config.data, data=Path(written)), folder / "store")
-        self.config = replace(self.config, data=replace(
-            self.config.data, data=folder / "store", metadata=None))
-        use_device(self.config.train)
-        with only_run_in(folder):
-            train_run(prepare(self.config, report_dir=folder), folder)
+        tables = {"ratings": as_polars(ratings), **{
+            name: as_polars(frame) for name, frame in (("items", items), ("users", users))
+            if frame is not None}}
+        with redirect_stdout(sys.stdout if verbose else io.StringIO()):
+            make_store_of(tables, self.config.data, folder / "store")
+            config = replace(self.config, data=replace(
+                self.config.data, data=folder / "store", metadata=None, item_features=None))
+            use_device(config.train)
+            with only_run_in(folder):
+                train_run(prepare(config, report_dir=folder), folder)
         self._like = type(ratings)()
-        self._open(folder)
-        given = as_polars(ratings).schema.get("item_id", self._ids.dtype)
-        self._ids = self._ids.cast(given, strict=False) if given != pl.Object else self._ids
+        self._open(folder, config)
+        self._ids = self._ids.cast(tables["ratings"].schema.get("item_id", self._ids.dtype))
         return self
 
     @classmethod
     def load(cls, folder: str | Path) -> "BST":
         """The model of a run folder: of `save`, or of scripts/train.py with its data in place."""
-        model = cls()
-        model.config = config_in(Path(folder))
-        return model._open(Path(folder))
+        return cls()._open(Path(folder), config_in(Path(folder)))
 
     def save(self, folder: str | Path) -> None:
         """Copy the run, with the ratings that it was fitted on, to a new folder."""
@@ -109,47 +114,51 @@ class BST:
     def predict(self, pairs: Frame) -> Frame:
         """The pairs with a column more, `prediction`: expected stars on the scale.
 
-        Of a user who is not known, nothing is known; the same of an item. A pair that is rated has
-        the stars it was given.
+        A user or an item that is not known gets what is usual, with a warning. A pair that is rated
+        has the stars it was given.
 
         Args:
-            pairs: columns user_id and item_id and, if wanted, datetime: only what the user rated
-                before it counts; without it everything does.
+            pairs: columns user_id and item_id and, if wanted, datetime (or timestamp, in seconds):
+                only what the user rated before it counts; without it everything does.
         """
         table, users = as_polars(pairs), self._fitted().users
         for name in ("user_id", "item_id"):
             if name not in table.columns:
                 raise DataError(f"no column {name} in {', '.join(table.columns)}; expected user_id "
                                 "and item_id")
-        at = None
-        if "datetime" in table.columns:
-            at = table["datetime"].cast(pl.Datetime("us", "UTC")).dt.epoch("s").to_numpy()
-        stars = users.predict(users.rows(table["user_id"]), self._items(table["item_id"]), at)
+        at = next((seconds_of(table[name]) for name in ("datetime", "timestamp")
+                   if name in table.columns), None)
+        stars = users.predict(self._rows(table["user_id"]), self._items(table["item_id"]), at)
         if not isinstance(pairs, pl.DataFrame):
             return pairs.assign(prediction=stars)
         return pairs.with_columns(prediction=stars)
 
     def recommend(self, users: Sequence, k: int = 10, *, exclude_seen: bool = True,
-                  items: Sequence | None = None, at: int | None = None, by: RankBy = "stars",
-                  exact: bool = False) -> Frame:
+                  items: Sequence | None = None, at: datetime | int | None = None,
+                  by: RankBy = "stars", exact: bool = False) -> Frame:
         """The k best items of each user: user_id, item_id, rank (from 1), score.
 
-        The score is what items are ranked by: stars, not clamped to the scale, or see `by`.
+        The score is the expected stars, or see `by`. A user who is not known gets what is usual,
+        with a warning.
 
         Args:
             users: ids.
             k: items a user.
             exclude_seen: leave out what the user has rated.
             items: ids to choose from; None: all.
-            at: seconds since 1970 UTC; None: a second after each user's last rating.
+            at: a date, or seconds since 1970 UTC; None: a second after each user's last rating.
             by: stars, interest or both; see `Recommender.recommend`.
             exact: score the whole catalogue; else a shortlist, see `best_items`.
         """
+        if isinstance(users, str) or hasattr(users, "columns"):
+            raise DataError(f"users is one {type(users).__name__}, expected a list of ids")
         known, ids = self._fitted().users, column(users)
+        at = None if at is None else int(seconds_of(column([at]))[0])
         among = None if items is None else self.recommender.catalogue.items(list(items))
-        found = known.recommend(known.rows(ids), k, at=at, exclude_seen=exclude_seen, among=among,
-                                by=by, exact=exact)
-        return self._given_back(table_of(ids, self._ids, *found))
+        found, score = known.recommend(self._rows(ids), k, at=at, exclude_seen=exclude_seen,
+                                       among=among, by=by, exact=exact)
+        score = score if by != "stars" else np.clip(score, *self.recommender.scale)
+        return self._given_back(table_of(ids, self._ids, found, score))
 
     def recommend_for(self, history: History, k: int = 10, **options: object) -> Frame:
         """The k best items for anybody: item_id, title, rank, score; see `Recommender.recommend`.
@@ -174,14 +183,18 @@ class BST:
 
         Columns item_id, title, rating, difference (stars); see `Recommender.explain`.
         """
-        person = self._fitted().users.person(user) if isinstance(user, (int, str)) else user
+        is_id = isinstance(user, (int, str, np.integer))
+        person = self._fitted().users.person(user) if is_id else user
         return self._given_back(pl.DataFrame(
             [(r.movie_id, r.title, r.rating, r.difference)
              for r in self.recommender.explain(person, item).reasons],
             ["item_id", "title", "rating", "difference"], orient="row"))
 
-    def _open(self, folder: Path) -> "BST":
-        self.folder, self.recommender = folder, Recommender.from_pretrained(folder)
+    def _open(self, folder: Path, config: RunConfig) -> "BST":
+        if (folder / "store").exists():  # where it is now
+            config = replace(config, data=replace(config.data, data=folder / "store"))
+        self.config, self.folder = config, folder
+        self.recommender = Recommender.from_pretrained(folder)
         self.users = Users(self.recommender, store_of(folder))
         self._ids = pl.Series(self.recommender.catalogue.ids)
         return self
@@ -191,9 +204,16 @@ class BST:
             raise DataError("this model is not fitted yet; call fit, or BST.load")
         return self
 
+    def _rows(self, ids: pl.Series) -> np.ndarray:
+        """Rows of users, (n,); see `Users.rows`."""
+        rows = self.users.rows(ids)
+        _warn_of(ids, rows == len(self.users.ids), "users")
+        return rows
+
     def _items(self, ids: pl.Series) -> np.ndarray:
         """Item indices, (n,); that of an unknown item for one that the catalogue lacks."""
         rows = rows_of(ids, self._ids).to_numpy()
+        _warn_of(ids, rows < 0, "items")
         return np.where(rows < 0, OOV, rows.astype(np.int64) + FIRST_IDX)
 
     def _given_back(self, table: pl.DataFrame) -> Frame:
@@ -203,20 +223,57 @@ class BST:
         return type(self._like)({name: table[name].to_numpy() for name in table.columns})
 
 
+def make_store_of(tables: dict[str, pl.DataFrame], config: DataConfig, folder: Path) -> None:
+    """The store of frames by the name of their file, by the readers and rules of `config`."""
+    with tempfile.TemporaryDirectory() as written:
+        for name, table in tables.items():
+            table.write_parquet(Path(written) / f"{name}.parquet")
+        try:
+            make_store(replace(config, data=Path(written)), folder)
+        except DataError as error:
+            raise type(error)(str(error).replace(f"{written}: ", "")) from error
+
+
+def _warn_of(ids: pl.Series, is_unknown: np.ndarray, what: str) -> None:
+    if is_unknown.any():
+        warnings.warn(f"{is_unknown.sum()} of {len(ids)} {what} are not known, such as "
+                      f"{ids.filter(is_unknown)[0]!r}", stacklevel=4)
+
+
+def seconds_of(times: pl.Series) -> np.ndarray:
+    """Seconds since 1970 UTC of dates, or of numbers by the rule of `person.seconds`, (n,)."""
+    if times.dtype in (pl.Date, pl.Datetime):
+        times = times.dt.epoch("s")
+    return np.array([seconds(time, f"row {row}") for row, time in enumerate(times, start=1)],
+                    dtype=np.int64)
+
+
 def as_polars(frame: Frame) -> pl.DataFrame:
     """A frame of pandas or polars as one of polars; a DataError if it is none.
 
     By column, as `polars.from_pandas` needs pyarrow.
     """
-    if isinstance(frame, pl.DataFrame):
-        return frame
+    if isinstance(frame, (pl.DataFrame, pl.LazyFrame)):
+        return frame.lazy().collect()
     if not hasattr(frame, "columns") or not hasattr(frame, "to_numpy"):
         raise DataError(f"expected a DataFrame of polars or pandas, got {type(frame).__name__}")
+    if len(names := set(frame.columns)) < len(frame.columns):
+        raise DataError(f"{len(frame.columns)} columns of {len(names)} names, expected each once: "
+                        f"{', '.join(map(str, frame.columns))}")
     return pl.DataFrame({str(name): column(frame[name]) for name in frame.columns})
 
 
 def column(values: Sequence) -> pl.Series:
-    """Values of numpy, pandas, polars or a list as a column."""
-    if getattr(getattr(values, "dtype", None), "kind", "O") in "iufbM":
-        return pl.Series(np.asarray(values))
-    return values if isinstance(values, pl.Series) else pl.Series(list(values))
+    """Values of numpy, pandas, polars or a list; what is missing is null, odd types are text."""
+    if isinstance(values, pl.Series):
+        return values
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind in "iufbM":
+        return pl.Series(np.asarray(values), nan_to_null=True)
+    values = [None if not isinstance(value, str) and str(value) in ("nan", "NaT", "<NA>") else value
+              for value in values]  # as numpy and pandas write what is missing
+    with suppress(TypeError, pl.exceptions.PolarsError):
+        found = pl.Series(values)
+        if found.dtype != pl.Object:
+            return found
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)

@@ -42,7 +42,7 @@ RUN = RunConfig(model=ModelConfig(**SMALL), train=TrainConfig(
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """RELIABILITY: the default command and the tests open no socket beyond loopback."""
+    """The default command and the tests open no socket beyond loopback."""
     connect = socket.socket.connect
 
     def guarded(self, address):

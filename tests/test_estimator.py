@@ -13,7 +13,7 @@ import bst
 from bst.config import DataConfig
 from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX
-from bst.estimator import as_polars
+from bst.estimator import as_polars, column
 from bst.recommend.users import Users
 from tests.conftest import SMALL, contents, random_tables, refused
 from tests.raw_formats import telling
@@ -52,11 +52,26 @@ def test_frames_and_files_of_the_same_ratings_give_one_store_and_one_model(model
     assert panda.predict(pairs).index.tolist() == [7]
 
 
+def test_columns_of_any_kind_are_those_of_a_file(model):
+    """Dates with a zone, categories, ids of mixed types: in pandas each is a type of its own."""
+    zone = pd.to_datetime(pd.Series(["2001-01-01T01:00:00+01:00", None]), utc=True)
+    assert column(zone.dt.tz_convert("Europe/Rome")).dt.epoch("s").to_list() == [978307200, None]
+    for kind in (list, pd.Series, pd.Categorical):
+        values = kind(["10", 10 if kind is not pd.Categorical else "10", None])
+        assert column(values).to_list() == ["10", "10", None]
+    assert column(pd.Series([1.5, np.nan])).to_list() == [1.5, None]
+    at = datetime(2001, 1, 3, tzinfo=UTC)
+    same = [model.recommend(["u4"], at=when) for when in (at, at.timestamp(), pd.Timestamp(at))]
+    assert_frame_equal(same[0], same[1])
+    assert_frame_equal(same[0], same[2])
+
+
 @pytest.mark.parametrize("options", [
     dict(), dict(exclude_seen=False), dict(items=[5, 9, 13, 85]), dict(at=978_200_000)])
 def test_lists_of_many_are_those_of_each_one(model, options):
     ids = pl.Series("user_id", [*USERS["user_id"][::-2], "a stranger"])
-    found = model.recommend(ids, k=7, **options)
+    with pytest.warns(UserWarning, match="1 of 13 users are not known, such as 'a stranger'"):
+        found = model.recommend(ids, k=7, **options)
     assert found.schema == {"user_id": pl.String, "item_id": pl.Int32, "rank": pl.Int64,
                             "score": pl.Float32}
     assert found["user_id"].unique(maintain_order=True).to_list() == ids.to_list()
@@ -71,7 +86,7 @@ def test_lists_of_many_are_those_of_each_one(model, options):
         rows = rows.sort("rank")
         assert rows["rank"].to_list() == list(range(1, len(alone) + 1))
         assert rows["item_id"].to_list() == [item.movie_id for item in alone]
-        np.testing.assert_allclose(rows["score"].clip(1, 5), [i.stars for i in alone], atol=1e-5)
+        np.testing.assert_allclose(rows["score"], [item.stars for item in alone], atol=1e-5)
 
 
 @pytest.mark.parametrize("is_timed", [False, True])
@@ -87,7 +102,12 @@ def test_predictions_of_pairs_are_those_of_each_one(model, is_timed):
         person = person if at is None else person.before(at)
         expected = model.recommender.predict(person, [row["item_id"]], at=at)
         assert row["prediction"] == pytest.approx(expected[0], abs=1e-5)
-    odd = model.predict(pl.DataFrame({"user_id": ["?", "u1", "?"], "item_id": [5, 6, 6]}))
+    if is_timed:  # seconds, milliseconds and dates are one
+        for name, unit in (("timestamp", "s"), ("timestamp", "ms"), ("datetime", "ms")):
+            at = pairs.with_columns(pl.col("datetime").dt.epoch(unit)).rename({"datetime": name})
+            assert_frame_equal(model.predict(at)[["prediction"]], found[["prediction"]])
+    with pytest.warns(UserWarning, match="2 of 3 (users|items) are not known"):
+        odd = model.predict(pl.DataFrame({"user_id": ["?", "u1", "?"], "item_id": [5, 6, 6]}))
     assert odd["prediction"].is_between(1, 5).all() and odd["prediction"].n_unique() == 3
 
 
@@ -104,6 +124,8 @@ def test_a_short_list_is_doubled_until_it_is_the_exact_one(build, store, monkeyp
 def test_a_saved_model_moves_with_its_ratings(model, tmp_path):
     model.save(tmp_path / "saved")
     shutil.move(tmp_path / "saved", tmp_path / "moved")
+    for path in (model.folder / "store").iterdir():  # a copy does not look there
+        path.rename(path.with_suffix(".gone"))
     loaded = bst.BST.load(tmp_path / "moved")
     assert_frame_equal(loaded.recommend(["u4"], k=3), model.recommend(["u4"], k=3),
                        check_dtypes=False)
@@ -127,6 +149,13 @@ def test_a_saved_model_moves_with_its_ratings(model, tmp_path):
     (lambda m: bst.BST().fit(RATINGS.with_columns(rating=pl.lit("x"))),
      "bad rows, expected none: .*ratings.parquet:1: rating 'x' is not a number"),
     (lambda m: m.predict(ITEMS), "no column user_id in item_id, title, genres"),
+    (lambda m: bst.BST().fit(pd.DataFrame([[1, 2]], columns=["a", "a"])), "2 columns of 1 names"),
+    (lambda m: bst.BST().fit(pd.DataFrame({
+        "user_id": [1, np.nan], "item_id": pd.array([None, 2], dtype="Int64"), "rating": [3, 4]})),
+     "2 bad rows, .*ratings.parquet:1: no item; ratings.parquet:2: no user"),
+    (lambda m: m.recommend("u1"), "users is one str, expected a list of ids"),
+    (lambda m: m.recommend(["u1"], at="2001-01-01"), "row 1: time '2001-01-01', expected seconds"),
+    (lambda m: m.recommend(["u1"], k=-1), "k is -1, expected at least 1"),
     (lambda m: m.recommend(["u1"], items=[6]), "no movie 6 in the catalogue"),
 ])
 def test_what_a_caller_gets_wrong_is_told_in_one_line(model, call, message):

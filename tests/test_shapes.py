@@ -47,6 +47,6 @@ def test_the_table_pairs_bst_with_the_best_baseline(monkeypatch, capsys, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_the_defaults_are_level_with_every_baseline_or_better_on_each_shape(name):
-    """RELIABILITY 21."""
+    """One default for all data: level with every baseline, or ahead."""
     row = shapes.row_of(name, shapes.SHAPES[name], 5)
     assert row["low"] <= 0, row

@@ -145,7 +145,6 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     items.audience.copy_(audience)
     items.log_count.copy_(torch.from_numpy(np.log1p(count)))
     items.year[FIRST_IDX:] = torch.from_numpy(scale.scaled("year", cells["year"]))
-    model.year_scale.copy_(torch.tensor(scale.scales["year"][:2]))
     model.text_mean.copy_(torch.from_numpy(scale.text_mean))
     model.text_axes.copy_(torch.from_numpy(scale.text_axes))
     if model.interest is not None:

@@ -1,8 +1,8 @@
 """The network, whole: a Behavior Sequence Transformer whose layer knows the person.
 
 Letters in comments and einops patterns: b rows, c chunks, n events of a chunk, t last chunks that
-have targets, i targets of a chunk, m real targets, d width of an item's key, f features, k levels
-of the rating scale. A mask is True at what is real.
+have targets, i targets of a chunk, m real targets, d width of an item's key, f features, k copies
+of the regression heads. A mask is True at what is real.
 
 Inside, stars are standardised by the mean and the spread of the train ratings, so no number here
 depends on the scale.
@@ -171,7 +171,6 @@ class BST(nn.Module):
         self.register_buffer("fact_mean", torch.zeros(len(FACTS)))
         self.register_buffer("fact_scale", torch.ones(len(FACTS)))
         self.register_buffer("fact_edges", torch.zeros(len(FACTS), config.buckets - 1))
-        self.register_buffer("year_scale", torch.tensor([0.0, 1.0]))  # see `build.ContentScale`
         self.register_buffer("text_mean", torch.zeros(sizes.overview))
         self.register_buffer("text_axes", torch.zeros(sizes.overview, sizes.text))
         key_var = torch.tensor(config.key_var).repeat_interleave(torch.tensor(config.widths))

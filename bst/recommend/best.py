@@ -6,6 +6,7 @@ import torch
 from bst.data.schema import FIRST_IDX
 from bst.model.batches import Batch
 from bst.model.network import BST, Known
+from bst.utils.errors import DataError
 
 SHORTLIST = 384  # items that the whole network looks at first
 
@@ -52,6 +53,12 @@ def best_items(
         if not (rest + correction > worst).any():
             return in_order(rows.numpy(), score.numpy(), ratings, k)
         size *= 2
+
+
+def check_k(k: int) -> None:
+    """Refuse a list of no items."""
+    if k < 1:
+        raise DataError(f"k is {k}, expected at least 1")
 
 
 def in_order(rows: np.ndarray, score: np.ndarray, ratings: np.ndarray, k: int

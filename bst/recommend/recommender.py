@@ -20,7 +20,7 @@ from bst.data.schema import FIRST_IDX, USER_FEATURES
 from bst.data.text import TextVectors, cached_folder, embed_texts
 from bst.model.batches import CHUNK, Batch, UserVocabulary, num_chunks
 from bst.model.network import BST
-from bst.recommend.best import best_items, in_order
+from bst.recommend.best import best_items, check_k, in_order
 from bst.recommend.catalogue import Catalogue, NewMovie, fitted_with, model_with
 from bst.recommend.person import Person, ask, checked, seconds
 from bst.training.checkpoint import Fitted, load_fitted, load_model
@@ -167,9 +167,6 @@ class Recommender:
         Raises:
             DataError: see `predict`; or no such genre; or the run has no interest head.
         """
-        if k < 1:
-            raise DataError(f"k is {k}, expected at least 1")
-        check_option("by", by, RankBy)
         person, at = self._ask(history, user, at)
         allowed = self.catalogue.allowed(genres, years)
         (rows,), (score,) = self.best(ask(person, at), k, allowed=allowed, by=by,
@@ -197,6 +194,8 @@ class Recommender:
             by: stars, interest or both.
             exact: see `best_items`.
         """
+        check_k(k)
+        check_option("by", by, RankBy)
         given = np.full((len(batch.user), len(allowed) + FIRST_IDX), np.nan, dtype=np.float32)
         np.put_along_axis(given, batch.event_item.flatten(1).numpy(),
                           batch.event_rating.flatten(1).numpy(), axis=1)
@@ -237,6 +236,7 @@ class Recommender:
         The cosine is between the keys of the regression heads, less their mean over the catalogue.
         Films without ratings have the key of their genres, year and overview.
         """
+        check_k(k)
         (item,) = self.catalogue.items([movie])
         keys = self.known.table[FIRST_IDX:, :-2]
         keys = keys - keys.mean(dim=0)

@@ -11,7 +11,7 @@ from bst.data.schema import FIRST_IDX, OOV, id_text, rows_of
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
 from bst.model.batches import Events, Targets, asked, lay_out, num_chunks, packed
-from bst.recommend.best import SHORTLIST
+from bst.recommend.best import SHORTLIST, check_k
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
 from bst.utils.errors import DataError
@@ -110,6 +110,7 @@ class Users:
         Returns:
             (m, k) item indices, 0 where too few are left, and what they are ranked by.
         """
+        check_k(k)
         n = len(self.recommender.catalogue.ids)
         time = self._after(rows) if at is None else np.broadcast_to(at, len(rows))
         seen = self._size[rows] if at is None else self._seen(rows, time)

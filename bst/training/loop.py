@@ -231,7 +231,7 @@ class Fitting:
         self.optimizer = optimizer_of(model, run.train, task)
         steps = len(batches.epoch("train", batch_size=run.train.batch_size,
                                   seed=run.train.seed))
-        epochs = run.train.epochs if task == "stars" else math.ceil(model.config.interest)
+        epochs = run.train.epochs if task == "stars" else model.config.interest
         self.epochs = max(epochs, -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
         if saved is not None:

@@ -56,7 +56,7 @@ def test_the_targets_rating_and_later_ones_change_no_prediction(small, store, fo
 
 
 def test_no_feature_and_no_prediction_of_a_train_row_moves_with_its_own_stars(store, split, text):
-    """RELIABILITY 20: each train label in turn, before the first step of a model built anew."""
+    """Each train label in turn, before the first step of a model built anew."""
 
     def built(store):
         batches = plain_batches(store, split)

@@ -48,7 +48,7 @@ def assert_same_bits(folder, other):
 
 
 @pytest.mark.parametrize(("stops", "interest"), [
-    ((1,), 0), ((9, 3), 0), ((5, 5, 7), 0), ((3, 16, 1), 1.5)])
+    ((1,), 0), ((9, 3), 0), ((5, 5, 7), 0), ((3, 16, 1), 2)])
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
         job, tmp_path, stops, interest):
     assert job(tmp_path / "whole", interest=interest) and job(tmp_path / "other", seed=1)
