@@ -203,8 +203,8 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
 
 def predict_run(
     prepared: Prepared, out: Path, part: Part, *, device: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Expected and whole stars of the best model in `out`, NaN outside `part`: each (n,).
+) -> np.ndarray:
+    """Expected stars of the best model in `out`, NaN outside `part`: (n,).
 
     A DataError if the model is of another config or of other data.
     """
@@ -222,14 +222,14 @@ def compare(
     Processes but the first help to predict and get no rows. Errors: see `predict_run`.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
-    ours, stars = predict_run(prepared, out, part, device=device)
+    ours = predict_run(prepared, out, part, device=device)
     if rank() > 0:
         return []
     found, failed = predict_baselines(prepared)
     predictions = {"bst": ours, **found}
     rows = [
         report.evaluate(values, store, split, part, scorer=name, seed=config.train.seed,
-                 config_hash=config.hash, stars=stars if name == "bst" else None)
+                        config_hash=config.hash)
         for name, values in predictions.items()
     ]
     if found:

@@ -34,7 +34,7 @@ def scores(data: Path, folder: Path, names: str | None, seed: int) -> tuple[np.n
         use_device(config.train)
         prepared = prepare(config, report_dir=folder)
         train_run(prepared, folder)
-        stars, _ = predict_run(prepared, folder, "test")
+        stars = predict_run(prepared, folder, "test")
     test, store = prepared.split.test, prepared.store
     return np.abs(stars[test] - store.rating[test]), store.user_row[test]
 

@@ -24,12 +24,12 @@ PUBLISHED = {  # HR@10, NDCG@10
     "stable": [("SASRec, sampled softmax", 0.2929, 0.1684), ("eSASRec", 0.3133, 0.1772),
                ("FuXi-alpha", 0.3164, 0.1813), ("HSTU-large of RecTools", 0.3642, 0.2164)],
     "successive": [("SASRec", 0.209, 0.114)]}
-VALID = 6000  # valid requests, at most
+VALID = 6500  # valid requests, at most
 
 
 @dataclass(frozen=True)
 class Args(Options):
-    """Rank for everybody; runs trained with --interest and --ties stable."""
+    """Runs that were trained with --interest and --ties stable."""
 
     runs: RunFolders
     """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""
@@ -52,24 +52,23 @@ def main(args: Args) -> None:
 
     runs = [Recommender.from_pretrained(folder) for folder in args.runs]
     store, protocol = store_of(args.runs[0]), runs[0].fitted.protocol
+    kind = protocol["protocol"]
     for folder, run in zip(args.runs, runs, strict=True):
         if (run.fitted.identity["data"], run.fitted.protocol) != (store.digest, protocol):
             raise DataError(f"{folder}: its data or protocol is not that of {args.runs[0]}; give "
                             "runs that differ in their seeds alone")
-    if protocol["protocol"] not in TABLES:
-        raise DataError(f"{args.runs[0]}: protocol {protocol['protocol']}, expected one of "
-                        f"{', '.join(TABLES)}")
+    if kind not in TABLES:
+        raise DataError(f"{args.runs[0]}: protocol {kind}, expected {' or '.join(TABLES)}")
     tests, valids, rival = {}, {}, {}
-    for name, ties, ask in TABLES[protocol["protocol"]]:
+    for name, ties, ask in TABLES[kind]:
         split = split_interactions(store, **protocol | {"ties": ties})
         tests[name] = requests_of(store, split, "test", ask=ask)
         valids[name] = requests_of(store, split, "valid", ask=ask, most=VALID)
     if args.sasrec is not None:
         rival = rankers.sasrec(args.python, args.sasrec, valids[name], tests)
     seconds = [rankers.seconds_of(folder) for folder in args.runs]
-    tables = [{"protocol": f"{protocol['protocol']}, {name}", **rankers.table(
-        runs, seconds, valids[name], tests[name], rival.get(name)),
-        "published": PUBLISHED.get(name, [])} for name in tests]
+    tables = [{"protocol": f"{kind}, {name}", "published": PUBLISHED.get(name, []), **rankers.table(
+        runs, seconds, valids[name], test, rival.get(name))} for name, test in tests.items()]
     print(format_ranking(tables))
     if args.json is not None:
         old = json.loads(args.json.read_text()) if args.json.exists() else []

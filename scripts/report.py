@@ -53,9 +53,9 @@ def table(
 
     store, split, config = prepared.store, prepared.split, prepared.config
 
-    def row(score, name, seed=0, stars=None):
+    def row(score, name, seed=0):
         return evaluate(score, store, split, "test", scorer=name, seed=seed,
-                        config_hash=config.hash, stars=stars)
+                        config_hash=config.hash)
 
     def spread_out(values):
         full = np.full(len(store), np.nan, dtype=np.float32)
@@ -63,8 +63,7 @@ def table(
         return full
 
     ours = [spread_out(d["score"]) for d in done]
-    rows = [row(score, "bst", k, spread_out(d["star"]))
-            for k, (score, d) in enumerate(zip(ours, done, strict=True))]
+    rows = [row(score, "bst", k) for k, score in enumerate(ours)]
     if len(done) > 1:
         rows.append(row(np.mean(ours, axis=0), f"bst, {len(done)} seeds averaged"))
     same = [store.rating[split.test]] * len(done), [store.user_row[split.test]] * len(done)

@@ -45,7 +45,7 @@ def scores(shape: RatingsShape, folder: Path) -> tuple[dict, np.ndarray, np.ndar
         use_device(config.train)
         prepared = prepare(config, report_dir=folder)
         train_run(prepared, folder / "run")
-        found = {"bst": predict_run(prepared, folder / "run", "test")[0]}
+        found = {"bst": predict_run(prepared, folder / "run", "test")}
     store, split, test = prepared.store, prepared.split, prepared.split.test
     found |= predict_baselines(prepared)[0]
     is_new = [~np.isin(key[test], key[split.train]) for key in (store.user_row, store.item_idx)]

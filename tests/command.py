@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,14 @@ def call(script: str, *args, code: int = 0, fault=None) -> subprocess.CompletedP
             args, process.exitcode, out.read_text(), errors.read_text())
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def until(condition, *, seconds: float = 30) -> None:
+    """Return once the condition holds, which must be within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _run(script: str, args: list[str], out: Path, errors: Path, fault, about: tuple) -> None:

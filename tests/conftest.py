@@ -1,6 +1,7 @@
 """A tiny data set in memory and on disk in the raw MovieLens format, and a ban on the network."""
 
 import io
+import json
 import socket
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from bst.data.sequences import SequenceStore, build_sequences
 from bst.data.splits import split_interactions
 from bst.data.synthetic import write_synthetic
 from bst.data.text import TextVectors
-from bst.model.batches import Batches, UserVocabulary
+from bst.model.batches import Batches, Targets, UserVocabulary, lay_out
 from bst.model.build import build_model
 from bst.recommend.recommender import Recommender
 from bst.recommend.users import Users
@@ -74,6 +75,17 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def logged(folder) -> list[dict]:
+    """What a run has logged, without the seconds that it took."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "seconds" not in k} for line in lines]
+
+
+def bits(folder) -> tuple[bytes, list[dict]]:
+    """The model of a run folder, and what was logged."""
+    return (folder / "model.safetensors").read_bytes(), logged(folder)
+
+
 def saved(what) -> bytes:
     """A file of torch."""
     content = io.BytesIO()
@@ -110,6 +122,20 @@ def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0
 def plain_batches(store: SequenceStore, split) -> Batches:
     """What the network reads, all users of train known."""
     return Batches(store, split, UserVocabulary.fit(store, split))
+
+
+def all_rows(batches, part="test"):
+    return [row for batch in batches.epoch(part, batch_size=10**6) for row in batch]
+
+
+def window(batches, position):
+    """The batch of one target alone with its own history: the window form."""
+    history, store = batches.history, batches.store
+    begin, stop = history.start[[position]], history.stop[[position]]
+    target = Targets(np.array([0]), store.item_idx[[position]], store.timestamp[[position]],
+                     stop - begin, store.rating[[position]], np.array([position]))
+    user = batches.user[store.user_row[[position]]]
+    return lay_out(batches.events, begin, stop - begin, target, user).to("cpu", torch.float64)
 
 
 def randomize(model: torch.nn.Module) -> torch.nn.Module:

@@ -33,6 +33,6 @@ def test_a_run_that_was_cut_ends_with_the_bits_of_one_that_was_not(prepared, tmp
 
 def test_the_gpu_scores_as_the_cpu_does(prepared, tmp_path):
     assert train_run(prepared, tmp_path)
-    ours, cpu = (predict_run(prepared, tmp_path, "test", device=device)[0]
+    ours, cpu = (predict_run(prepared, tmp_path, "test", device=device)
                  for device in ("cuda", "cpu"))
     np.testing.assert_allclose(ours[prepared.split.test], cpu[prepared.split.test], atol=1e-3)

@@ -96,7 +96,7 @@ def test_a_baseline_that_fails_is_a_row_and_costs_no_run(
 ):
     last = np.array([len(store) - 1])
     prepared = Prepared(RunConfig(), store, replace(split, test=last), None, None)
-    monkeypatch.setattr(bst.run, "predict_run", lambda *_, **__: (store.rating + 0.25,) * 2)
+    monkeypatch.setattr(bst.run, "predict_run", lambda *_, **__: store.rating + 0.25)
     monkeypatch.setattr(bst.run, "BASELINES", rivals)
     rows = compare(prepared, tmp_path)
     good = [name for name in rivals if name not in told]

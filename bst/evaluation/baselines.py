@@ -73,11 +73,9 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     history, rest = History.of(store, split), store.rating - base
     targets, score = np.sort(np.concatenate([split.valid, split.test])), base.copy()
     score[np.setdiff1d(split.train, targets)] = np.nan
-    new = np.flatnonzero(np.diff(store.user_row[targets], prepend=-1))
-    for mine in np.split(targets, new[1:]) if len(targets) else ():
-        mine = mine[slot[store.item_idx[mine]] >= 0]
-        if not len(mine):
-            continue
+    targets = targets[slot[store.item_idx[targets]] >= 0]
+    of_users = np.split(targets, np.flatnonzero(np.diff(store.user_row[targets])) + 1)
+    for mine in of_users if len(targets) else ():
         first = history.start[mine[0]]
         seen = history.position[first:history.stop[mine].max()]
         known = slot[store.item_idx[seen]]

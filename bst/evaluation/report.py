@@ -17,16 +17,15 @@ from bst.utils.files import read_sealed, write_atomic
 
 def evaluate(
     predictions: np.ndarray, store: SequenceStore, split: Split, part: Part, *, scorer: str,
-    seed: int, config_hash: str, stars: np.ndarray | None = None,
+    seed: int, config_hash: str,
 ) -> dict:
     """One row of `results.json`.
 
     `predictions` are (n,) expected stars at every position of the store; the targets of `part`
-    count. `stars`, (n,) too, are those of a model that predicts stars on the scale; None: the
-    nearest ones. `seed` is that of the run and of the bootstrap.
+    count. `seed` is that of the run and of the bootstrap.
 
     Returns:
-        `mae`, `rmse`, `user_macro_mae` of the expected stars and `mae_star` of stars on the scale,
+        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the nearest rating,
         each with `_low` and `_high`, its 95 % user-bootstrap interval; `calibration` in equal
         groups; `mae` and `rmse` by slice.
     """
@@ -34,11 +33,11 @@ def evaluate(
     label, user = store.rating[target], store.user_row[target]
     levels = np.unique(store.rating[split.train]).astype(np.float64)
     score = on_scale(predictions, store, split, part)
-    star = to_stars(score, levels) if stars is None else stars[target].astype(np.float64)
     miss = np.abs(score - label)
     total, count = user_sums(miss, user)
     errors = {  # of each metric: the numbers whose mean it is, and their users
-        "mae": (miss, user), "rmse": (miss**2, user), "mae_star": (np.abs(star - label), user),
+        "mae": (miss, user), "rmse": (miss**2, user),
+        "mae_star": (np.abs(to_stars(score, levels) - label), user),
         "user_macro_mae": (total / count, np.arange(len(total)))}
     found = {}
     for name, (values, of) in errors.items():

@@ -95,6 +95,15 @@ class Batch:
         return replace(self, **moved)
 
 
+def at_slots(values: Tensor, slot: Tensor) -> Tensor:
+    """Values (b, c, n, ...) at slots (b, *k), numbered through a row's chunks: (b, *k, ...).
+
+    A slot below 0 counts as the first.
+    """
+    row = torch.arange(len(values), device=slot.device).view(-1, *[1] * (slot.ndim - 1))
+    return values.flatten(1, 2)[row, slot.clamp(min=0)]
+
+
 @dataclass(frozen=True)
 class Events:
     """What histories are made of: runs of one person's ratings, oldest first."""

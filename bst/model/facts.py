@@ -5,11 +5,11 @@ for train, valid, test and requests.
 """
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from bst.model.batches import Batch
+from bst.model.batches import Batch, at_slots
 
 FIFTHS = 5  # of a scale that runs from the lowest to the highest train rating
 SHRINK = 3.0  # pseudo-events in a running mean
@@ -42,7 +42,7 @@ def event_gap(batch: Batch) -> Tensor:
 
 def target_gap(batch: Batch) -> Tensor:
     """Log hours since the last event that a target sees, (b, t, 1 or i); -1: none."""
-    last = _at(rearrange(batch.event_time, "b c n -> b (c n)"), batch.slot - 1)
+    last = at_slots(batch.event_time, batch.slot - 1)
     return torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
 
 
@@ -65,23 +65,15 @@ def facts(batch: Batch, surprise: Tensor, height: Tensor, count: Tensor, year: T
     shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
     columns = torch.cat([shares, surprise[..., None], (surprise.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
-    total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))  # (b, slots + 1, f)
-    until = _at(total, slot)
+    total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))[:, None]  # (b, 1, slots + 1, f)
+    until = at_slots(total, slot)
     mean = until / (seen[..., None] + SHRINK)
     recent = []
     for size in LAST:
         start = torch.minimum(seen, seen.new_tensor(size))
-        sums = until[..., FIFTHS] - _at(total[..., FIFTHS], slot - start)
+        sums = until[..., FIFTHS] - at_slots(total[..., FIFTHS], slot - start)
         recent.append(sums / (start + SHRINK))
     columns = torch.broadcast_tensors(
         since_first, since_last, torch.log1p(seen.float()), count, year,
         *mean[..., :FIFTHS].unbind(-1), *recent, *mean[..., FIFTHS:].unbind(-1))
     return torch.stack(columns, dim=-1)
-
-
-def _at(values: Tensor, slot: Tensor) -> Tensor:
-    """Values (b, s) or (b, s, f) at slots (b, t, i); a slot before the first is the first."""
-    index = rearrange(slot.clamp(min=0), "b t i -> b (t i)")
-    if values.ndim == 3:
-        index = repeat(index, "b k -> b k f", f=values.shape[-1])
-    return values.gather(1, index).unflatten(1, slot.shape[1:])

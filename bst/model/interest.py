@@ -8,8 +8,8 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bst.data.schema import FIRST_IDX, OOV, PAD
-from bst.model.batches import Batch
+from bst.data.schema import FIRST_IDX
+from bst.model.batches import Batch, at_slots
 from bst.model.layers import SoftmaxHeads
 
 SAMPLE = 20_000  # items in the softmax of a loss, about: all of a catalogue up to half as large
@@ -81,20 +81,18 @@ class InterestHead(nn.Module):
             vectors: (b, c, n, d) of the events' items.
             rating: (b, c, n) standardised.
         """
-        (b, c, n), time = batch.event_item.shape, rearrange(batch.event_time, "b c n -> b (c n)")
-        since = rearrange(F.pad(time.diff(dim=1), (1, 0)), "b (c n) -> b c n", c=c)
+        (b, c, n), device = batch.event_item.shape, batch.event_item.device
+        since = F.pad(batch.event_time.flatten(1).diff(dim=1), (1, 0)).view(b, c, n)
         x = vectors + self.rating(rating[..., None]) + self.gap(_power(since))
         x = self.dropout(self.norm_event(x))
-        slots = repeat(torch.arange(n, device=time.device), "n -> b c n", b=b, c=c)
+        slots = repeat(torch.arange(n, device=device), "n -> b c n", b=b, c=c)
         itself = replace(batch, target_item=batch.event_item, target_time=batch.event_time,
                          stop=slots, label=batch.event_rating, position=slots)
         x = self.dropout(self.events(x, x, itself))
-        row = torch.arange(b, device=time.device)[:, None, None]
-        last = (batch.slot - 1).clamp(min=0)
-        is_new = batch.seen <= 0
-        gap = _power(batch.target_time - time[row, last]).masked_fill(is_new, GAPS - 1)
-        state = rearrange(x, "b c n d -> b (c n) d")[row, last]
-        state = torch.where(is_new[..., None], self.blank, state) + self.ahead(gap)
+        last, is_new = batch.slot - 1, batch.seen <= 0
+        gap = _power(batch.target_time - at_slots(batch.event_time, last))
+        gap = gap.masked_fill(is_new, GAPS - 1)
+        state = torch.where(is_new[..., None], self.blank, at_slots(x, last)) + self.ahead(gap)
         return self.reads(x, self.norm_ask(state), batch)
 
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -108,15 +106,13 @@ class InterestHead(nn.Module):
         return drawn + FIRST_IDX, chance[drawn]
 
     def rivals(self, items: Tensor, batch: Batch) -> Callable[[slice], Tensor]:
-        """Which of `items` (n,) are no rivals of some real targets: themselves, and what they see.
-
-        The items are indices, each once. The answer is (targets of the slice, n) bool.
+        """Which of `items` (n,), each once, are no rivals of real targets: themselves, and what
+        they see. The answer is (targets of the slice, n) bool.
         """
         n, events = len(items), rearrange(batch.event_item, "b c n -> b (c n)")
         (b, s), device = events.shape, items.device
         column = torch.full((len(self.log_share),), n, device=device)
         column[items] = torch.arange(n, device=device)
-        column[PAD] = column[OOV] = n
         slot = repeat(torch.arange(s, device=device, dtype=torch.int32), "s -> b s", b=b)
         first = torch.full((b, n + 1), s, device=device, dtype=torch.int32)  # slot with the item
         first = first.scatter_reduce(1, column[events], slot, "amin")
@@ -140,10 +136,8 @@ class NextItemLoss(torch.autograd.Function):
 
     The sum over the catalogue is estimated from a sample in which an item is with its chance and
     stands for 1 / chance items: unbiased, and exact once every chance is 1. The scores of a block
-    of targets, and their gradients, are made and used while they are in the cache.
-
-    Source: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by importance
-    sampling".
+    of targets, and their gradients, are made and used while they are in the cache. Source: Bengio
+    and Senecal 2003, "Quick training of probabilistic neural nets by importance sampling".
     """
 
     @staticmethod

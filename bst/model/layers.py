@@ -11,7 +11,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bst.model.batches import Batch
+from bst.model.batches import Batch, at_slots
 
 DRIFT = 5.0  # most drift between two events: a correlation of .007, forgotten; keeps exp in range
 
@@ -80,9 +80,8 @@ class RegressionHeads(nn.Module):
         slots = F.pad(clock, (0, 0, 1, 0))
         half = self._decay(end / 2)
         rise = self._decay(end / 2 - clock)  # exp(T - T_mid)
-        keys = events / rise, events * rise, events * self._decay(clock), half
-        (mean, moment), W, u = self._chunks(*keys, surprise, noise)
-        return slots, end, mean, moment, W, u
+        return slots, end, *self._chunks(events / rise, events * rise, events * self._decay(clock),
+                                         half, surprise, noise)
 
     def forward(self, past: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
@@ -115,7 +114,7 @@ class RegressionHeads(nn.Module):
                 rearrange(variance, "(k b) t i -> b t i k", k=k))
 
     def by_head(self, products: Tensor) -> Tensor:
-        """Sums (..., k * h) of what each head of each copy has of products (..., k * d)."""
+        """Sums (..., k * h) of products (..., k * d) over the columns of each head of each copy."""
         widths = self.widths * (products.shape[-1] // sum(self.widths))
         return torch.stack([part.sum(-1) for part in products.split(widths, dim=-1)], dim=-1)
 
@@ -128,33 +127,24 @@ class RegressionHeads(nn.Module):
         """exp(-clock) (..., h) for each column of the keys, (..., d)."""
         return torch.exp(-clock)[..., self.head]
 
-    def _chunks(self, late: Tensor, early: Tensor, known: Tensor, half: Tensor, surprise: Tensor,
-                noise: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """The states before each chunk, (b, c, 1, d) and (b, c, d, d), and W and u of each chunk.
+    def _chunks(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The state before each chunk, (b, c, 1, d) and (b, c, d, d), and W and u of each chunk.
 
-        Args:
-            late: (b, c, n, d) keys times exp(T_mid - T), of the later of two events.
-            early: (b, c, n, d) keys times exp(T - T_mid), of the earlier one.
-            known: (b, c, n, d) keys times exp(-T), against the state.
-            half: (b, c, 1, d) exp(-T_mid), with T_mid half the way to the end of the chunk.
-            surprise: (b, c, n).
-            noise: (b, c, n).
+        The inputs are those of `_chunk`, with an axis c after the first.
         """
-        inputs = late, early, known, half, surprise, noise
-        b, d = len(late), late.shape[-1]
-        start = late.new_zeros(b, 1, d), late.new_zeros(b, d, d)
+        b, d = len(inputs[0]), inputs[0].shape[-1]
+        state = inputs[0].new_zeros(b, 1, d), inputs[0].new_zeros(b, d, d)
         if torch.compiler.is_exporting():  # whose loops may not depend on sizes
-            return self._loop(start, inputs)
-        found, state = [], start
+            return self._loop(state, inputs)
+        found = []
         for chunk in zip(*(x.unbind(1) for x in inputs), strict=True):
             W, u, *after = self._chunk(*state, *chunk)
             found.append((*state, W, u))
             state = after
-        means, moments, W, u = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
-        return (means, moments), W, u
+        return tuple(torch.stack(column, dim=1) for column in zip(*found, strict=True))
 
-    def _loop(self, start: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple:
-        """What the last chunk needs, as `_chunks` gives it for all, in a program's own loop."""
+    def _loop(self, start: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What `_chunks` gives, of the last chunk alone, in a loop that `torch.export` can keep."""
         size = torch.ones_like(inputs[4][0, :, 0]).sum().long()  # chunks
 
         def goes_on(k: Tensor, *_: Tensor) -> Tensor:
@@ -166,12 +156,23 @@ class RegressionHeads(nn.Module):
 
         _, mean, moment = torch.while_loop(goes_on, body, (torch.tensor(0), *start))
         W, u, *_ = self._chunk(mean, moment, *(x[:, -1] for x in inputs))
-        return (mean[:, None], moment[:, None]), W[:, None], u[:, None]
+        return mean[:, None], moment[:, None], W[:, None], u[:, None]
 
     @staticmethod
     def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, known: Tensor,
                half: Tensor, surprise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it."""
+        """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it.
+
+        Args:
+            mean: (b, 1, d) of the state before it.
+            moment: (b, d, d) of that state: its covariance less the prior one.
+            late: (b, n, d) keys times exp(T_mid - T), of the later of two events.
+            early: (b, n, d) keys times exp(T - T_mid), of the earlier one.
+            known: (b, n, d) keys times exp(-T), against the state.
+            half: (b, 1, d) exp(-T_mid), with T_mid half the way to the end of the chunk.
+            surprise: (b, n).
+            noise: (b, n).
+        """
         cov = early + half * (known @ moment)  # of each event with the taste in mid-chunk
         kernel = (late @ cov.mT).tril()  # an event and those before it; else it may overflow
         kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
@@ -253,11 +254,10 @@ class SoftmaxHeads(nn.Module):
 
     def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
         """Logits (..., h, i, j) of gaps in seconds and ranks, each (..., i, j) and >= 0."""
-        far = torch.log1p(gap.float().clamp(min=0) / 60)
-        back = torch.log1p(rank.float())
-        slopes = (rearrange(slope, "h -> h 1 1") for slope in (self.gap_slope, self.rank_slope))
-        return -sum(slope * rearrange(x, "... i j -> ... 1 i j")
-                    for slope, x in zip(slopes, (far, back), strict=True))
+        far = rearrange(torch.log1p(gap.float().clamp(min=0) / 60), "... i j -> ... 1 i j")
+        back = rearrange(torch.log1p(rank.float()), "... i j -> ... 1 i j")
+        gap_slope, rank_slope = (x[:, None, None] for x in (self.gap_slope, self.rank_slope))
+        return -(gap_slope * far + rank_slope * back)
 
     def _near(self, x: Tensor, t: int, n: int) -> Tensor:
         """Of slots (b, c * n, d), those of each of the last t chunks and `length` before it."""
@@ -266,16 +266,12 @@ class SoftmaxHeads(nn.Module):
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """`forward` with the readout `flatten`."""
-        slot, at, seen = (x.expand(targets.shape[:3]) for x in (
+        slot, at, seen = (x.expand(targets.shape[:3])[..., None] for x in (
             batch.slot, batch.target_time, batch.seen))
         back = torch.arange(self.length, 0, -1, device=events.device)
-        place = (slot[..., None] - back).clamp(min=0)  # (b, t, i, length)
-        row = torch.arange(len(events), device=events.device)[:, None, None, None]
-        tokens = rearrange(events, "b c n d -> b (c n) d")[row, place]
-        tokens = torch.cat([tokens, targets[..., None, :]], dim=3)  # (b, t, i, s, d)
-        time = rearrange(batch.event_time, "b c n -> b (c n)")[row, place]
-        time = torch.cat([time, at[..., None]], dim=3)
-        is_seen = F.pad(back <= seen[..., None], (0, 1), value=True)
+        tokens = torch.cat([at_slots(events, slot - back), targets[..., None, :]], dim=3)
+        time = torch.cat([at_slots(batch.event_time, slot - back), at], dim=3)  # (b, t, i, s)
+        is_seen = F.pad(back <= seen, (0, 1), value=True)
         rank = torch.arange(self.length + 1, device=events.device)
         bias = self.bias((time[..., None] - time[..., None, :]).abs(),
                          (rank[:, None] - rank).abs())

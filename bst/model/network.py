@@ -8,6 +8,7 @@ Inside, stars are standardised by the mean and the spread of the train ratings, 
 depends on the scale.
 """
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Sizes:
 
     items: int  # of the catalogue
     known_items: int  # items with a train rating, each with its own row
-    content: int  # features of an item: a constant, genres, year, overview, see `build.content`
+    content: int  # features of an item, see `build.ContentScale`
     text: int  # the last so many of them are of the overview
     overview: int  # width of an overview vector, of which they are principal components
     audience: int  # components of who rated an item
@@ -47,17 +48,17 @@ class Known:
     """Items embedded: those of a batch, or the whole catalogue once and for all."""
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
-    token: Tensor | None = None  # (n, width) of the softmax heads; None: no such heads, or not yet
+    token: Tensor | None = None  # (n, width) for the softmax heads; None: none, or not yet made
 
 
 @dataclass(frozen=True)
 class Past:
-    """What the histories of a batch say, whatever is asked."""
+    """What the histories of a batch say, whatever is asked. None: without that part."""
 
-    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user; None: no features
+    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user
     surprise: Tensor  # (b, c, n) standardised stars less what is usual, 0 where padded
     heads: tuple[Tensor, ...] | None  # see `RegressionHeads.read`
-    token: Tensor | None  # (n, width) items, as the softmax heads see them; None: no such heads
+    token: Tensor | None  # (n, width) items, as the softmax heads see them
     tokens: Tensor | None  # (b, c, n, width) events, as they see them
 
 
@@ -148,7 +149,7 @@ def _usual(key: Tensor, bias: Tensor, prior: Tensor | None, copies: int) -> Tens
 
 
 def _by_copy(products: Tensor, copies: int) -> Tensor:
-    """Sums (..., copies) of what each copy of the regression heads has of products (..., d)."""
+    """Sums (..., copies) of products (..., d) over the columns of each copy of the heads."""
     return reduce(products, "... (k d) -> ... k", "sum", k=copies)
 
 
@@ -183,27 +184,29 @@ class BST(nn.Module):
         num_user = config.feature_dim * len(self.user_columns)
         self.prior = nn.Linear(num_user, d + 1) if num_user else None  # of the taste, and the bias
         self.regression = self.softmax = None
+        per_fact = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
+        columns = d + num_user + 1 + sizes.text + per_fact * len(FACTS)  # of the dense layers
         if config.attention in ("both", "regression"):
             self.regression = RegressionHeads(config.widths, config.drift, config.forgets)
+            columns += 2 * d + config.ensemble * (len(config.widths) + 1)
         if config.attention in ("both", "softmax"):
             self.token = nn.Linear(d, config.width)
             self.rating = nn.Linear(2, config.width)
             self.norm_token = nn.LayerNorm(config.width)
             self.softmax = SoftmaxHeads(config.width, config.heads, config.history_len,
                                         config.dropout, config.readout)
+            columns += self.softmax.width_out
         if config.dense == "bucket":
             self.bucket = nn.Embedding(len(FACTS) * config.buckets, config.feature_dim)
-        widths = [self._width(num_user), *config.hidden]
-        layers = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        widths, layers = [columns, *config.hidden], []
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], 1))
         for table in self.users:
             nn.init.normal_(table.weight, std=0.05)
-        for zero in (self.prior, self.head[-1]):  # starts as the heads' mean
-            if zero is not None:
-                nn.init.zeros_(zero.weight)
-                nn.init.zeros_(zero.bias)
+        for zero in filter(None, (self.prior, self.head[-1])):  # starts as the heads' mean
+            nn.init.zeros_(zero.weight)
+            nn.init.zeros_(zero.bias)
         # After all others: their first weights are those of a network without this head.
         self.interest = None
         if config.interest:
@@ -215,14 +218,6 @@ class BST(nn.Module):
             for copy in self.items.linear.weight[:-2].chunk(config.ensemble):
                 copy[first, 0] = torch.tensor([0.1] + [0.05] * (len(first) - 1))
             self.items.log_noise.bias.fill_(-0.6)
-
-    def _width(self, num_user: int) -> int:
-        """Columns that the dense layers read."""
-        config, d = self.config, self.config.ensemble * sum(self.config.widths)
-        per_fact = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
-        return (d + 1 + num_user + self.sizes.text + per_fact * len(FACTS)
-                + (2 * d + config.ensemble * (len(config.widths) + 1) if self.regression else 0)
-                + (self.softmax.width_out if self.softmax else 0))
 
     def forward(self, batch: Batch, known: Known | None = None, past: Past | None = None) -> Tensor:
         """Expected stars of every target, (b, t, i); not clamped; 0 where padded.
@@ -251,14 +246,9 @@ class BST(nn.Module):
         return loss.mean()
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Expected stars, and the level of the scale nearest to them: each (b, t, i)."""
-        self.eval()
-        stars = self.read(batch)[0] * self.spread + self.center
-        edges = (self.levels[1:] + self.levels[:-1]) / 2
-        level = self.levels[(stars[:, None] > edges).sum(-1)]
-        stars = stars.clamp(self.levels[0], self.levels[-1])
-        return batch.in_place(stars), batch.in_place(level)
+    def predict(self, batch: Batch) -> Tensor:
+        """Expected stars, clamped to the scale, (b, t, i); meaningless where padded."""
+        return self.eval()(batch).clamp(self.levels[0], self.levels[-1])
 
     def known(self) -> Known:
         """All items embedded, row by index, for requests: they are the same until the next step."""
@@ -405,8 +395,7 @@ class BST(nn.Module):
 
         Args:
             batch: b rows.
-            surprise: (b, c, n) standardised ratings of the events less what is expected of
-                anybody, 0 where padded; None: as nothing is expected before training.
+            surprise: see `facts.facts`; None: the ratings, of which nothing was expected.
             is_cold: (b, t, i), targets that are shown as if nobody had rated their item.
         """
         count = self.items.log_count[batch.target_item]

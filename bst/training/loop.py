@@ -52,18 +52,17 @@ class Progress:
 
 def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
     """Adam; tables and regression heads have rates of their own, and a prior instead of a decay."""
-    if task == "interest":
-        return AdamW([{"params": list(model.interest.parameters()), "peak": config.lr_dense,
-                       "weight_decay": config.weight_decay}], betas=(0.9, 0.99))
     own = [model.items.id.weight]
     heads = [p for part in (model.items, model.users, model.prior, model.regression)
              if part is not None for p in part.parameters() if p is not own[0]]
     known = {id(p) for p in own + heads}
     rest = [p for p in model.parameters() if id(p) not in known]
-    return AdamW([{"params": own, "peak": config.lr_items, "weight_decay": 0.0},
-                  {"params": heads, "peak": config.lr, "weight_decay": 0.0},
-                  {"params": rest, "peak": config.lr_dense, "weight_decay": config.weight_decay}],
-                 betas=(0.9, 0.99))
+    groups = [(own, config.lr_items, 0.0), (heads, config.lr, 0.0),
+              (rest, config.lr_dense, config.weight_decay)]
+    if task == "interest":
+        groups = [([*model.interest.parameters()], config.lr_dense, config.weight_decay)]
+    return AdamW([{"params": parameters, "peak": peak, "weight_decay": decay}
+                  for parameters, peak, decay in groups], betas=(0.9, 0.99))
 
 
 def averaged(model: BST, reach: float) -> AveragedModel:
@@ -96,7 +95,7 @@ def train_step(
             were.
     """
     (model if task == "stars" else model.eval().interest).train()
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)  # also of what the task before moved
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
         try:
@@ -130,33 +129,31 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def predict_part(
-    model: BST, batches: Batches, part: str, *, device: str = "cpu"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Expected and whole stars of the targets of `part`, NaN elsewhere: each (n,) float32.
+def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
+    """Expected stars of the targets of `part`, NaN elsewhere: (n,) float32.
 
     Raises:
         FloatingPointError: in each process, if some of them are not finite.
     """
-    predictions = np.full((2, len(batches.store)), np.nan, dtype=np.float32)
+    predictions = np.full(len(batches.store), np.nan, dtype=np.float32)
     target = torch.from_numpy(np.sort(batches.split.part(part)))
     # Whole batches go to the processes, so that each prediction has the bits that one process
     # gives it. Each target has its own place, filled by one process: the sum gathers them.
-    found = torch.zeros(2, len(target))
+    found = torch.zeros(len(target))
     for rows in tqdm(shard(batches.epoch(part, batch_size=EVAL_SIZE)), desc=f"predict {part}",
                      unit="batch", leave=False, disable=None if rank() == 0 else True):
         batch = batches.gather(rows)
         real = batch.is_target
         here = torch.searchsorted(target, batch.position[real])
         try:
-            found[:, here] = torch.stack(model.predict(batch.to(device))).cpu()[:, real]
+            found[here] = model.predict(batch.to(device)).cpu()[real]
         except torch.linalg.LinAlgError:
-            found[:, here] = torch.nan  # so that the sum tells the other processes
-    predictions[:, target.numpy()] = add_up(found).numpy()  # one as a tensor would be a number
-    lost = int((~torch.isfinite(found)).any(dim=0).sum())
+            found[here] = torch.nan  # so that the sum tells the other processes
+    predictions[target.numpy()] = add_up(found).numpy()
+    lost = int((~torch.isfinite(found)).sum())
     if lost:
         raise FloatingPointError(f"{lost} of the predictions of {part} are not finite")
-    return predictions[0], predictions[1]
+    return predictions
 
 
 @torch.inference_mode()
@@ -207,7 +204,7 @@ def fit(
     model.to(config.device)
     for task in ("stars", "interest")[:1 if model.interest is None else 2]:
         saved = load_resume(out)
-        if saved is not None and (saved["progress"].get("task"), task) == ("interest", "stars"):
+        if saved is not None and (saved["progress"]["task"], task) == ("interest", "stars"):
             continue
         fitting = Fitting(model, batches, run, out, info, task, saved)
         progress = fitting.progress
@@ -228,7 +225,7 @@ class Fitting:
             model, batches, run.train, out, info)
         self.progress, self.log = Progress(task=task), []  # a dict a line of metrics.jsonl
         self.cpu = time.process_time()
-        if saved is not None and saved["progress"].get("task", "stars") != task:
+        if saved is not None and saved["progress"]["task"] != task:
             model.load_state_dict(load_model(out)[0].state_dict())  # the best one of the stars
             self.log, saved = saved["log"], None
         self.optimizer = optimizer_of(model, run.train, task)
@@ -268,7 +265,9 @@ class Fitting:
                 return False
             if progress.step % config.save_every == 0:
                 self.save()
-        self.end_epoch(started)
+        row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.batch}
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        self._validate(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}", row, started)
         self.save()
         return True
 
@@ -287,13 +286,6 @@ class Fitting:
         progress.batch += 1
         progress.loss_sum += loss
 
-    def end_epoch(self, started: float) -> None:
-        """Validate, keep the best model, log, and move the counters to the next epoch."""
-        progress = self.progress
-        row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.batch}
-        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        self._validate(f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}", row, started)
-
     def save(self) -> None:
         """Write a resume point."""
         if rank() > 0:
@@ -306,6 +298,7 @@ class Fitting:
         self.last_good = self.progress.step
 
     def _validate(self, what: str, row: dict, started: float) -> None:
+        """Score the running mean on valid, keep it if it is the best so far, log and print."""
         progress, valid = self.progress, self.batches.split.valid
         with self._naming():
             if progress.task == "interest":
@@ -313,7 +306,7 @@ class Fitting:
             else:
                 label = self.batches.store.rating[valid]
                 score = predict_part(self.mean.module, self.batches, "valid",
-                                     device=self.config.device)[0][valid]
+                                     device=self.config.device)[valid]
                 found = {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
         row |= {"step": progress.step, **found, "processes": size(),
                 "seconds": round(time.perf_counter() - started, 1),

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bst.config import DataConfig, ModelConfig, Options, RunConfig, TrainConfig
-from bst.evaluation.metrics import mae, rmse, spread
+from bst.evaluation.metrics import mae, rmse, spread, to_stars
 from bst.evaluation.report import interval, paired_difference
 from bst.utils.errors import DataError, OptionError
 from bst.utils.files import write_atomic
@@ -131,8 +131,9 @@ def score_run(prepared, out: Path) -> dict[str, np.ndarray]:
     from bst.run import predict_run
 
     store, split = prepared.store, prepared.split
-    valid = predict_run(prepared, out, "valid")[0][split.valid]
-    score, star = (stars[split.test] for stars in predict_run(prepared, out, "test"))
+    valid = predict_run(prepared, out, "valid")[split.valid]
+    score = predict_run(prepared, out, "test")[split.test]
+    star = to_stars(score, np.unique(store.rating[split.train]))
     known = store.rating[split.valid]
     return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
             "label": store.rating[split.test], "user": store.user_row[split.test],

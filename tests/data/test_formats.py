@@ -511,9 +511,8 @@ def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, movies):
     prepared = prepare(config)
     assert train_run(prepared, tmp_path / "run")
     store, split = prepared.store, prepared.split
-    score, star = (v[split.test] for v in predict_run(prepared, tmp_path / "run", "test"))
+    score = predict_run(prepared, tmp_path / "run", "test")[split.test]
     assert (levels[0] <= score).all() and (score <= levels[-1]).all()
-    assert set(star.tolist()) <= set(levels) and len(set(star.tolist())) > 1
     mean = np.abs(store.rating[split.train].mean() - store.rating[split.test]).mean()
     assert compare(prepared, tmp_path / "run")[0]["mae"] < 0.8 * mean
     recommender = Recommender.from_pretrained(tmp_path / "run")

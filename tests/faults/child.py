@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bst.training.loop
 import bst.utils.files
-from tests.command import start
+from tests.command import start, until
 
 CALLS = {"before write": (bst.utils.files, "open"), "after write": (os, "fsync"),
          "before rename": (os, "replace"), "after rename": (bst.utils.files, "sync_folder")}
@@ -31,9 +31,7 @@ class Child:
 
     def wait_for(self, words: str) -> None:
         """Return once it has printed `words`, or has ended."""
-        ends = time.monotonic() + 300
-        while words not in self.said and self.process.is_alive() and time.monotonic() < ends:
-            time.sleep(0.01)
+        until(lambda: words in self.said or not self.process.is_alive(), seconds=300)
 
     def send(self, number: int) -> None:
         """Send it a signal."""

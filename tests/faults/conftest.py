@@ -1,6 +1,5 @@
 """A tiny run to break, and the list of survived faults at the end of the report."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bst.data.synthetic import write_synthetic
+from tests.conftest import bits
 from tests.faults.child import Child
 
 TINY = ["--epochs", "3", "--steps", "1", "--width", "8", "--heads", "2",
@@ -20,13 +20,6 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if Path(item.path).parent == Path(__file__).parent:
             item.add_marker("faults")
-
-
-def bits(folder: Path) -> tuple[bytes, list]:
-    """The model of a run folder, and what was logged but for the seconds that it took."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return ((folder / "model.safetensors").read_bytes(),
-            [(row["step"], row.get("train_loss"), row["valid_mae"]) for row in rows])
 
 
 @pytest.fixture(scope="session")

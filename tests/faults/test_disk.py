@@ -11,9 +11,8 @@ from bst.data import preparation
 from bst.data.formats import read_tables
 from bst.training.checkpoint import load_resume
 from tests.command import call
-from tests.conftest import refused
+from tests.conftest import bits, refused
 from tests.faults.child import fill_disk, limit_memory, slow_steps
-from tests.faults.conftest import bits
 
 
 def test_a_full_disk_names_file_and_step_and_the_old_checkpoint_loads(start, finish, mounted):

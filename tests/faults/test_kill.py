@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.conftest import bits
 from tests.faults.child import (
     CALLS,
     endless_steps,
@@ -15,7 +16,6 @@ from tests.faults.child import (
     slow_steps,
     turn_clock_back,
 )
-from tests.faults.conftest import bits
 
 slow = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import bst.model.batches
 from bst.data.schema import OOV, PAD, USER_FEATURES, Tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
-from bst.model.batches import CHUNK, CROWDED, Events, Targets, UserVocabulary, lay_out
+from bst.model.batches import CROWDED, UserVocabulary
 from tests.conftest import plain_batches
 
 
@@ -169,18 +169,3 @@ def test_a_user_vocabulary_knows_train_alone_and_the_rest_of_a_batch_is_oov(stor
         tables = (vocabulary.user_id, *vocabulary.features.values())
         for index, value, table in zip(row, values, tables, strict=True):
             assert index == (2 + table.index(value) if value in table else OOV)
-
-
-def test_people_who_rated_much_at_one_time_and_people_without_a_history_are_laid_out():
-    """Targets of one time share a chunk, however many; a row may have no event."""
-    k = 3 * CHUNK
-    events = Events(np.arange(2, 42), np.ones(40), np.arange(40) * 10)
-    targets = Targets(row=np.repeat([0, 1], [k, 2]), item=np.arange(k + 2) + 2,
-                      time=np.full(k + 2, 1000), seen=np.array([33] * k + [0, 0]),
-                      label=np.arange(k + 2), position=np.arange(k + 2))
-    batch = lay_out(events, np.array([0, 40]), np.array([40, 0]), targets, np.ones((2, 5), int))
-    assert batch.is_target.sum(dim=(1, 2)).tolist() == [k, 2]
-    assert batch.seen[batch.is_target].tolist() == [33] * k + [0, 0]
-    assert batch.target_time[1][batch.is_target[1]].tolist() == [0, 0]
-    assert batch.event_item[0].flatten()[-40:].tolist() == list(range(2, 42))
-    assert not batch.event_item[1].any()

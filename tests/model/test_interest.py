@@ -12,8 +12,7 @@ from bst.model import interest
 from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.training.loop import train_step
-from tests.conftest import STILL, plain_batches, turned
-from tests.model.test_network import all_rows, window
+from tests.conftest import STILL, all_rows, plain_batches, turned, window
 
 FORMS = [dict(), dict(attention="regression"), dict(text=False, user_features=False, audience=0)]
 
@@ -62,19 +61,13 @@ def test_its_gradients_are_those_of_the_plain_formula(monkeypatch):
     torch.manual_seed(0)
     inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True)
               for size in ((7, 4), (7, 4), (7,), (5, 4), (5,))]
-    out = torch.rand(7, 5) < 0.3
-
-    def plain(state, own, own_shift, rivals, shift):
-        rival = (state @ rivals.T + shift).masked_fill(out, -torch.inf)
-        score = (state * own).sum(1) + own_shift
-        return (torch.cat([rival, score[:, None]], dim=1).logsumexp(1) - score).mean()
-
+    (state, own, own_shift, rivals, shift), out = inputs, torch.rand(7, 5) < 0.3
+    rival = (state @ rivals.T + shift).masked_fill(out, -torch.inf)
+    score = (state * own).sum(1) + own_shift
+    plain = (torch.cat([rival, score[:, None]], dim=1).logsumexp(1) - score).mean()
     ours = interest.NextItemLoss.apply(*inputs, lambda here: out[here])
-    theirs = plain(*inputs)
-    assert ours.item() == pytest.approx(theirs.item())
-    for found, expected in zip(torch.autograd.grad(3 * ours, inputs),
-                               torch.autograd.grad(3 * theirs, inputs), strict=True):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(3 * x, inputs) for x in (ours, plain)))
 
 
 def test_what_a_sample_stands_for_is_the_whole_catalogue_on_average(head, store, monkeypatch):
@@ -115,32 +108,19 @@ def test_the_target_and_what_comes_later_change_no_score(head, store, form):
             torch.testing.assert_close(ours, found[0], atol=1e-11, rtol=0)
 
 
-def test_an_earlier_event_of_the_reach_changes_the_score(head, store):
-    """Its item, its stars and its time; and when the target is asked for."""
+def test_it_reads_items_stars_and_times_and_when_it_is_asked(head):
     model, batches = head()
-    target = next(p for p in batches.split.test
-                  if batches.split.history_stop[p] - store.offsets[store.user_row[p]] > 5)
-    batch = window(batches, target)
-    before = scores(model, batch)
-    last = batch.is_event.nonzero()[-1].tolist()
-    for name, change in (("event_item", lambda x: x % 7 + FIRST_IDX),
-                         ("event_rating", lambda x: 6 - x), ("event_time", lambda x: x - 99_999)):
-        values = getattr(batch, name).clone()
-        values[tuple(last)] = change(values[tuple(last)])
-        assert not torch.allclose(scores(model, replace(batch, **{name: values})), before)
-    later = replace(batch, target_time=batch.target_time + 5000)
-    assert not torch.allclose(scores(model, later), before)
+    batch = window(batches, batches.split.test[-1])
+    for name, change in (("event_item", lambda x: (x % 7 + FIRST_IDX) * (x > 0)),
+                         ("event_rating", lambda x: 6 - x), ("event_time", lambda x: x // 9),
+                         ("target_time", lambda x: x + 99_999)):
+        other = replace(batch, **{name: change(getattr(batch, name))})
+        assert not torch.allclose(scores(model, other), scores(model, batch))
 
 
-def test_the_stars_are_those_of_a_network_without_it(small, head):
-    model, batches = head(dropout=0.0)
-    plain, _ = small(**STILL)
-    plain.load_state_dict({name: value for name, value in model.state_dict().items()
-                           if not name.startswith("interest.")})
-    batch = gathered(batches)
-    torch.testing.assert_close(model(batch), plain(batch), atol=0, rtol=0)
-    assert model.loss(batch).item() == plain.loss(batch).item()
-    model.interest_loss(batch).backward()
+def test_its_loss_moves_nothing_but_the_head(head):
+    model, batches = head()
+    model.interest_loss(gathered(batches)).backward()
     assert {name.split(".")[0] for name, p in model.named_parameters()
             if p.grad is not None} == {"interest"}
 

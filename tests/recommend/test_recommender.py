@@ -42,7 +42,7 @@ def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
     """There many people share a batch, here one is asked for some films at once: 1e-5 stars."""
     recommender, batches = build(**changes)
     others = recommender.catalogue.ids
-    expected = predict_part(recommender.model, batches, "test")[0]
+    expected = predict_part(recommender.model, batches, "test")
     targets = batches.split.test[::3]
     for k, p in enumerate(targets):
         person, films = asked(recommender, batches, store, p), [*others[:k % 5], movie(store, p)]

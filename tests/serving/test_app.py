@@ -32,7 +32,7 @@ from bst.utils.errors import DataError
 from scripts import serve as serve_script
 from scripts.support.history import read_history
 from scripts.support.service import listen, serving
-from tests.command import call, start
+from tests.command import call, start, until
 from tests.conftest import keep, refused
 
 T = 978_000_000
@@ -76,13 +76,6 @@ def numbers(port: int) -> Counter:
     rows = ask(port, "/metrics").body.decode().splitlines()
     return Counter({row.rpartition(" ")[0]: float(row.rpartition(" ")[2])
                     for row in rows if row[0] != "#"})
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +344,7 @@ def test_a_new_model_replaces_the_old_one_whole_and_a_broken_one_does_not(defaul
             spoil()
             until(lambda: line in (ask(port, "/readyz").json()["reload_error"] or ""))  # noqa: B023
             assert ask(port, "/predict", body).json() == new
-            assert numbers(port)["bst_model_reload_failures_total"] > failures
+            until(lambda: numbers(port)["bst_model_reload_failures_total"] > failures)  # noqa: B023
             weights.write_bytes(good)
             until(lambda: not ask(port, "/readyz").json()["reload_error"])
         assert ask(port, "/predict", body).json() == new

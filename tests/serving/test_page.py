@@ -10,8 +10,8 @@ from bst.serving.worker import Models
 from scripts.support.browser import CHROMIUM, Browser
 from scripts.support.history import read_history
 from scripts.support.service import serving
+from tests.command import until
 from tests.conftest import keep
-from tests.serving.test_app import until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; on Debian: "
                                 "apt-get install chromium")

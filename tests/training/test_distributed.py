@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -30,9 +29,9 @@ from bst.training.checkpoint import load_resume
 from bst.training.loop import fit, gather_shard, predict_part, train_step
 from bst.utils.errors import DataError
 from bst.utils.guard import FolderInUseError, folder_lock
-from tests.command import ROOT, TINY
+from tests.command import ROOT, TINY, until
 from tests.conftest import RUN as ALONE
-from tests.conftest import SMALL, STILL, plain_batches, random_tables, randomize
+from tests.conftest import SMALL, STILL, logged, plain_batches, random_tables, randomize
 
 RUN = replace(ALONE, train=replace(ALONE.train, batch_size=256), model=ModelConfig(
     **SMALL, **STILL, interest=1))
@@ -68,11 +67,11 @@ def plan_of(batches: Batches) -> list:
 
 
 def predictions(batch_size: int, *, predict=None) -> np.ndarray:
-    """Of the valid part in batches of this size: (2, n)."""
+    """Of the valid part in batches of this size: (n,)."""
     model, batches = small_job()
     model.predict = predict or model.predict
     with patch.object(bst.training.loop, "EVAL_SIZE", batch_size):
-        return np.stack(predict_part(model, batches, "valid"))
+        return predict_part(model, batches, "valid")
 
 
 def train(out: Path, *, stop_after: int | None = None, asker: int = 0) -> bool:
@@ -156,8 +155,7 @@ def work(number: int, folder: Path) -> None:
         assert distributed.size() == 1
         train(folder / "changing", stop_after=4)
         (folder / "alone").touch()
-    while not (folder / "alone").exists():
-        time.sleep(0.05)
+    until((folder / "alone").exists)
     join("second")
     train(folder / "changing")
     dist.destroy_process_group()
@@ -173,14 +171,10 @@ def group(tmp_path_factory):
     return folder, [dict(np.load(folder / f"{number}.npz")) for number in range(2)]
 
 
-def logged(folder: Path, *columns: str) -> np.ndarray:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]  # the first one has no train loss
-    return np.array([[row.get(column, 0.0) for column in columns] for row in rows])
-
-
 def assert_same_log(folder: Path, other: Path) -> None:
-    np.testing.assert_allclose(logged(folder, *COLUMNS), logged(other, *COLUMNS), rtol=1e-5)
+    ours, theirs = ([[row.get(column, 0.0) for column in COLUMNS] for row in logged(of)]
+                    for of in (folder, other))  # the first row has no train loss
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "of_losses", "of_weights"), [
@@ -202,18 +196,18 @@ def test_two_processes_take_the_steps_of_one(group, name, of_losses, of_weights)
 def test_predictions_and_metrics_do_not_depend_on_batch_or_group(group, batch_size):
     valid, label = small_job()[1].split.valid, small_job()[1].store.rating
     alone, reference = predictions(batch_size), predictions(8192)
-    assert np.isnan(np.delete(alone, valid, axis=1)).all()
+    assert np.isnan(np.delete(alone, valid)).all()
     for found in group[1]:
         np.testing.assert_array_equal(found[f"predictions {batch_size}"], alone)
     for measure in (mae, rmse):
-        assert measure(alone[0, valid], label[valid]) == pytest.approx(
-            measure(reference[0, valid], label[valid]), rel=1e-6)
+        assert measure(alone[valid], label[valid]) == pytest.approx(
+            measure(reference[valid], label[valid]), rel=1e-6)
 
 
 def test_a_run_of_two_processes_logs_what_one_logs(group, tmp_path):
     train(tmp_path / "one")
     assert_same_log(group[0] / "whole", tmp_path / "one")
-    assert logged(group[0] / "whole", "processes").ravel().tolist() == [2] * 6
+    assert [row["processes"] for row in logged(group[0] / "whole")] == [2] * 6
 
 
 def test_a_stop_in_one_process_stops_both_and_one_then_two_go_on(group):
@@ -244,10 +238,7 @@ def torchrun(raw: Path, out: Path, *flags) -> subprocess.Popen:
 
 
 def wait_for_epoch(out: Path, number: int) -> None:
-    until = time.monotonic() + 300
-    while not (out / "metrics.jsonl").exists() or len(logged(out, "epoch")) <= number:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    until(lambda: (out / "metrics.jsonl").exists() and len(logged(out)) > number, seconds=300)
 
 
 def children(process: subprocess.Popen) -> list[int]:

@@ -1,6 +1,5 @@
 """Resume, stopping, loss, the run folder. Run: pytest tests/training/test_loop.py."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +14,17 @@ from bst.model.build import build_model
 from bst.model.network import BST
 from bst.training.checkpoint import load_model, load_resume
 from bst.training.loop import averaged, fit, learning_rate, optimizer_of, predict_part
-from tests.conftest import RUN, plain_batches
+from tests.conftest import RUN, bits, logged, plain_batches
 
 
 @pytest.fixture
 def job(store, split, text):
     """(out, stop after n steps, TrainConfig) -> finished?; a fresh process would do the same."""
 
-    def start(out, stop_after=None, spoil=lambda model: None, store=store, **changes):
+    def start(out, stop_after=None, spoil=lambda model: None, store=store, interest=0, **changes):
         out.mkdir(exist_ok=True)
-        run = replace(RUN, train=replace(RUN.train, **changes))
+        run = replace(RUN, train=replace(RUN.train, **changes),
+                      model=replace(RUN.model, interest=interest))
         batches = plain_batches(store, split)
         model = build_model(run.model, batches, text, seed=run.train.seed)
         spoil(model)
@@ -35,62 +35,52 @@ def job(store, split, text):
     return start
 
 
-def weights(folder):
-    return (folder / "model.safetensors").read_bytes()
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if "seconds" not in k} for line in lines]
-
-
 def assert_same_bits(folder, other):
     """The best model, the log, and in the end weights, their mean, the optimizer, the counters."""
-    assert weights(folder) == weights(other) and rows(folder) == rows(other)
+    assert bits(folder) == bits(other)
     ours, theirs = load_resume(folder), load_resume(other)
     assert set(ours) == {"model", "mean", "optimizer", "progress", "log"}
-    assert len(ours.pop("log")) == len(theirs.pop("log")) == len(rows(folder))
+    assert len(ours.pop("log")) == len(theirs.pop("log")) == len(logged(folder))
     (ours, shape), (theirs, other_shape) = map(tree_flatten, (ours, theirs))
     assert shape == other_shape
     assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b
                for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("stops", [(1,), (9, 3), (5, 5, 7)])
-def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(job, tmp_path, stops):
-    assert job(tmp_path / "whole")
+@pytest.mark.parametrize(("stops", "interest"), [
+    ((1,), 0), ((9, 3), 0), ((5, 5, 7), 0), ((3, 16, 1), 1.5)])
+def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
+        job, tmp_path, stops, interest):
+    assert job(tmp_path / "whole", interest=interest) and job(tmp_path / "other", seed=1)
     for stop in stops:
-        assert not job(tmp_path / "cut", stop_after=stop)
-    assert job(tmp_path / "cut")
+        assert not job(tmp_path / "cut", stop_after=stop, interest=interest)
+    assert (load_resume(tmp_path / "cut")["progress"]["task"] == "interest") == (interest > 0)
+    assert job(tmp_path / "cut", interest=interest) and job(tmp_path / "plain")
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
-
-
-def test_the_same_seed_gives_the_same_bits_and_another_one_others(job, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        job(tmp_path / name, seed=seed)
-    assert_same_bits(tmp_path / "a", tmp_path / "b")
-    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+    assert bits(tmp_path / "other")[0] != bits(tmp_path / "whole")[0]
+    found, stars = logged(tmp_path / "whole"), logged(tmp_path / "plain")
+    assert found[:len(stars)] == stars and len(found) - len(stars) == (3 if interest else 0)
 
 
 def test_the_model_that_is_kept_is_the_running_mean_that_was_best(job, tmp_path, store, split):
     told = replace(store, rating=np.where(store.item_idx % 2, 2, 4).astype(np.float32))
     assert job(tmp_path, store=told)
-    valid = [row["valid_mae"] for row in rows(tmp_path)]
+    valid = [row["valid_mae"] for row in logged(tmp_path)]
     best = int(np.argmin(valid))
     model, vocabulary, info = load_model(tmp_path)
-    score = predict_part(model, Batches(told, split, vocabulary), "valid")[0][split.valid]
+    score = predict_part(model, Batches(told, split, vocabulary), "valid")[split.valid]
     assert np.abs(score.astype(np.float64) - told.rating[split.valid]).mean() == pytest.approx(
         valid[best], abs=1e-9)
-    assert best > 0 and info["step"] == rows(tmp_path)[best]["step"]
+    assert best > 0 and info["step"] == logged(tmp_path)[best]["step"]
 
 
 def test_patience_counts_epochs_since_the_best_one(job, tmp_path, store, monkeypatch):
     errors = [3.0, 2.0, 2.5, 1.9, 2.2, 2.1, 0.1]  # before training, then of each epoch
     scripted = iter(errors)
     monkeypatch.setattr(bst.training.loop, "predict_part",
-                        lambda *_, **__: (store.rating + next(scripted), None))
+                        lambda *_, **__: store.rating + next(scripted))
     assert job(tmp_path, epochs=10, patience=0.2)
-    found = rows(tmp_path)
+    found = logged(tmp_path)
     assert [row["valid_mae"] for row in found] == pytest.approx(errors[:-1])
     assert load_model(tmp_path)[2]["step"] == found[3]["step"]
 
@@ -100,7 +90,7 @@ def test_a_small_data_set_gets_its_least_steps(job, tmp_path, monkeypatch):
     monkeypatch.setattr(bst.training.loop, "averaged",
                         lambda model, steps: reach.append(steps) or averaged(model, steps))
     assert job(tmp_path, epochs=1, steps=20, average=0.25)
-    steps = [row["step"] for row in rows(tmp_path)]
+    steps = [row["step"] for row in logged(tmp_path)]
     assert steps[-2] < 20 <= steps[-1] and len(steps) > 3
     assert reach == [0.25 * steps[-1]]
 
@@ -108,8 +98,8 @@ def test_a_small_data_set_gets_its_least_steps(job, tmp_path, monkeypatch):
 def test_training_that_only_harms_leaves_the_first_model(job, tmp_path, store, split, text):
     assert load_resume(tmp_path) is None
     job(tmp_path, lr=0.5, lr_items=0.5, lr_dense=0.5, average=0.0)
-    assert load_resume(tmp_path)["progress"]["step"] == rows(tmp_path)[-1]["step"]
-    valid = [row["valid_mae"] for row in rows(tmp_path)]
+    assert load_resume(tmp_path)["progress"]["step"] == logged(tmp_path)[-1]["step"]
+    valid = [row["valid_mae"] for row in logged(tmp_path)]
     assert len(valid) == 4 and valid[0] < min(valid[1:])
     model, vocabulary, info = load_model(tmp_path)
     batches = plain_batches(store, split)
@@ -141,7 +131,7 @@ def test_the_rates_rise_and_then_fall_to_a_twentieth(job, tmp_path, monkeypatch)
     monkeypatch.setattr(bst.training.loop, "learning_rate",
                         lambda *args: done.append(args[0]) or learning_rate(*args))
     job(tmp_path)
-    last = rows(tmp_path)[-1]["step"]
+    last = logged(tmp_path)[-1]["step"]
     assert done == pytest.approx(np.repeat(np.arange(1, last + 1) / last, 3))  # none is lost
     for group, peak in zip(load_resume(tmp_path)["optimizer"]["param_groups"],
                            (RUN.train.lr_items, RUN.train.lr, RUN.train.lr_dense), strict=True):
@@ -195,7 +185,7 @@ def test_a_step_that_fails_is_named_and_changes_nothing(job, tmp_path, fault, to
 def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monkeypatch, epoch):
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert job(whole, epochs=1)
-    step = rows(whole)[epoch]["step"]
+    step = logged(whole)[epoch]["step"]
     validations, predict = [], BST.predict
 
     def predict_or_fail(model, batch):
@@ -209,6 +199,6 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
             f"^step {step}: {len(split.valid)} of the predictions of valid are not finite; ")):
         job(out)
     if epoch:
-        assert load_model(out)[2]["step"] == 0 and rows(out) == rows(whole)[:1]
+        assert load_model(out)[2]["step"] == 0 and logged(out) == logged(whole)[:1]
     else:
         assert not list(out.iterdir())
