@@ -61,6 +61,15 @@ def refused(message: str):
     assert "\n" not in str(caught.value)
 
 
+def good_or_refused(read, *about):
+    """What `read` makes of a file; None where that is a DataError of one line."""
+    try:
+        return read(*about)
+    except DataError as error:
+        assert "\n" not in str(error)
+    return None
+
+
 def contents(folder) -> dict[str, bytes]:
     """The files of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

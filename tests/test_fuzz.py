@@ -13,10 +13,9 @@ from bst.config import DataConfig
 from bst.data.formats import layout_of, read_tables
 from bst.data.sources import RawFiles
 from bst.training.checkpoint import config_of, load_fitted, load_model, load_resume
-from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
 from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
-from tests.conftest import refused, saved
+from tests.conftest import good_or_refused, refused, saved
 
 quietly = settings(max_examples=60, deadline=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -44,15 +43,6 @@ def run(tmp_path_factory):
 def copy(run, tmp_path):
     """A fresh copy of the run at each call."""
     return lambda: shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
-
-
-def good_or_refused(read, *about):
-    """What `read` makes of a file; None where that is a DataError of one line."""
-    try:
-        return read(*about)
-    except DataError as error:
-        assert "\n" not in str(error)
-    return None
 
 
 def read_run(folder):

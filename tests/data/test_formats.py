@@ -29,7 +29,7 @@ from bst.run import compare, predict_run, prepare, train_run
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 from tests.command import ROOT
-from tests.conftest import random_tables, refused
+from tests.conftest import good_or_refused, random_tables, refused
 from tests.data.test_movielens import METADATA
 from tests.raw_formats import WRITERS, small_tables, telling, write_csv, write_rows
 
@@ -196,8 +196,7 @@ def test_ids_that_a_file_says_are_text_stay_text(tmp_path, kind):
 
 def test_a_parquet_file_that_was_cut_or_overwritten_is_a_data_error(tmp_path):
     path = tmp_path / "a.parquet"
-    pl.DataFrame({"user": list("abc") * 50, "item": [1] * 150, "rating": [1.5] * 150}
-                 ).write_parquet(path)
+    pl.DataFrame({"user": ["a"], "item": [1], "rating": [1.5]}).write_parquet(path)
     content = path.read_bytes()
     for damaged in (content[:-1], content[:300], content[:4], content[:4] + bytes(40)
                     + content[44:]):
@@ -498,10 +497,7 @@ def test_only_a_data_error_escapes_from_any_bytes(tmp_path, format, noise, at, w
     path = files[which % len(files)]
     raw = path.read_bytes()
     path.write_bytes(raw[:int(at * len(raw))] + noise + raw[int(at * len(raw)):])
-    try:
-        read_tables(folder, metadata=folder / "m.csv")
-    except DataError as error:
-        assert "\n" not in str(error)
+    good_or_refused(read_tables, DataConfig(data=folder, metadata=folder / "m.csv"))
 
 
 @pytest.mark.parametrize(("levels", "movies"), [
