@@ -177,11 +177,10 @@ class RegressionHeads(nn.Module):
         kernel = (late @ cov.mT).tril()  # an event and those before it; else it may overflow
         kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
         factor = torch.linalg.cholesky(kernel)
-        rest = surprise[..., None] - known @ mean.mT
+        rest = surprise[..., None] - known @ mean.mT  # what the state does not explain
         W, u = torch.linalg.solve_triangular(
             factor, torch.cat([cov, rest], dim=-1), upper=False).split([cov.shape[-1], 1], dim=-1)
-        at_end = W * half
-        decay = half.square()
+        at_end, decay = W * half, half.square()  # from mid-chunk, and from its start, to its end
         mean = decay * mean + u.mT @ at_end
         moment = decay.mT * moment * decay - at_end.mT @ at_end
         return W, u, mean, moment
@@ -219,8 +218,7 @@ class SoftmaxHeads(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.rank_slope = nn.Parameter(torch.linspace(0, 1, heads))  # from all to the last few
         self.gap_slope = nn.Parameter(torch.zeros(heads))
-        # of what a target reads
-        self.width_out = width * (length + 1) if readout == "flatten" else width
+        self.width_out = width * (length + 1 if readout == "flatten" else 1)
 
     def forward(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """What each target reads, (b, t, i, width_out); meaningless where padded.
@@ -232,14 +230,15 @@ class SoftmaxHeads(nn.Module):
         """
         if self.readout == "flatten":
             return self._windows(events, targets, batch)
+        # The targets of a chunk read one window: its slots and `reach` slots before them. Each
+        # target masks what it does not see, and attends to itself too (`own`).
         (t, n), reach = (targets.shape[1], events.shape[2]), self.length
         q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
                                     three=3, h=self.heads)
         width = targets.shape[-1]
         kv = F.linear(events, self.qkv.weight[width:], self.qkv.bias[width:])
-        near = self._near(rearrange(kv, "b c n d -> b (c n) d"), t, n)  # (b, t, reach + n, d)
-        k, v = rearrange(near, "b t j (two h e) -> two b t h j e", two=2, h=self.heads)
-        time = self._near(rearrange(batch.event_time, "b c n -> b (c n) 1"), t, n)[..., 0]
+        k, v = rearrange(self._near(kv, t), "b t j (two h e) -> two b t h j e", two=2, h=self.heads)
+        time = self._near(batch.event_time[..., None], t)[..., 0]
         place = torch.arange(-reach, n, device=q.device)  # from the first slot of the chunk
         rank = batch.stop[..., None] - place  # (b, t, i, j): 1 is the event just before
         is_seen = (rank >= 1) & (rank <= batch.seen.clamp(max=reach)[..., None])
@@ -259,9 +258,10 @@ class SoftmaxHeads(nn.Module):
         gap_slope, rank_slope = (x[:, None, None] for x in (self.gap_slope, self.rank_slope))
         return -(gap_slope * far + rank_slope * back)
 
-    def _near(self, x: Tensor, t: int, n: int) -> Tensor:
-        """Of slots (b, c * n, d), those of each of the last t chunks and `length` before it."""
-        x = F.pad(x, (0, 0, self.length, 0))[:, -t * n - self.length:]
+    def _near(self, x: Tensor, t: int) -> Tensor:
+        """Of slots (b, c, n, d), the window of each of the last t chunks: (b, t, length + n, d)."""
+        n = x.shape[2]
+        x = F.pad(x.flatten(1, 2), (0, 0, self.length, 0))[:, -t * n - self.length:]
         return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
@@ -283,5 +283,6 @@ class SoftmaxHeads(nn.Module):
         return rearrange(out * is_seen[..., None], "b t i s d -> b t i (s d)")
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What comes after the attention: residual, norm, feed-forward, residual, norm."""
         x = self.norm_attn(x + self.out(attended))
         return self.norm_ffn(x + self.dropout(self.ffn(x)))
