@@ -27,6 +27,7 @@ import polars as pl
 from bst.config import Baseline, DataConfig, ModelConfig, RankBy, RunConfig, TrainConfig
 from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX, OOV, rows_of
+from bst.data.sequences import load_store, save_store
 from bst.recommend.person import seconds
 from bst.recommend.recommender import History, Recommender
 from bst.recommend.users import Users, table_of
@@ -53,6 +54,13 @@ class BST:
         known = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
         if unknown := sorted(set(options) - set(known)):
             raise OptionError(f"no option {unknown[0]}; there are {', '.join(sorted(known))}")
+        for name, value in options.items():  # as a caller in Python writes what flags take
+            if name == "item_features" and isinstance(value, (list, tuple)):
+                options[name] = ",".join(value)
+            elif name == "columns" and isinstance(value, dict):
+                options[name] = ",".join(f"{key}={column}" for key, column in value.items())
+            elif isinstance(value, list):
+                options[name] = tuple(value)
         groups = {group: cls(**{name: value for name, value in options.items()
                                 if known[name] == group}) for group, cls in GROUPS.items()}
         self.config, self._like = RunConfig(**groups), pl.DataFrame()
@@ -206,13 +214,13 @@ class BST:
 
     def _rows(self, ids: pl.Series) -> np.ndarray:
         """Rows of users, (n,); see `Users.rows`."""
-        rows = self.users.rows(ids)
+        rows = self.users.rows(ids.cast(pl.String).str.strip_chars())
         _warn_of(ids, rows == len(self.users.ids), "users")
         return rows
 
     def _items(self, ids: pl.Series) -> np.ndarray:
         """Item indices, (n,); that of an unknown item for one that the catalogue lacks."""
-        rows = rows_of(ids, self._ids).to_numpy()
+        rows = rows_of(ids.cast(pl.String).str.strip_chars(), self._ids).to_numpy()
         _warn_of(ids, rows < 0, "items")
         return np.where(rows < 0, OOV, rows.astype(np.int64) + FIRST_IDX)
 
@@ -229,9 +237,12 @@ def make_store_of(tables: dict[str, pl.DataFrame], config: DataConfig, folder: P
         for name, table in tables.items():
             table.write_parquet(Path(written) / f"{name}.parquet")
         try:
-            make_store(replace(config, data=Path(written)), folder)
+            made = make_store(replace(config, data=Path(written)), Path(written) / "store")
         except DataError as error:
             raise type(error)(str(error).replace(f"{written}: ", "")) from error
+        if folder.exists() and load_store(folder).digest != made.digest:
+            raise DataError(f"{folder.parent} holds a run on other data; give another folder")
+        save_store(made, folder)
 
 
 def _warn_of(ids: pl.Series, is_unknown: np.ndarray, what: str) -> None:

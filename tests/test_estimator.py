@@ -107,7 +107,7 @@ def test_predictions_of_pairs_are_those_of_each_one(model, is_timed):
             at = pairs.with_columns(pl.col("datetime").dt.epoch(unit)).rename({"datetime": name})
             assert_frame_equal(model.predict(at)[["prediction"]], found[["prediction"]])
     with pytest.warns(UserWarning, match="2 of 3 (users|items) are not known"):
-        odd = model.predict(pl.DataFrame({"user_id": ["?", "u1", "?"], "item_id": [5, 6, 6]}))
+        odd = model.predict(pl.DataFrame({"user_id": ["?", " u1 ", "?"], "item_id": [5, 6, 6]}))
     assert odd["prediction"].is_between(1, 5).all() and odd["prediction"].n_unique() == 3
 
 
@@ -138,6 +138,19 @@ def test_a_saved_model_moves_with_its_ratings(model, tmp_path):
         "item_id", "title", "rank", "score"]
     with refused("is there already, expected a new folder"):
         model.save(tmp_path / "moved")
+    with refused("moved holds a run on other data; give another folder"):
+        bst.BST(**OPTIONS).fit(RATINGS.head(99), folder=tmp_path / "moved")
+    assert_frame_equal(bst.BST.load(tmp_path / "moved").recommend(["u4"], k=3),
+                       loaded.recommend(["u4"], k=3))
+
+
+def test_options_are_what_python_has(tmp_path):
+    items = ITEMS.with_columns(author=pl.Series(["Ann", "Bob"] * 20 + ["Bob"]))
+    model = bst.BST(**OPTIONS | {"steps": 2, "epochs": 1, "hidden": [8, 8, 8]},
+                    item_features=["author"], columns={"user": "who"})
+    model.fit(RATINGS.rename({"user_id": "who"}), items, verbose=False)
+    assert model.recommender.fitted.features["values"]["author"] == ["Ann", "Bob"]
+    assert len(model.evaluate(["item mean"])) == 2
 
 
 @pytest.mark.parametrize(("call", "message"), [
