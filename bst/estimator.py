@@ -280,7 +280,9 @@ def column(values: Sequence) -> pl.Series:
         return values
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind in "iufbM":
-        return pl.Series(np.asarray(values), nan_to_null=True)
+        found = pl.Series(np.asarray(values), nan_to_null=True)
+        is_whole = dtype.kind == "f" and (found.drop_nulls() % 1 == 0).all()
+        return found.cast(pl.Int64, strict=False) if is_whole else found  # ids beside missing ones
     values = [None if not isinstance(value, str) and str(value) in ("nan", "NaT", "<NA>") else value
               for value in values]  # as numpy and pandas write what is missing
     with suppress(TypeError, pl.exceptions.PolarsError):

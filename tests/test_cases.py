@@ -55,7 +55,7 @@ def test_ratings_alone_train_and_score_a_history_like_them(tmp_path, ratings, hi
 
 def test_data_without_ratings_rank_by_interest(tmp_path):
     data, run = CASES / "11-ratings.csv", tmp_path / "run"
-    done = train(data, run, "--columns", "rating=none", "--interest", "0.1", "--steps", "5")
+    done = train(data, run, "--columns", "rating=none", "--interest", "1", "--steps", "5")
     assert "has no ratings: each row counts as a 1" in done.stdout and "bst" in done.stdout
     done = call("recommend.py", "--run", run, "--user", "1", "--by", "interest", "--json", "-")
     assert all(0 < item["chance"] < 1 == item["stars"] for item in json.loads(done.stdout)["items"])

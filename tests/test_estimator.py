@@ -60,6 +60,7 @@ def test_columns_of_any_kind_are_those_of_a_file(model):
         values = kind(["10", 10 if kind is not pd.Categorical else "10", None])
         assert column(values).to_list() == ["10", "10", None]
     assert column(pd.Series([1.5, np.nan])).to_list() == [1.5, None]
+    assert str(column(pd.Series([7.0, np.nan])).to_list()) == "[7, None]"
     at = datetime(2001, 1, 3, tzinfo=UTC)
     same = [model.recommend(["u4"], at=when) for when in (at, at.timestamp(), pd.Timestamp(at))]
     assert_frame_equal(same[0], same[1])

@@ -73,6 +73,7 @@ def checked(history: Sequence[tuple], levels: np.ndarray
     stars = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, given, side="right")]
     is_off = ~np.isclose(given, stars, rtol=1e-5, atol=0)  # 2.1 is 2.0999999 in float32
     least, scale = levels[0] - np.diff(levels[:2]).sum() / 2, ", ".join(f"{x:g}" for x in levels)
+    scale = scale if len(levels) <= 20 else f"{len(levels)} levels of {scale[:20]}..."
     notes = []
     for k in np.flatnonzero(is_off):
         if not least <= given[k] < levels[-1]:
