@@ -15,13 +15,13 @@ from bst.data.sequences import SequenceStore
 from bst.data.splits import Split
 from bst.data.text import TextVectors
 from bst.model.batches import Batches
-from bst.model.facts import RATED_SCALE, UNRATED
+from bst.model.facts import FACTS
 from bst.model.network import BST, Sizes
 
-FEWEST, MOST = 3, 300  # rated items of a value of a category that counts; such values, at most
+FEWEST, MOST = 3, 300  # min rated items of a category value; max values of a category
 TEXT_DIM = 32  # principal components of the overview vectors
-EACH = 25  # users and items for each component of an audience, at least
-CO_RATINGS = 500  # what an item's raters rated beside it, at least; below, its audience is unknown
+EACH = 25  # min users and min items for each component of an audience
+CO_RATINGS = 500  # min other ratings by an item's raters; with fewer its audience is unknown
 FEW = 5.0  # ratings of an item that halve what its audience says
 SAMPLE = 2**17  # train targets that scale the dense features, about
 
@@ -30,8 +30,8 @@ SAMPLE = 2**17  # train targets that scale the dense features, about
 class ContentScale:
     """How the content of an item becomes features; fitted on the items with train ratings."""
 
-    values: dict[str, Sequence[str]]  # of each category that count; the first one is genres
-    scales: dict[str, Sequence]  # mean, spread, whether of log(1 + x), by number; first the year
+    values: dict[str, Sequence[str]]  # kept values of each category, genres first
+    scales: dict[str, Sequence]  # of each number, year first: mean, std, whether of log(1 + x)
     has_year: bool  # in the content
     text_mean: np.ndarray  # (w,) float32, w the width of an overview vector
     text_axes: np.ndarray  # (w, t) float32: principal components, scaled; t is 0 without texts
@@ -61,7 +61,7 @@ class ContentScale:
             at, hot = dict(zip(values, itertools.count())), np.zeros((n, len(values)), np.float32)
             for row, of in enumerate(cells[name]):
                 hot[row, [at[value] for value in of or () if value in at]] = 1
-            # one of many values of an item says less of it
+            # divided by the number of values that the item has
             columns.append(2 * hot / np.maximum(1, hot.sum(axis=1, keepdims=True)))
         for name in self.scales:
             z = self.scaled(name, cells[name])[:, None] * (self.has_year or name != "year")
@@ -89,14 +89,14 @@ def cells_of(movies: pl.DataFrame) -> dict[str, Sequence]:
 
 
 def _common(of_items: Sequence, rated: np.ndarray) -> list[str]:
-    """The values of a category that count, in alphabetical order: those of many rated items."""
+    """The most frequent values of a category among rated items, in alphabetical order."""
     count = Counter(value for row in rated for value in set(of_items[row] or ()))
     kept = [(-n, value) for value, n in count.items() if n >= FEWEST]
     return sorted(value for _, value in sorted(kept)[:MOST])
 
 
 def _scale(number: np.ndarray) -> tuple[float, float, bool]:
-    """Mean, spread, and whether of log(1 + x): if none is negative and few are far above all."""
+    """Mean, std, and whether of log(1 + x): if no number is negative and the std above the mean."""
     known = number[np.isfinite(number)]
     is_log = bool(len(known) and known.min() >= 0 and known.std() > known.mean())
     known = np.log1p(known) if is_log else known
@@ -161,9 +161,9 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray, m
                         ) -> torch.Tensor:
     """Principal components of who rated each item in train, whatever the stars: (items + 2, k).
 
-    The mean over an item's raters of what they rate, normalised by how much everybody and
-    everything is rated, without the first component, which is that; drawn to 0 by few ratings, and
-    0 for an item whose raters rated little else: it would tell them from others, not the item.
+    The mean over an item's raters of what they rate, normalised by the counts of users and items
+    and drawn to 0 by few ratings. The first component only measures popularity and is dropped.
+    Items whose raters rated little else get 0: their vector would identify the raters.
 
     Args:
         store: sequences.
@@ -196,9 +196,9 @@ def log_share(count: np.ndarray, total: int) -> torch.Tensor:
 
 
 def rating_scale(rating: np.ndarray) -> tuple[float, float]:
-    """About the mean and the standard deviation of train ratings, in fiftieths of their range.
+    """Mean and std of train ratings, rounded to 1/50 of their range.
 
-    So coarse that no rating's own stars show in it, and the same in any unit.
+    So no single label shifts them, and they are the same in any unit.
 
     Example:
         >>> rating_scale(np.array([1.0, 4.0, 5.0])), rating_scale(np.array([10.0, 40.0, 50.0]))
@@ -216,19 +216,20 @@ def rating_scale(rating: np.ndarray) -> tuple[float, float]:
 def _scale_facts(model: BST, batches: Batches) -> None:
     """Mean, spread and bucket edges of the dense features.
 
-    Those that read no stars are fitted on some of the train targets. Those that read the history's
-    stars have fixed ones: a fit would hold the stars of the row itself, as others' history.
+    Those that read no stars are fitted on some of the train targets. The others have fixed scales:
+    fitting them would leak each row's label through the histories of other rows.
     """
+    unrated = sum(size is None for size in FACTS.values())  # the first ones
     plan = batches.epoch("train", batch_size=2**13, seed=0)
     found, total = [], 0
     while plan and total < SAMPLE:
         batch = batches.gather(plan.pop())
-        found.append(model.facts(batch)[batch.is_target][:, :UNRATED])
+        found.append(model.facts(batch)[batch.is_target][:, :unrated])
         total += len(found[-1])
     values = torch.cat(found).double()
-    model.fact_mean[:UNRATED] = values.mean(dim=0).float()
-    model.fact_scale[:UNRATED] = values.std(dim=0, correction=0).float() + 1e-6
+    model.fact_mean[:unrated] = values.mean(dim=0).float()
+    model.fact_scale[:unrated] = values.std(dim=0, correction=0).float() + 1e-6
     shares = torch.linspace(0, 1, model.config.buckets + 1, dtype=torch.double)[1:-1]
-    model.fact_edges[:UNRATED] = values.quantile(shares, dim=0).T.float()
-    model.fact_scale[UNRATED:] = torch.tensor(RATED_SCALE)
-    model.fact_edges[UNRATED:] = model.fact_scale[UNRATED:, None] * (4 * shares.float() - 2)
+    model.fact_edges[:unrated] = values.quantile(shares, dim=0).T.float()
+    model.fact_scale[unrated:] = torch.tensor([*FACTS.values()][unrated:])
+    model.fact_edges[unrated:] = model.fact_scale[unrated:, None] * (4 * shares.float() - 2)

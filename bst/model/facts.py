@@ -14,16 +14,13 @@ from bst.model.batches import Batch, at_slots
 FIFTHS = 5  # of a scale that runs from the lowest to the highest train rating
 SHRINK = 3.0  # pseudo-events in a running mean
 LAST = (3, 20)  # events of the short running means
-FACTS = (
-    "log hours since first rating", "log hours since last rating", "log history length",
-    "log train ratings of the item", "release year",
-    *(f"share of ratings in fifth {k + 1} of the scale" for k in range(FIFTHS)),
-    *(f"mean surprise of the last {k} ratings" for k in LAST), "mean surprise of all ratings",
-    "spread of the surprise",
-)
-
-UNRATED = 5  # the first of them, which read no stars
-RATED_SCALE = [0.15] * FIFTHS + [0.5] * len(LAST) + [0.4, 0.4]  # usual size of the others
+FACTS = {  # name: usual size; None: reads no stars, so that its scale may be fitted
+    "log hours since first rating": None, "log hours since last rating": None,
+    "log history length": None, "log train ratings of the item": None, "release year": None,
+    **{f"share of ratings in fifth {k + 1} of the scale": 0.15 for k in range(FIFTHS)},
+    **{f"mean residual of the last {k} ratings": 0.5 for k in LAST},
+    "mean residual of all ratings": 0.4, "variance of the residuals less 1": 0.4,
+}
 
 
 def log_hours(seconds: Tensor) -> Tensor:
@@ -46,13 +43,12 @@ def target_gap(batch: Batch) -> Tensor:
     return torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
 
 
-def facts(batch: Batch, surprise: Tensor, height: Tensor, count: Tensor, year: Tensor) -> Tensor:
+def facts(batch: Batch, residual: Tensor, height: Tensor, count: Tensor, year: Tensor) -> Tensor:
     """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
 
     Args:
         batch: b rows, c * n slots.
-        surprise: (b, c, n) standardised ratings of the events less what is expected of anybody, 0
-            where padded.
+        residual: (b, c, n) standardised ratings less their baseline, 0 where padded.
         height: (b, c, n) where each rating is on the scale, from 0 to 1.
         count: (b, t, i) log train ratings of the target.
         year: (b, t, i) standardised release year of the target.
@@ -63,7 +59,7 @@ def facts(batch: Batch, surprise: Tensor, height: Tensor, count: Tensor, year: T
     since_last = target_gap(batch).clamp(min=0)
     fifth = (height * (FIFTHS - 1)).round().clamp(0, FIFTHS - 1).long()
     shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
-    columns = torch.cat([shares, surprise[..., None], (surprise.square() - 1)[..., None]], dim=-1)
+    columns = torch.cat([shares, residual[..., None], (residual.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
     total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))[:, None]  # (b, 1, slots + 1, f)
     until = at_slots(total, slot)

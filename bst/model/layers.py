@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from bst.model.batches import Batch, at_slots
 
-DRIFT = 5.0  # most drift between two events: a correlation of .007, forgotten; keeps exp in range
+DRIFT = 5.0  # largest step of a clock: exp(-5) = .007 is as good as forgotten; keeps exp in range
 
 
 class RegressionHeads(nn.Module):
@@ -26,11 +26,11 @@ class RegressionHeads(nn.Module):
 
     The history goes in chunks. What earlier chunks say of the taste is a state, its mean and its
     covariance less the prior one. In a chunk, with L the Cholesky factor of the covariance of its
-    events, W = L^-1 cov(events, taste) and u = L^-1 surprise serve every target at once: a target
+    events, W = L^-1 cov(events, taste) and u = L^-1 residual serve every target at once: a target
     with key q has mean q . (state + sum_s W_s u_s) over the slots s that it sees, and loses
     (q . W_s)^2 of variance by each. That is attention, with whitened keys W and values u.
 
-    Numbers: the kernel between an event j and an earlier l is a product of q_j, which has
+    Numbers: the kernel between an event j and an earlier l is a product of k_j, which has
     exp(T_mid - T_j), and W's input, which has exp(T_l - T_mid), with T_mid the middle of the chunk:
     within exp(+-80), as `DRIFT` bounds what a chunk of 32 can drift, so float32 does. The noise on
     the diagonal is at least `network.NOISE_FLOOR`, which keeps the factor well away from singular.
@@ -56,24 +56,24 @@ class RegressionHeads(nn.Module):
         self.register_buffer("head", torch.repeat_interleave(
             torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
 
-    def read(self, events: Tensor, surprise: Tensor, noise: Tensor, gap: Tensor
+    def read(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor
              ) -> tuple[Tensor, ...]:
-        """What the history says, whatever the target: the `past` of `forward`.
+        """Encode the history once, for all targets: the `past` of `forward`.
 
         Args:
             events: (b, c, n, k * d) keys of the k copies, 0 where padded.
-            surprise: (b, c, n, k) residuals, 0 where padded.
+            residual: (b, c, n, k) ratings less their baseline, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
             gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
 
         Returns:
-            Of k * b rows: the clock since the chunk before, (.., c, n + 1, h) from slot to slot and
-            (.., c, 1, h) at its end; mean (.., c, 1, d) and moment (.., c, d, d) of the state
-            before each chunk; W (.., c, n, d) and u (.., c, n, 1).
+            Tensors of k * b rows: the clock of each chunk, 0 at its start, before each slot and
+            after the last (.., c, n + 1, h), and at its end (.., c, 1, h); the state before each
+            chunk, mean (.., c, 1, d) and moment (.., c, d, d); W (.., c, n, d), u (.., c, n, 1).
         """
-        k = surprise.shape[-1]
+        k = residual.shape[-1]
         events = rearrange(events, "b c n (k d) -> (k b) c n d", k=k)
-        surprise = rearrange(surprise, "b c n k -> (k b) c n")
+        residual = rearrange(residual, "b c n k -> (k b) c n")
         noise, gap = (repeat(x, "b c n -> (k b) c n", k=k) for x in (noise, gap))
         clock = self._step(gap).cumsum(dim=2)
         end = clock[:, :, -1:]
@@ -81,11 +81,11 @@ class RegressionHeads(nn.Module):
         half = self._decay(end / 2)
         rise = self._decay(end / 2 - clock)  # exp(T - T_mid)
         return slots, end, *self._chunks(events / rise, events * rise, events * self._decay(clock),
-                                         half, surprise, noise)
+                                         half, residual, noise)
 
     def forward(self, past: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the taste that matters to each target.
+        """Mean and variance of the taste at the time of each target.
 
         Args:
             past: what `read` found.
@@ -102,11 +102,11 @@ class RegressionHeads(nn.Module):
         gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
         slots, end, mean, moment, W, u = (x[:, -stop.shape[1]:] for x in past)
         index = repeat(stop, "b t i -> b t i h", h=end.shape[-1])
-        asked = slots.gather(2, index) + self._step(gap)
+        clock = slots.gather(2, index) + self._step(gap)  # of each target
         is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
-        ahead, decay = self._decay(asked - end / 2), self._decay(asked)
-        cross = torch.where(is_seen, (targets * ahead) @ W.mT, 0.0)
-        taste = decay * mean + ahead * (is_seen.to(W.dtype) @ (W * u))
+        from_middle, decay = self._decay(clock - end / 2), self._decay(clock)
+        cross = torch.where(is_seen, (targets * from_middle) @ W.mT, 0.0)
+        taste = decay * mean + from_middle * (is_seen.to(W.dtype) @ (W * u))
         known = targets * decay
         variance = (targets.square().sum(-1) + ((known @ moment) * known).sum(-1)
                     - cross.square().sum(-1)).clamp(min=0)
@@ -160,24 +160,24 @@ class RegressionHeads(nn.Module):
 
     @staticmethod
     def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, known: Tensor,
-               half: Tensor, surprise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+               half: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it.
 
         Args:
             mean: (b, 1, d) of the state before it.
             moment: (b, d, d) of that state: its covariance less the prior one.
-            late: (b, n, d) keys times exp(T_mid - T), of the later of two events.
-            early: (b, n, d) keys times exp(T - T_mid), of the earlier one.
+            late: (b, n, d) keys times exp(T_mid - T): rows of the kernel, the later event.
+            early: (b, n, d) keys times exp(T - T_mid): its columns, the earlier event.
             known: (b, n, d) keys times exp(-T), against the state.
             half: (b, 1, d) exp(-T_mid), with T_mid half the way to the end of the chunk.
-            surprise: (b, n).
+            residual: (b, n).
             noise: (b, n).
         """
-        cov = early + half * (known @ moment)  # of each event with the taste in mid-chunk
-        kernel = (late @ cov.mT).tril()  # an event and those before it; else it may overflow
+        cov = early + half * (known @ moment)  # cov(event, taste at T_mid)
+        kernel = (late @ cov.mT).tril()  # the upper triangle may overflow
         kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
         factor = torch.linalg.cholesky(kernel)
-        rest = surprise[..., None] - known @ mean.mT  # what the state does not explain
+        rest = residual[..., None] - known @ mean.mT  # what the state does not explain
         W, u = torch.linalg.solve_triangular(
             factor, torch.cat([cov, rest], dim=-1), upper=False).split([cov.shape[-1], 1], dim=-1)
         at_end, decay = W * half, half.square()  # from mid-chunk, and from its start, to its end

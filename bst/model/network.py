@@ -35,9 +35,9 @@ class Sizes:
 
     items: int  # of the catalogue
     known_items: int  # items with a train rating, each with its own row
-    content: int  # features of an item, see `build.ContentScale`
-    text: int  # the last so many of them are of the overview
-    overview: int  # width of an overview vector, of which they are principal components
+    content: int  # content features of an item, see `build.ContentScale`
+    text: int  # the last of these: principal components of the overview vector
+    overview: int  # width of an overview vector
     audience: int  # components of who rated an item
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
     levels: int = 5  # distinct ratings of the scale
@@ -45,7 +45,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Known:
-    """Items embedded: those of a batch, or the whole catalogue once and for all."""
+    """Items embedded: those of a batch, or the whole catalogue, computed once for serving."""
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
     token: Tensor | None = None  # (n, width) for the softmax heads; None: none, or not yet made
@@ -53,13 +53,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Past:
-    """What the histories of a batch say, whatever is asked. None: without that part."""
+    """The encoded histories of a batch, for any targets. None: the network lacks that part."""
 
-    prior: Tensor | None  # (b, d + 1) taste and bias of people like the user
-    surprise: Tensor  # (b, c, n) standardised stars less what is usual, 0 where padded
+    prior: Tensor | None  # (b, d + 1) mean taste and bias, predicted from the user's features
+    residual: Tensor  # (b, c, n) standardised stars less their baseline, 0 where padded
     heads: tuple[Tensor, ...] | None  # see `RegressionHeads.read`
-    token: Tensor | None  # (n, width) items, as the softmax heads see them
-    tokens: Tensor | None  # (b, c, n, width) events, as they see them
+    item_tokens: Tensor | None  # (n, width) for the softmax heads, of `Known`
+    event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads
 
 
 class ItemEmbedding(nn.Module):
@@ -69,8 +69,8 @@ class ItemEmbedding(nn.Module):
     the item, whatever the stars), and an id part of its own with a Gaussian prior, whose standard
     deviation is the unit of its table. The latter two are 0 for an item that nobody has rated.
 
-    In training the id part has noise: what its item's ratings leave open, about. An item with few
-    ratings then fits them no better than a new one will, and nothing learns to trust it more.
+    In training the id part has noise of about its posterior variance, so items with few ratings get
+    more. It keeps the network from trusting them as much as those with many.
 
     Source: Blundell et al. 2015, "Weight Uncertainty in Neural Networks"; here the variance is that
     of a Gaussian with known noise instead of a learned one.
@@ -78,7 +78,7 @@ class ItemEmbedding(nn.Module):
     Args:
         sizes: what the data decide.
         key_var: (d,) prior variances.
-        doubt: of that noise, in standard deviations.
+        doubt: scale of that noise; 1: the posterior standard deviation.
     """
 
     def __init__(self, sizes: Sizes, key_var: Tensor, doubt: float) -> None:
@@ -125,10 +125,10 @@ class ItemEmbedding(nn.Module):
         return torch.cat([found[:, :-1], noise], dim=1)
 
     def penalty(self, items: Tensor) -> Tensor:
-        """Minus the log prior of each item's row, in nats, shared out to its train ratings: (m,).
+        """Minus the log prior of each item's row, in nats, divided by its train ratings: (m,).
 
-        So the sum over all train ratings is that of the table, and an item's prior pulls when its
-        ratings do: an optimizer that scales steps would follow a prior alone at full speed.
+        Over an epoch each row's prior counts once. It pulls in the same steps as the ratings: Adam
+        would follow a prior alone at full speed.
         """
         own = self.id(self.row[items]).square().sum(-1)
         return 0.5 * own / self.log_count[items].expm1().clamp(min=1.0)
@@ -139,8 +139,8 @@ def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return found[..., :-2], found[..., -2], found[..., -1]
 
 
-def _usual(key: Tensor, bias: Tensor, prior: Tensor | None, copies: int) -> Tensor:
-    """What is expected of anybody like the user of each row, (b, c, n, 1 or copies)."""
+def _baseline(key: Tensor, bias: Tensor, prior: Tensor | None, copies: int) -> Tensor:
+    """Expected stars before the history is read, standardised: (b, c, n, 1 or copies)."""
     mean = bias[..., None]
     if prior is None:
         return mean
@@ -206,14 +206,14 @@ class BST(nn.Module):
         for zero in filter(None, (self.prior, self.head[-1])):  # starts as the heads' mean
             nn.init.zeros_(zero.weight)
             nn.init.zeros_(zero.bias)
-        # After all others: their first weights are those of a network without this head.
+        # Created last, so that the first weights of the rest do not depend on this option.
         self.interest = None
         if config.interest:
-            self.interest = InterestHead(  # it sees its train targets more often than the stars do
+            self.interest = InterestHead(  # trained for more epochs, hence more dropout
                 sizes.items, sizes.known_items, d + sizes.content + sizes.audience,
                 min(2 * config.dropout, 0.5))
         first = torch.tensor(config.widths).cumsum(0) - torch.tensor(config.widths)
-        with torch.no_grad():  # each head starts as "this person gives more or less"
+        with torch.no_grad():  # the first component of each head starts as a bias of the user
             for copy in self.items.linear.weight[:-2].chunk(config.ensemble):
                 copy[first, 0] = torch.tensor([0.1] + [0.05] * (len(first) - 1))
             self.items.log_noise.bias.fill_(-0.6)
@@ -250,14 +250,14 @@ class BST(nn.Module):
         return self.eval()(batch).clamp(self.levels[0], self.levels[-1])
 
     def known(self) -> Known:
-        """All items embedded, row by index, for requests: they are the same until the next step."""
+        """All items embedded, row by index, for requests."""
         table = self.items(torch.arange(self.sizes.items + FIRST_IDX))
         return Known(table, None if self.softmax is None else self.token(table[:, :-2]))
 
     def glance(self, batch: Batch, known: Known) -> tuple[Past, Tensor]:
-        """What the histories say, and a first look at every item: (b, items + 2) expected stars.
+        """The encoded histories, and cheap scores of all items: (b, items + 2), standardised stars.
 
-        They are those of the regression heads, standardised; the dense layers may correct them.
+        The scores are those of the regression heads, which the dense layers may correct.
 
         Args:
             batch: of any one target a row.
@@ -270,57 +270,59 @@ class BST(nn.Module):
         taste = blank[:, 0, 0]
         if self.regression is not None:
             found, _ = self.regression(past.heads, blank, target_gap(batch), batch.stop)
-            taste = found[:, -1, 0]
+            taste = found[:, -1, 0]  # the one target of each row, in its last chunk
         if past.prior is not None:
             taste, bias = taste + past.prior[:, :-1], bias + past.prior[:, -1:]
         return past, bias + taste @ key.T / k
 
     def _past(self, batch: Batch, known: Known, at_event: Tensor, user: Tensor) -> Past:
-        """What the histories say; `at_event` (b, c, n): rows of the known items."""
+        """Encode the histories; `at_event` (b, c, n): rows of the known items."""
         prior = None if self.prior is None else self.prior(user)
         is_event, k = batch.is_event, self.config.ensemble
         key, bias, noise = _columns(F.embedding(at_event, known.table))
         rating = self._rating(batch)
-        surprises = (rating[..., None] - _usual(key, bias, prior, k)) * is_event[..., None]
-        surprise, heads, token, tokens = surprises.mean(-1), None, known.token, None
+        residuals = (rating[..., None] - _baseline(key, bias, prior, k)) * is_event[..., None]
+        residual, heads, item_tokens, event_tokens = residuals.mean(-1), None, known.token, None
         if self.regression is not None:
             heads = self.regression.read(
-                key * is_event[..., None], surprises.expand(*surprises.shape[:-1], k),
+                key * is_event[..., None], residuals.expand(*residuals.shape[:-1], k),
                 torch.where(is_event, noise, 1.0), event_gap(batch))
         if self.softmax is not None:
-            token = self.token(known.table[:, :-2]) if token is None else token
-            tokens = self.norm_token(F.embedding(at_event, token) + self.rating(
-                torch.stack([rating, surprise], dim=-1)))
-        return Past(prior, surprise, heads, token, tokens)
+            if item_tokens is None:
+                item_tokens = self.token(known.table[:, :-2])
+            event_tokens = self.norm_token(F.embedding(at_event, item_tokens) + self.rating(
+                torch.stack([rating, residual], dim=-1)))
+        return Past(prior, residual, heads, item_tokens, event_tokens)
 
     def read(self, batch: Batch, known: Known | None = None, past: Past | None = None
              ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What is expected of the m real targets, in standardised stars; arguments as of `forward`.
+        """Predict the m real targets, in standardised stars; arguments as of `forward`.
 
         Returns:
             The prediction (m,): the mean over the copies of the regression heads, corrected by the
             dense layers. The mean (m, k) and the variance (m, k) of each copy; without regression
-            heads what is usual, and None.
+            heads the baseline, and None.
         """
         known, at_event, at_target, is_cold = self._items(batch, known)
         user, k = self._user(batch), self.config.ensemble
         past = self._past(batch, known, at_event, user) if past is None else past
         key, bias, noise = _columns(F.embedding(at_target, known.table))
-        means, variances = batch.real(_usual(key, bias, past.prior, k)), None
+        means, variances = batch.real(_baseline(key, bias, past.prior, k)), None
         real_key, of_heads = batch.real(key), []  # columns that the dense layers read
         if self.regression is not None:
             taste, variances = self.regression(past.heads, key, target_gap(batch), batch.stop)
             taste = batch.real(taste)
             means = means + _by_copy(taste * real_key, k)
             variances = batch.real(variances + noise[..., None])
-            product = taste * real_key  # again: one node would add up gradients in another order
+            # Computed twice on purpose: one node would add up the gradients in another order.
+            product = taste * real_key
             of_heads = [taste, product, self.regression.by_head(product), variances.log()]
         if self.softmax is not None:
-            target = self.norm_token(F.embedding(at_target, past.token))
-            of_heads.append(batch.real(self.softmax(past.tokens, target, batch)))
+            target = self.norm_token(F.embedding(at_target, past.item_tokens))
+            of_heads.append(batch.real(self.softmax(past.event_tokens, target, batch)))
         user, mean = batch.real(rearrange(user, "b k -> b 1 1 k")), means.mean(-1)
         content = self.items.content[batch.real(batch.target_item)]
-        dense = batch.real(self.facts(batch, past.surprise.detach(), is_cold))
+        dense = batch.real(self.facts(batch, past.residual.detach(), is_cold))
         columns = [real_key, user, mean[:, None], *of_heads,
                    content[:, self.sizes.content - self.sizes.text:], self._dense(dense)]
         return mean + self.head(torch.cat(columns, dim=-1))[:, 0], means, variances
@@ -348,7 +350,7 @@ class BST(nn.Module):
         if not (self.training and self.config.item_dropout):
             return Known(table), at_event, at_target, None
         is_cold = torch.rand(at_target.shape, device=items.device) < self.config.item_dropout
-        table = torch.cat([table, self.items(items, cold=True)])
+        table = torch.cat([table, self.items(items, cold=True)])  # each item again, as unrated
         return Known(table), at_event, at_target + is_cold * items.shape[0], is_cold
 
     def films(self, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -388,22 +390,22 @@ class BST(nn.Module):
             self.person(batch), *self.films(batch.real(batch.target_item)), vectors,
             shift - chance.log(), self.interest.rivals(items, batch))
 
-    def facts(self, batch: Batch, surprise: Tensor | None = None, is_cold: Tensor | None = None
+    def facts(self, batch: Batch, residual: Tensor | None = None, is_cold: Tensor | None = None
               ) -> Tensor:
         """The features named in `facts.FACTS`, (b, t, i, f), unscaled.
 
         Args:
             batch: b rows.
-            surprise: see `facts.facts`; None: the ratings, of which nothing was expected.
+            residual: see `facts.facts`; None: the standardised ratings.
             is_cold: (b, t, i), targets that are shown as if nobody had rated their item.
         """
         count = self.items.log_count[batch.target_item]
         if is_cold is not None:
             count = count.masked_fill(is_cold, 0.0)
-        surprise = self._rating(batch) if surprise is None else surprise
+        residual = self._rating(batch) if residual is None else residual
         low, high = self.levels[0], self.levels[-1]
         height = (batch.event_rating - low) / (high - low).clamp(min=1e-6)
-        return facts(batch, surprise, height, count, self.items.year[batch.target_item])
+        return facts(batch, residual, height, count, self.items.year[batch.target_item])
 
     def _rating(self, batch: Batch) -> Tensor:
         """Standardised ratings of the events, (b, c, n), 0 where padded."""

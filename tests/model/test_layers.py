@@ -39,16 +39,16 @@ def question(*, empty: int = 4, asked_chunks: int = CHUNKS, gap: float = 3.0) ->
     return {
         "events": (random(CHUNKS, SLOTS, 5) - 0.5) * 3 * is_real[..., None],
         "targets": (random(asked_chunks, ASKED, 5) - 0.5) * 3,
-        "surprise": ((random(CHUNKS, SLOTS) - 0.5) * 4 * is_real)[..., None],  # one copy
+        "residual": ((random(CHUNKS, SLOTS) - 0.5) * 4 * is_real)[..., None],  # one copy
         "noise": torch.where(is_real, random(CHUNKS, SLOTS) + 0.1, 1.0),
         "event_gap": event_gap,
         "target_gap": torch.where(seen > 0, random(asked_chunks, ASKED), -1.0), "stop": stop,
     }
 
 
-def answer(layer, events, targets, surprise, noise, event_gap, target_gap, stop):
+def answer(layer, events, targets, residual, noise, event_gap, target_gap, stop):
     """Taste and variance of `question`, whose names these are."""
-    return layer(layer.read(events, surprise, noise, event_gap), targets, target_gap, stop)
+    return layer(layer.read(events, residual, noise, event_gap), targets, target_gap, stop)
 
 
 def written_out(layer: RegressionHeads, q: dict, row: int, chunk: int, target: int):
@@ -57,7 +57,7 @@ def written_out(layer: RegressionHeads, q: dict, row: int, chunk: int, target: i
     asked = q["stop"].shape[1]
     stop = int(q["stop"][row, chunk, target]) + (CHUNKS - asked + chunk) * SLOTS
     flat = {name: q[name][row].reshape(CHUNKS * SLOTS, -1).numpy()
-            for name in ("events", "surprise", "noise", "event_gap")}
+            for name in ("events", "residual", "noise", "event_gap")}
     real = np.abs(flat["events"]).sum(axis=1)[:stop] > 0
     key = np.concatenate([flat["events"][:stop][real], q["targets"][row, chunk, target][None]])
     gap = np.append(flat["event_gap"][:stop][real], q["target_gap"][row, chunk, target])[:, None]
@@ -69,7 +69,7 @@ def written_out(layer: RegressionHeads, q: dict, row: int, chunk: int, target: i
         cov, low = cov + part @ part.T * np.exp(-lag), low + width
     noise = np.diag(flat["noise"][:stop][real][:, 0])
     weight = np.linalg.solve(cov[:-1, :-1] + noise, cov[:-1, -1])
-    return weight @ flat["surprise"][:stop][real][:, 0], cov[-1, -1] - weight @ cov[:-1, -1]
+    return weight @ flat["residual"][:stop][real][:, 0], cov[-1, -1] - weight @ cov[:-1, -1]
 
 
 @pytest.mark.parametrize(("asked_chunks", "empty"), [(CHUNKS, 4), (1, 0), (2, 9), (1, 21)])
@@ -77,7 +77,7 @@ def test_the_heads_are_the_gaussian_with_its_covariance_written_out(asked_chunks
     """Over chunk borders, with two drifts, empty histories and chunks, and stops anywhere."""
     layer, q = heads(), question(empty=min(empty, 20), asked_chunks=asked_chunks)
     if empty == 21:  # nobody has rated anything
-        q |= {"events": q["events"] * 0, "surprise": q["surprise"] * 0,
+        q |= {"events": q["events"] * 0, "residual": q["residual"] * 0,
               "noise": q["noise"] * 0 + 1, "event_gap": q["event_gap"] * 0 - 1,
               "target_gap": q["target_gap"] * 0 - 1}
     taste, variance = answer(layer, **q)
@@ -93,7 +93,7 @@ def test_the_heads_are_the_gaussian_with_its_covariance_written_out(asked_chunks
 def test_copies_of_the_heads_read_apart():
     layer, q = heads(), question()
     other = {name: q[name].flip(1) if name in ("events", "targets") else q[name] * 2
-             for name in ("events", "targets", "surprise")}
+             for name in ("events", "targets", "residual")}
     both = {**q, **{name: torch.cat([q[name], other[name]], dim=-1) for name in other}}
     found = answer(layer, **both)
     alone = [answer(layer, **q), answer(layer, **{**q, **other})]
