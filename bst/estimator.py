@@ -117,7 +117,8 @@ class BST:
         config = replace(self._fitted().config, baselines=tuple(baselines))
         rows = compare(prepare(config), self.folder)
         return self._given_back(pl.DataFrame(
-            {name: [row.get(name) for row in rows] for name in ("scorer", "n", "mae", "rmse")}))
+            {name: [row.get(name) for row in rows] for name in (
+                "scorer", "n", "mae", "mae_low", "mae_high", "rmse", "user_macro_mae", "mae_star")}))
 
     def predict(self, pairs: Frame) -> Frame:
         """The pairs with a column more, `prediction`: expected stars on the scale.
@@ -152,7 +153,7 @@ class BST:
         Args:
             users: ids.
             k: items a user.
-            exclude_seen: leave out what the user has rated.
+            exclude_seen: leave out what the user has rated before `at`.
             items: ids to choose from; None: all.
             at: a date, or seconds since 1970 UTC; None: a second after each user's last rating.
             by: stars, interest or both; see `Recommender.recommend`.
@@ -162,6 +163,8 @@ class BST:
             raise DataError(f"users is one {type(users).__name__}, expected a list of ids")
         known, ids = self._fitted().users, column(users)
         at = None if at is None else int(seconds_of(column([at]))[0])
+        if isinstance(items, str):
+            raise DataError(f"items is the text {items!r}, expected a list of ids")
         among = None if items is None else self.recommender.catalogue.items(list(items))
         found, score = known.recommend(self._rows(ids), k, at=at, exclude_seen=exclude_seen,
                                        among=among, by=by, exact=exact)
@@ -169,7 +172,9 @@ class BST:
         return self._given_back(table_of(ids, self._ids, found, score))
 
     def recommend_for(self, history: History, k: int = 10, **options: object) -> Frame:
-        """The k best items for anybody: item_id, title, rank, score; see `Recommender.recommend`.
+        """The k best items for anybody: item_id, title, rank, score (stars).
+
+        Ranked `by` interest or both, also chance; see `Recommender.recommend`.
 
         Args:
             history: (item id, stars) or (item id, stars, seconds since 1970 UTC) of each rating.
@@ -179,7 +184,9 @@ class BST:
         found = self._fitted().recommender.recommend(history, k, **options)
         return self._given_back(pl.DataFrame({
             "item_id": [f.movie_id for f in found], "title": [f.title for f in found],
-            "rank": range(1, len(found) + 1), "score": [f.stars for f in found]}))
+            "rank": range(1, len(found) + 1), "score": [f.stars for f in found],
+            **({} if options.get("by", "stars") == "stars" else
+               {"chance": [f.chance for f in found]})}))
 
     def similar(self, item: int | str, k: int = 10) -> Frame:
         """The k items that people like and dislike together with one: item_id, title, cosine."""

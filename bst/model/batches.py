@@ -4,7 +4,7 @@ b rows, c chunks of a row, n = `CHUNK` events of a chunk, t = last chunks with t
 of a chunk. A training batch, a request, an explanation and an exported program are all a `Batch`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -225,6 +225,7 @@ class UserVocabulary:
 
     user_id: list[int | str]
     features: dict[str, list[str]]  # values in index order, from FIRST_IDX on
+    always: list[str] = field(default_factory=list)  # columns that all users of train have
 
     @classmethod
     def fit(cls, store: SequenceStore, split: Split) -> "UserVocabulary":
@@ -232,7 +233,8 @@ class UserVocabulary:
         rows = np.unique(store.user_row[split.train])
         known = store.users[rows]
         features = {f: sorted(known[f].drop_nulls().unique().to_list()) for f in USER_FEATURES}
-        return cls(known["user_id"].to_list(), features)
+        always = [name for name in ("user_id", *features) if not known[name].null_count()]
+        return cls(known["user_id"].to_list(), features, always)
 
     def encode(self, users) -> np.ndarray:
         """Indices (u, 1 + features) int64 of a user table; what train did not have is OOV."""

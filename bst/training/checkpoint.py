@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 
 from bst.config import ModelConfig, from_dict
+from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import UserVocabulary
 from bst.model.network import BST, Sizes
 from bst.utils.errors import one_line
@@ -48,9 +49,18 @@ def config_of(folder: Path) -> dict:
 
 
 def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict) -> None:
-    """Write the model; `info` is kept beside it as JSON."""
+    """Write the model; `info` is kept beside it as JSON.
+
+    What training never saw unknown of a user has the mean of the known values when it is unknown.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    names = "user_id", *vocabulary.features
+    for table, column in enumerate(model.user_columns):
+        if names[column] in vocabulary.always:
+            rows = tensors[f"users.{table}.weight"].clone()
+            rows[OOV] = rows[FIRST_IDX:].mean(dim=0)
+            tensors[f"users.{table}.weight"] = rows
     about = {"version": MODEL_VERSION, "config": asdict(model.config), "sizes": asdict(model.sizes),
              "vocabulary": asdict(vocabulary), **info}
     write_sealed(folder / "model.json", json.dumps(about, indent=1).encode())

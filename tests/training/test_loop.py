@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
 import bst.training.loop
 from bst.config import TrainConfig
+from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batches
 from bst.model.build import build_model
 from bst.model.network import BST
@@ -106,7 +108,10 @@ def test_training_that_only_harms_leaves_the_first_model(job, tmp_path, store, s
     fresh = build_model(RUN.model, batches, text, seed=0)
     assert info["step"] == 0 and not model.training and vocabulary == batches.vocabulary
     for name, tensor in fresh.state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name])
+        found = model.state_dict()[name]
+        if name.startswith("users."):  # what is unknown has the mean of the known ones
+            tensor, found = tensor[FIRST_IDX:], found[FIRST_IDX:]
+        assert torch.equal(tensor, found)
 
 
 def test_what_has_a_prior_has_no_decay_and_a_rate_of_its_own(small):
@@ -202,3 +207,14 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
         assert load_model(out)[2]["step"] == 0 and logged(out) == logged(whole)[:1]
     else:
         assert not list(out.iterdir())
+
+
+def test_what_train_never_saw_unknown_of_a_user_is_the_mean_when_it_is(job, tmp_path, store):
+    sex = store.users["sex"].to_list()
+    told = replace(store, users=store.users.with_columns(sex=pl.Series([None, *sex[1:]])))
+    assert job(tmp_path, store=told)
+    model, vocabulary, _ = load_model(tmp_path)
+    assert vocabulary.always == ["user_id", "age", "occupation", "zip_region"]
+    is_mean = [torch.allclose(table.weight[OOV], table.weight[FIRST_IDX:].mean(dim=0))
+               for table in model.users]
+    assert is_mean == [False, True, True, True]
