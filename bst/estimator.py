@@ -116,9 +116,9 @@ class BST:
         """Errors on the held-out test part, and those of the baselines; none named: all."""
         config = replace(self._fitted().config, baselines=tuple(baselines))
         rows = compare(prepare(config), self.folder)
+        names = "scorer", "n", "mae", "mae_low", "mae_high", "rmse", "user_macro_mae", "mae_star"
         return self._given_back(pl.DataFrame(
-            {name: [row.get(name) for row in rows] for name in (
-                "scorer", "n", "mae", "mae_low", "mae_high", "rmse", "user_macro_mae", "mae_star")}))
+            {name: [row.get(name) for row in rows] for name in names}))
 
     def predict(self, pairs: Frame) -> Frame:
         """The pairs with a column more, `prediction`: expected stars on the scale.

@@ -101,8 +101,9 @@ def main(args: Args) -> None:
     from bst.evaluation.report import write_results
     from bst.run import prepare, use_device
     from scripts.studies.runs import train_all
+    from scripts.support.synthetic import with_builtin
 
-    config = RunConfig(data=args.data, model=args.model, train=args.train)
+    config = RunConfig(data=with_builtin(args.data), model=args.model, train=args.train)
     use_device(config.train)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]
     prepared = prepare(config)

@@ -46,7 +46,7 @@ class Args:
 
 def invented(movies: dict[str, list]) -> dict[str, list]:
     """The films with names and overviews in the words of their synthetic overviews."""
-    from bst.data.synthetic import THEMES
+    from scripts.support.synthetic import THEMES
 
     known = {word for words in THEMES.values() for word in words.split()}
     titles, overviews, taken = [], [], set()

@@ -39,13 +39,14 @@ def main(args: Args) -> None:
     """Read, check, sort, write, audit."""
     from bst.data.preparation import make_store
     from bst.data.splits import audit_split, split_interactions
+    from scripts.support.synthetic import with_builtin
     from scripts.support.windows import make_windows
 
     if args.engine == "ray":
         from scripts.support.cluster import make_store_on_ray as make_store
 
     started = time.perf_counter()
-    store = make_store(args.data, args.out)
+    store = make_store(with_builtin(args.data), args.out)
     print(f"{len(store):,} ratings of {store.num_users:,} users and {store.num_items:,} movies "
           f"-> {args.out} in {time.perf_counter() - started:.1f} s")
     if len(store) <= AUDITED:

@@ -118,8 +118,9 @@ def main(args: Args) -> None:
     from bst.evaluation.report import write_results
     from bst.run import predict_baselines, prepare, use_device
     from scripts.studies.runs import train_all, with_seed
+    from scripts.support.synthetic import with_builtin
 
-    config = RunConfig(data=args.data, model=args.model, train=args.train,
+    config = RunConfig(data=with_builtin(args.data), model=args.model, train=args.train,
                        baselines=args.baselines)
     use_device(config.train)
     done = train_all({"bst": config}, range(args.seeds), args.runs, jobs=args.jobs)["bst"]

@@ -5,7 +5,7 @@ Several processes: torchrun --standalone --nproc-per-node=2 scripts/train.py ...
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +43,9 @@ def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
     from bst.evaluation.report import format_table
     from bst.run import run_training
-    from bst.training.distributed import most, process_group, rank
+    from bst.training.distributed import first_goes_first, most, process_group, rank
     from scripts.support.board import write_board
+    from scripts.support.synthetic import with_builtin
 
     config = RunConfig(data=args.data, model=args.model, train=args.train,
                        baselines=args.baselines)
@@ -52,10 +53,13 @@ def main(args: Args) -> int:
     if args.engine == "ray":
         from scripts.support.cluster import train_on_ray
 
+        config = replace(config, data=with_builtin(config.data))
         print(format_table(train_on_ray(config, out, workers=args.workers)))
         return 0
     stop = StopRequest()
     with process_group(config.train.device):
+        with first_goes_first():
+            config = replace(config, data=with_builtin(config.data))
         rows = run_training(config, out, stop_requested=stop)
         if rank() == 0:
             write_board(out)

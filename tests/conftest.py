@@ -15,7 +15,6 @@ from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.schema import FIRST_IDX, MOVIES, RATINGS, USERS, Tables
 from bst.data.sequences import SequenceStore, build_sequences
 from bst.data.splits import split_interactions
-from bst.data.synthetic import write_synthetic
 from bst.data.text import TextVectors
 from bst.model.batches import Batches, Targets, UserVocabulary, lay_out
 from bst.model.build import build_model
@@ -24,6 +23,7 @@ from bst.recommend.users import Users
 from bst.run import Prepared, keep_fitted
 from bst.training.checkpoint import load_fitted, save_fitted, save_model
 from bst.utils.errors import DataError
+from scripts.support.synthetic import write_synthetic
 from tests.command import call
 
 torch.set_num_threads(1)

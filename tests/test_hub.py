@@ -108,7 +108,7 @@ def test_the_card_says_what_the_results_say(run, hub, raw):
 def test_the_card_of_synthetic_data_is_mit(run, hub):
     fitted, config, rows = (
         Recommender.from_pretrained(hub).fitted, config_of(run), read_results(run / "results.json"))
-    config["data"]["data"], rows[0]["protocol"] = None, "keras-windows"
+    config["data"]["data"], rows[0]["protocol"] = "builtin", "keras-windows"
     card = model_card("films", config, fitted, rows, [])
     assert card.data.license == "mit" and "GroupLens" not in card.text
     assert "`keras-windows` (LEAKY)" in card.text

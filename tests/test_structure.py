@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("utils", ["errors", "files", "guard"]),
     ("", ["config"]),
-    ("data", ["schema", "overviews", "sources", "raw", "movielens", "formats", "synthetic", "text",
+    ("data", ["schema", "overviews", "sources", "raw", "movielens", "formats", "text",
               "sequences", "splits", "preparation"]),
     ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),

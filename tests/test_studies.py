@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from bst.data.synthetic import write_synthetic
 from bst.recommend.recommender import Recommender
 from bst.run import store_of
 from bst.utils.errors import OptionError
 from scripts.ablate import STUDIES, variants
 from scripts.studies.runs import AblationArgs, compare_variant, format_study, run_ablation
+from scripts.support.synthetic import write_synthetic
 from tests.command import call
 
 

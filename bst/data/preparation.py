@@ -1,4 +1,4 @@
-"""Raw files, a store or the built-in data -> SequenceStore; a store of any size in bounded memory.
+"""Raw files or a store -> SequenceStore; a store of any size in bounded memory.
 
 A store is made in two passes: checked rows go to temporary files by ranges of users; then one range
 after the other is sorted and appended to the store. The folder is byte for byte the one that
@@ -6,7 +6,6 @@ after the other is sorted and appended to the store. The folder is byte for byte
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,9 @@ from bst.data.sequences import (
     load_store,
     save_store,
 )
-from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
 from bst.utils.guard import folder_lock, unchanged
 
-BUILTIN = Path("data/builtin")
 PART = 2**24  # bytes of the ratings file, on average, that are sorted at a time
 ROW = np.dtype([("user_row", np.int32), ("item_row", np.int32), ("rating", np.float32),
                 ("timestamp", np.int64), ("line", np.uint32)])
@@ -36,8 +33,8 @@ def open_store(
     config: DataConfig, *, report_dir: Path | None = None,
     build: Callable[[Tables], SequenceStore] = build_sequences,
 ) -> SequenceStore:
-    """The sequences of raw files (made by `build`), of a store folder, or of the built-in data."""
-    config = _with_files(config)
+    """The sequences of raw files (made by `build`), or of a store folder."""
+    config = _checked(config)
     if (config.data / "manifest.json").exists():
         return load_store(config.data)
     with unchanged(config.data, config.metadata):
@@ -47,7 +44,7 @@ def open_store(
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:
     """The same sequences, written to `folder`; memory does not grow with the ratings."""
-    config = _with_files(config)
+    config = _checked(config)
     with folder_lock(folder):
         if (config.data / "manifest.json").exists():
             save_store(load_store(config.data), folder)
@@ -57,19 +54,14 @@ def make_store(config: DataConfig, folder: Path) -> SequenceStore:
         return load_store(folder)
 
 
-def _with_files(config: DataConfig) -> DataConfig:
-    """`config` with the folder of the built-in data where it names none."""
-    if config.data is not None:
-        if config.item_features and (config.data / "manifest.json").exists():
-            raise DataError("--item-features beside a store, which has those that it was made "
-                            "with; leave it out, or make the store again")
-        return config
-    if config.metadata is not None or config.format != "auto":
-        flag = f"--metadata {config.metadata}" if config.metadata else f"--format {config.format}"
-        raise DataError(f"{flag} without --data: give the folder of the ratings with --data")
-    print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
-    folder = write_synthetic(BUILTIN)
-    return replace(config, data=folder, metadata=folder / "movies_metadata.csv")
+def _checked(config: DataConfig) -> DataConfig:
+    """`config` if it names data, and what it asks for can be had of them."""
+    if config.data is None:
+        raise DataError("no data; give a data set, a file of ratings or a store with --data")
+    if config.item_features and (config.data / "manifest.json").exists():
+        raise DataError("--item-features beside a store, which has those that it was made "
+                        "with; leave it out, or make the store again")
+    return config
 
 
 def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:

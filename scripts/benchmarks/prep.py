@@ -23,7 +23,7 @@ def run(args: Args) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         out, folder = Path(scratch), args.data
         if folder is None:
-            from bst.data.synthetic import write_synthetic
+            from scripts.support.synthetic import write_synthetic
 
             folder = write_synthetic(out / "raw", num_users=6040, num_movies=3883,
                                      num_ratings=1_000_000)

@@ -19,7 +19,7 @@ from scripts.benchmarks.common import Common, Row, Seconds, unit_of
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = 600.0  # MB, at any size
 GENERATE = """
-import sys; from pathlib import Path; from bst.data.synthetic import write_synthetic
+import sys; from pathlib import Path; from scripts.support.synthetic import write_synthetic
 n = int(sys.argv[2])
 write_synthetic(Path(sys.argv[1]), num_users=max(1, round(n / 165.6)), num_movies=3883,
                 num_ratings=n)

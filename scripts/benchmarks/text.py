@@ -46,7 +46,7 @@ def overviews(args: Args) -> list[str]:
     import tempfile
 
     from bst.data.overviews import read_metadata
-    from bst.data.synthetic import write_synthetic
+    from scripts.support.synthetic import write_synthetic
 
     with tempfile.TemporaryDirectory() as scratch:
         path = args.metadata or write_synthetic(Path(scratch)) / "movies_metadata.csv"

@@ -21,6 +21,7 @@ from bst.utils.errors import DataError, OptionError
 from bst.utils.files import write_atomic
 from bst.utils.guard import folder_lock
 from scripts.support.flags import JOBS, SEEDS
+from scripts.support.synthetic import with_builtin
 
 PREDICTIONS = "predictions.npz"  # of a finished run
 Variants = dict[str, RunConfig]  # by name; the first one is what the others are compared with
@@ -56,7 +57,8 @@ def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants
     train = replace(args.train, threads=args.train.threads or max(1, _cores() // args.jobs))
     if args.quick:
         train = replace(train, epochs=1, steps=1)
-    variants = variants_of(RunConfig(data=args.data, model=args.model, train=train))
+    data = with_builtin(args.data)
+    variants = variants_of(RunConfig(data=data, model=args.model, train=train))
     first = next(iter(variants))
     unknown = sorted(set(args.only) - set(variants))
     if unknown:

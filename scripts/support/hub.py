@@ -25,6 +25,8 @@ from bst.utils.files import write_atomic, write_sealed
 METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
            "user_macro_mae": "mean over users of the MAE", "mae_star": "MAE of whole stars"}
 PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
+from scripts.support.synthetic import BUILTIN
+
 CARD = Path(__file__).with_name("card.md")  # a Jinja template
 
 
@@ -93,6 +95,7 @@ def model_card(
 ) -> ModelCard:
     """The card, as the Hub reads it; `rows` are those of the results, the first one is bst's."""
     ours, data = rows[0], config["data"]["data"]
+    data = None if data == BUILTIN.name else data
     shown = data or "bst synthetic"
     slug = shown.lower().replace(" ", "-")
     about = ModelCardData(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bst.data.synthetic import NAMED, SPAN, START
 from bst.utils.files import write_atomic
+from scripts.support.synthetic import NAMED, SPAN, START
 
 
 @dataclass(frozen=True, kw_only=True)

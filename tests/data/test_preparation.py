@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bst.data.formats import read_tables
 from bst.data.preparation import stream_store
 from bst.data.sequences import build_sequences, load_store, save_store
-from bst.data.synthetic import write_synthetic
 from bst.utils.errors import DataError
+from scripts.support.synthetic import write_synthetic
 from tests.command import ROOT, call
 from tests.conftest import contents, random_tables
 from tests.faults.child import limit_files

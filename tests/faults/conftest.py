@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bst.data.synthetic import write_synthetic
+from scripts.support.synthetic import write_synthetic
 from tests.conftest import bits
 from tests.faults.child import Child
 

@@ -13,13 +13,13 @@ import pytest
 
 from bst.data.formats import read_tables
 from bst.data.sequences import build_sequences, load_store, save_store
-from bst.data.synthetic import write_synthetic
 from bst.data.text import embed_texts
 from bst.evaluation.report import read_results
 from bst.run import store_of
 from bst.training.checkpoint import load_fitted, load_model, load_resume
 from bst.utils.errors import DataError
 from bst.utils.files import write_sealed
+from scripts.support.synthetic import write_synthetic
 from tests.conftest import refused, saved
 
 RUN_FILES = ["config.json", "fitted.json", "model.json", "model.safetensors", "results.json",

@@ -8,14 +8,17 @@ nobody has rated; a user's taste drifts, so recent ratings say more than old one
 import csv
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from bst.config import DataConfig
 from bst.data.movielens import AGES, GENRES
+from bst.utils.errors import DataError
 from bst.utils.files import open_atomic, sha256_of, write_atomic
 
+BUILTIN = Path("data/builtin")
 NAMED = GENRES[1:]
 THEMES = {  # words of an overview, by theme
     "sea": "captain sailor harbour storm island lighthouse voyage crew",
@@ -159,3 +162,15 @@ def _write_block(movies: _Movies, shape: Shape, block: int, users, ratings) -> N
     ratings.writelines(f"{i}::{m}::{s}::{t}\n" for i, m, s, t in zip(
         ids[row].tolist(), movies.item_id[item].tolist(), stars.tolist(), when.tolist(),
         strict=True))
+
+
+def with_builtin(config: DataConfig) -> DataConfig:
+    """`config` with the folder of the built-in data where it names none."""
+    if config.data is not None:
+        return config
+    if config.metadata is not None or config.format != "auto":
+        flag = f"--metadata {config.metadata}" if config.metadata else f"--format {config.format}"
+        raise DataError(f"{flag} without --data: give the folder of the ratings with --data")
+    print(f"no --data: using the built-in synthetic data in {BUILTIN} (not MovieLens)")
+    folder = write_synthetic(BUILTIN)
+    return replace(config, data=folder, metadata=folder / "movies_metadata.csv")

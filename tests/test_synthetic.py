@@ -1,4 +1,4 @@
-"""The built-in data: bytes, shape and signal. Run: pytest tests/data/test_synthetic.py."""
+"""The built-in data: bytes, shape and signal. Run: pytest tests/test_synthetic.py."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from bst.data.formats import read_tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
-from bst.data.synthetic import FILES, write_synthetic
+from scripts.support.synthetic import FILES, write_synthetic
 from tests.conftest import contents
 
 SIZE = dict(num_users=400, num_movies=200, num_ratings=24_000)
