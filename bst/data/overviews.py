@@ -15,7 +15,7 @@ YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLE = re.compile(
     r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
 )
-LINKED = -1  # instead of a gap of years: sorts before all of them
+LINKED = -1  # rank of a match by TMDB id: better than any gap of years
 csv.field_size_limit(2**24)
 
 

@@ -76,7 +76,7 @@ def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 
     It grows with users, items, the ratings of the busiest range of users, and with bad rows if
-    `on_bad` is `quarantine`. Until it is done, `folder` holds about as much again.
+    `on_bad` is `quarantine`. Needs about twice the store's disk space while running.
 
     Source and options are those of `read_tables`; `folder` also gets its reports.
 

@@ -151,7 +151,7 @@ class StoreWriter(AbstractContextManager):
 
 
 def save_store(store: SequenceStore, folder: Path) -> None:
-    """Write the store; the manifest comes last, so a folder with a manifest is complete."""
+    """Write the store to a folder, see `StoreWriter`."""
     with StoreWriter(folder) as writer:
         writer.append(**{name: getattr(store, name) for name in COLUMNS})
         writer.finish(store.users, store.movies, store.manifest.get("source", {}))

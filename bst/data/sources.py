@@ -16,7 +16,7 @@ from typing import IO
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 
-GROWTH = 100  # times that a packed file may grow when it is unpacked; MovieLens: 4 times
+GROWTH = 100  # largest ratio of unpacked to packed size; of MovieLens: 4
 SMALL_FILE = 2**26  # bytes, unpacked, that are always taken
 MAGIC = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\3\4": "a zip", b"\x1f\x8b": "gzip",
          b"PAR1": "parquet", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "Excel", b"%PDF": "PDF"}

@@ -9,7 +9,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
 
-TIES_TOLD = 10  # so many tied pairs, all in order of items, are no coincidence
+TIES_TOLD = 10  # from this many tied pairs on, item order is no coincidence
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Split:
         """Target positions of a part; an OptionError on a name that is none."""
         check_option("part", name, Part)
         return getattr(self, name)
+
+    def item_counts(self, store: SequenceStore) -> np.ndarray:
+        """Train ratings of each item index, (num_items + 2,) int64."""
+        return np.bincount(store.item_idx[self.train], minlength=store.num_items + FIRST_IDX)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ def embed_texts(
     """Embed every text with a frozen BERT, one at a time: its vector depends on no other text.
 
     Args:
-        texts: overviews; None or blank is "no text", for which the model learns a vector.
-        bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
-            all-MiniLM-L6-v2.
+        texts: overviews; None or blank is "no text".
+        bert: folder, or name in the local Hugging Face cache; None: the packaged all-MiniLM-L6-v2.
         pooling: see `pool`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 

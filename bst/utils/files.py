@@ -10,7 +10,7 @@ from typing import IO
 
 from bst.utils.errors import DataError, one_line
 
-SUMS = "sums.json"  # name of each sealed file of the folder -> its sha256, the former one first
+SUMS = "sums.json"  # by file: its old sha256, then the new one, as a crash may leave either file
 
 
 @contextmanager
