@@ -164,10 +164,8 @@ def train_run(
 ) -> bool:
     """Train in the folder `out`, going on where an earlier run of the same config stopped.
 
-    False when it was asked to stop before training was complete.
-
-    Raises:
-        DataError: `out` holds a run of another config or of other data.
+    False when it was asked to stop before training was complete. A DataError if `out` holds a run
+    of another config or of other data.
     """
     config, identity = prepared.config, _identity(prepared)
     if (out / "config.json").exists():
@@ -205,10 +203,7 @@ def keep_fitted(prepared: Prepared, out: Path) -> None:
 def predict_run(
     prepared: Prepared, out: Path, part: Part, *, device: str | None = None
 ) -> np.ndarray:
-    """Expected stars of the best model in `out`, NaN outside `part`: (n,).
-
-    A DataError if the model is of another config or of other data.
-    """
+    """Expected stars of the best model in `out`, NaN outside `part`, (n,); errors: `train_run`."""
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)
     device = device or prepared.config.train.device

@@ -81,11 +81,7 @@ def open_reading(source: Path | DataConfig, report_dir: Path | None, options: di
 
 
 def layout_of(files: RawFiles, config: DataConfig) -> Layout:
-    """The layout of a data set.
-
-    Raises:
-        DataError: the format is `auto` and no one format fits; names what was found.
-    """
+    """The layout of a data set; a DataError names what was found if no one format fits."""
     if config.format in MOVIELENS:
         if config.columns or config.item_features:
             raise DataError(f"--columns or --item-features beside --format {config.format}, whose "

@@ -77,10 +77,8 @@ def _print_match(movies: pl.DataFrame, defects: Counter) -> None:
 def read_metadata(path: Path) -> tuple[list[dict], Counter]:
     """Films with an overview, and how many rows had which defect.
 
-    TMDB's votes, popularity and revenue are from years after the ratings, so they are not read.
-
-    Raises:
-        DataError: the file is missing, or lacks a column.
+    TMDB's votes, popularity and revenue are from years after the ratings, so they are not read. A
+    DataError if the file is missing, or lacks a column.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")

@@ -353,11 +353,7 @@ def _time(text: str) -> int | None:
 
 
 def whole(value: str, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
-    """The whole number that `value` writes.
-
-    Raises:
-        ValueError: it is none, or not in `low` .. `high`.
-    """
+    """The whole number that `value` writes; a ValueError if it is not in `low` .. `high`."""
     if not (value.isascii() and value.isdigit() and len(value) < 20):
         raise ValueError(f"{name} {value[:40]!r} is not a whole number")
     if not low <= int(value) <= high:

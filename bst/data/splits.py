@@ -79,9 +79,6 @@ def split_interactions(
             no rating of them is in train or in a history.
         ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
         seed: of the protocols that draw at random.
-
-    Raises:
-        OptionError: on a name that is none of these.
     """
     check_option("protocol", protocol, Protocol)
     check_option("ties", ties, Ties)
@@ -136,11 +133,7 @@ def _keras_window_ends(store: SequenceStore) -> np.ndarray:
 
 
 def audit_split(store: SequenceStore, split: Split) -> list[str]:
-    """Check the split for leaks; one line for each thing that was checked.
-
-    Raises:
-        DataError: names the first leak.
-    """
+    """Check the split for leaks: a line for each thing that was checked; a DataError at a leak."""
     for name in ("train", "valid", "test"):
         if not len(split.part(name)):
             raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "

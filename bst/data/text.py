@@ -41,8 +41,7 @@ def embed_texts(
         pooling: see `pool`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 
-    Raises:
-        DataError: the encoder is missing, damaged or has no safetensors.
+    A DataError if the encoder is missing, damaged or has no safetensors.
     """
     check_option("pooling", pooling, Pooling)
     folder = encoder_folder(bert)

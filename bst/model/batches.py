@@ -238,13 +238,7 @@ class UserVocabulary:
 
 
 class Batches:
-    """Gathers batches of one store and split.
-
-    Args:
-        store: sequences.
-        split: which positions are targets, and what each may see.
-        vocabulary: indices of the users.
-    """
+    """Gathers batches of one store; the split says what is a target, and what each may see."""
 
     def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary) -> None:
         self.store, self.split, self.vocabulary = store, split, vocabulary

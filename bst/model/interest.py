@@ -23,7 +23,8 @@ class TimedHeads(SoftmaxHeads):
 
     def __init__(self, dropout: float) -> None:
         super().__init__(WIDTH, HEADS, REACH, dropout, "target")
-        del self.rank_slope, self.gap_slope
+
+    def _make_slopes(self) -> None:
         slopes = torch.zeros(5, HEADS)
         slopes[0] = -torch.linspace(0, 1, HEADS)  # from all to the last few
         self.slopes = nn.Parameter(slopes)

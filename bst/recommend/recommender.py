@@ -84,10 +84,8 @@ class Recommender:
     def from_pretrained(cls, folder: str | Path) -> "Recommender":
         """The recommender of a run folder that scripts/train.py left, or of a name on the Hub.
 
-        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there.
-
-        Raises:
-            DataError: a file is missing, damaged, from another version or of another run.
+        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there. A
+        DataError if a file is missing, damaged, from another version or of another run.
         """
         place = Path(folder)
         place = place if place.exists() else cached_folder(str(folder)) or place
@@ -186,13 +184,9 @@ class Recommender:
              by: RankBy = "stars", exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each row, and what they are ranked by; see `in_order`.
 
-        Args:
-            batch: histories with one target each, see `batches.asked`.
-            k: items, at most.
-            allowed: (n,) bool, of the catalogue.
-            exclude_seen: leave out what the history holds; else it has the stars that were given.
-            by: stars, interest or both.
-            exact: see `best_items`.
+        `batch` holds histories with one target each, see `batches.asked`; `allowed` is (n,) bool,
+        of the catalogue. An item that the history holds has the stars that were given. The rest is
+        as of `recommend`.
         """
         check_k(k)
         check_option("by", by, RankBy)

@@ -131,8 +131,7 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
 def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
     """Expected stars of the targets of `part`, NaN elsewhere: (n,) float32.
 
-    Raises:
-        FloatingPointError: in each process, if some of them are not finite.
+    A FloatingPointError in each process if some of them are not finite.
     """
     predictions = np.full(len(batches.store), np.nan, dtype=np.float32)
     target = torch.from_numpy(np.sort(batches.split.part(part)))
