@@ -21,9 +21,8 @@ PLACES = ("data", "metadata", "cache")  # fields of `DataConfig` that are paths
 
 
 def option(default, text: str, within: str | None = None):
-    """A dataclass field: its default, its help (which names the unit), and the interval it is in.
-
-    `within` is written as "[0, 1)"; of a tuple it bounds each value.
+    """A dataclass field with its help; `within`, such as "[0, 1)", bounds a number, or each of a
+    tuple.
     """
     text += f"; in {within}" if within else ""
     return field(default=default, metadata={"help": text, "within": within})
@@ -70,20 +69,19 @@ class DataConfig(Options):
     """Which ratings, which split, which text encoder."""
 
     data: Path | None = option(
-        None, "data set, file of ratings, or store of make_sequences.py; none: synthetic data")
+        None, "folder, zip, file of ratings, or store; none: the built-in data")
     format: Literal["auto", "ml-1m", "ml-10m", "ml-100k", "table"] = option(
         "auto", "how the raw files are written (data/README.md); auto: told by their names")
     metadata: Path | None = option(None, "Kaggle's movies_metadata.csv, for the overviews")
     on_bad: OnBad = option("stop", "what to do about a bad row")
     columns: str | None = option(
-        None, "where a table of ratings has what, if its names do not tell: "
-        "user=...,item=...,rating=...,time=..., or 1,2,3,4 for a file without a header; "
-        "rating=none: it has none; of an item table title=...,genres=...,text=...,year=...")
+        None, "names of columns, if they are not the usual ones: user=...,item=...,rating=...,"
+        "time=..., or places 1,2,3,4 of a file without a header; rating=none: it has none; "
+        "of an item table title=...,genres=...,text=...,year=...")
     item_features: str | None = option(
-        None, "further columns of the item table that describe items, such as author,pages: "
-        "numbers, or else categories, with | between several in a cell")
+        None, "further columns of the item table to use as features, such as author,pages")
     repeats: Literal["last", "first", "stop"] = option(
-        "last", "which rating counts where a user rates an item again; stop: it is an error")
+        "last", "which rating of an item counts that a user rates again; stop: an error")
     protocol: Protocol = option("temporal", "how ratings are split into train, valid and test")
     ties: Ties = option(
         "strict", "strict: a history has earlier timestamps only; stable: file order breaks ties")
@@ -95,7 +93,7 @@ class DataConfig(Options):
     pooling: Pooling = option(
         "mean-last-two", "which hidden layers make the overview vector (BERT, Table 7)")
     text_source: Literal["overview", "title", "shuffled", "random"] = option(
-        "overview", "what BERT reads; controls: another film's overview, or random vectors")
+        "overview", "what BERT reads; shuffled and random are controls")
     cache: Path = option(Path("data/cache"), "folder of cached overview vectors")
 
 
@@ -104,27 +102,24 @@ class ModelConfig(Options):
     """Sizes and parts of the network."""
 
     attention: Literal["both", "regression", "softmax", "none"] = option(
-        "both", "heads of the one layer: those that solve a regression over the history, those "
-        "that average it, both, or none (no history but for the dense features)")
-    widths: tuple[int, ...] = option(
-        (16, 8, 16), "width of each regression head; the sum is that of a copy's key", "[1, 4096]")
+        "both", "heads of the one layer; none: the history is in the dense features only")
+    widths: tuple[int, ...] = option((16, 8, 16), "width of each regression head", "[1, 4096]")
     ensemble: int = option(
-        2, "copies of the regression heads with keys of their own, whose means count", "[1, 64]")
+        2, "copies of the regression heads; their predictions are averaged", "[1, 64]")
     drift: tuple[float, ...] = option(
-        (0.001, 0.05, 0.003), "how far the taste of each regression head drifts from one rating to "
-        "the next, at first: their correlation is exp of minus that", "(0, 1000]")
+        (0.001, 0.05, 0.003), "initial clock step of each regression head per rating; the "
+        "correlation after one step is exp(-drift)", "(0, 1000]")
     forgets: tuple[float, ...] = option(
-        (0.001, 0.05, 0.003), "the same per log hour between them, at first", "(0, 1000]")
+        (0.001, 0.05, 0.003), "initial clock step of each per log hour", "(0, 1000]")
     key_var: tuple[float, ...] = option(
-        (0.004, 0.002, 0.001), "prior variance of what is learned per item, in each regression "
-        "head: what few ratings say falls back to genres, year and overview", "(0, 1000]")
+        (0.004, 0.002, 0.001), "prior variance of the item embeddings of each", "(0, 1000]")
     width: int = option(32, "width of the softmax heads' tokens", "[1, 4096]")
     heads: int = option(2, "softmax heads; divides width", "[1, 4096]")
     history_len: int = option(
         32, "events that softmax heads see, at most; regression heads see all", "[1, 4096]")
     readout: Literal["target", "flatten"] = option(
-        "target", "what the dense layers read of the softmax heads: the target's output, or every "
-        "position's, as in the paper")
+        "target", "outputs of the softmax heads that are read: at the target, or, as in the paper, "
+        "at every position")
     genres: bool = option(True, "genres in the item embedding")
     year: bool = option(True, "release year in the item embedding")
     audience: int = option(
@@ -137,15 +132,13 @@ class ModelConfig(Options):
         "concat", "dense features: scaled and concatenated, or bucketized and embedded")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
     interest: int = option(
-        0, "epochs after those of the stars, in which a second head learns which film comes "
-        "next, whatever its stars; 0: no such head", "[0, 1000]")
+        0, "epochs of a second head, which learns which item is rated next; 0: none", "[0, 1000]")
     hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
         0.02, "probability that the item of a train target is shown as unrated", "[0, 1)")
     doubt: float = option(
-        1.0, "noise on what is learned per item, in training, in standard deviations of what its "
-        "ratings leave open", "[0, 10]")
+        1.0, "scale of the training noise on item embeddings; 1: posterior std", "[0, 10]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,17 +158,16 @@ class TrainConfig(Options):
 
     epochs: int = option(5, "passes over the train targets, at most; see steps", "[1, 1000]")
     steps: int = option(
-        600, "optimizer steps, at least: small data gets more epochs for them", "[1, 1000000000]")
+        600, "optimizer steps of each task, at least; epochs grow to fit", "[1, 1000000000]")
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most", "[1, 10000000]")
     lr: float = option(6e-3, "peak learning rate of Adam for the regression heads", "(0, 1)")
     lr_items: float = option(
-        0.05, "the same per item, in standard deviations of its prior", "(0, 1)")
-    lr_dense: float = option(1e-3, "the same for the softmax heads and the dense layers", "(0, 1)")
-    weight_decay: float = option(0.01, "decoupled weight decay of the latter", "[0, 1]")
+        0.05, "peak rate for item embeddings, in standard deviations of the prior", "(0, 1)")
+    lr_dense: float = option(1e-3, "peak rate for softmax heads and dense layers", "(0, 1)")
+    weight_decay: float = option(0.01, "of softmax heads and dense layers, decoupled", "[0, 1]")
     average: float = option(
-        0.1, "share of all steps that the running mean of the weights reaches back, which is the "
-        "model; 0: none", "[0, 1)")
+        0.1, "length of the running mean of the weights as a share of all steps; 0: none", "[0, 1)")
     warmup: float = option(0.03, "share of the steps with rising rate; cosine after", "[0, 1)")
     clip: float = option(1.0, "largest norm of the gradient", "(0, 1000000]")
     patience: float = option(

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,11 @@ class Prepared:
     split: Split
     text: TextVectors | None
     batches: Batches
+
+    @cached_property
+    def scale(self) -> ContentScale:
+        """Scale of the items' features, for the network and for new items."""
+        return ContentScale.fit(self.config.model, self.batches, self.text)
 
 
 def config_in(folder: Path) -> RunConfig:
@@ -80,13 +86,13 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         if config.data.text_source == "random":
             text = noise_like(text, seed=config.data.split_seed)
     batches = Batches(store, split, UserVocabulary.fit(store, split))
-    scale = ContentScale.fit(config.model, batches)
-    for name, of in [*scale.values.items()][1:]:
+    prepared = Prepared(config, store, split, text, batches)
+    for name, of in [*prepared.scale.values.items()][1:]:  # after the genres
         values = store.movies["features"].struct.field(name).explode().n_unique()
         print(f"item feature {name}: {len(of):,} of {values:,} values have {FEWEST} rated items")
-    for name in [*scale.scales][1:]:
-        print(f"item feature {name}: a number{', by its logarithm' * scale.scales[name][2]}")
-    return Prepared(config, store, split, text, batches)
+    for name, (*_, is_log) in [*prepared.scale.scales.items()][1:]:  # after the year
+        print(f"item feature {name}: a number{', by its logarithm' if is_log else ''}")
+    return prepared
 
 
 def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
@@ -119,9 +125,7 @@ def run_training(
     """Prepare, train and compare: what `scripts/train.py` does, in each process of its group.
 
     The first process prepares alone, so that the others find its caches and nobody writes twice.
-
-    Returns:
-        The rows of the results, none in processes but the first; None when asked to stop.
+    Returns the rows of the results, none in processes but the first; None when asked to stop.
     """
     use_device(config.train)
     with only_run_in(out):
@@ -142,10 +146,7 @@ def run_training(
 
 @contextlib.contextmanager
 def only_run_in(out: Path) -> Iterator[None]:
-    """Lock the folder for all processes of this run.
-
-    If another run is there, each process of the group raises a FolderInUseError.
-    """
+    """Lock the folder for all processes of this run; each raises the same FolderInUseError."""
     with contextlib.ExitStack() as stack:
         holder = 0
         try:
@@ -163,10 +164,8 @@ def train_run(
 ) -> bool:
     """Train in the folder `out`, going on where an earlier run of the same config stopped.
 
-    False when it was asked to stop before training was complete.
-
-    Raises:
-        DataError: `out` holds a run of another config or of other data.
+    False when it was asked to stop before training was complete. A DataError if `out` holds a run
+    of another config or of other data.
     """
     config, identity = prepared.config, _identity(prepared)
     if (out / "config.json").exists():
@@ -178,7 +177,8 @@ def train_run(
                   for name, place in described["data"].items() if name in PLACES}
         described["data"] |= places  # so that the run can be used from any folder
         write_sealed(out / "config.json", json.dumps(described, indent=2).encode())
-    model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed)
+    model = build_model(config.model, prepared.batches, prepared.text, seed=config.train.seed,
+                        scale=prepared.scale)
     is_done = fit(model, prepared.batches, config, out, info={"identity": identity},
                   stop_requested=stop_requested)
     if is_done and rank() == 0:
@@ -189,25 +189,21 @@ def train_run(
 def keep_fitted(prepared: Prepared, out: Path) -> None:
     """Write what `bst.recommend` needs beside the model."""
     config, store, split = prepared.config.data, prepared.store, prepared.split
-    scale = ContentScale.fit(prepared.config.model, prepared.batches)
     movies = store.movies.select("item_id", "title", "year", "genres", "overview")
     movies = movies.with_columns(movies["overview"].str.slice(0, SHOWN)).to_dict(as_series=False)
-    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
         {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
-        list(genre_names(store.movies)), movies | {"ratings": count[FIRST_IDX:].tolist()},
-        {"values": scale.values, "scales": scale.scales}))
+        list(genre_names(store.movies)),
+        movies | {"ratings": split.item_counts(store)[FIRST_IDX:].tolist()},
+        {"values": prepared.scale.values, "scales": prepared.scale.scales}))
 
 
 def predict_run(
     prepared: Prepared, out: Path, part: Part, *, device: str | None = None
 ) -> np.ndarray:
-    """Expected stars of the best model in `out`, NaN outside `part`: (n,).
-
-    A DataError if the model is of another config or of other data.
-    """
+    """Expected stars of the best model in `out`, NaN outside `part`, (n,); errors: `train_run`."""
     model, _, info = load_model(out)
     _check_identity(out, info["identity"], prepared)
     device = device or prepared.config.train.device

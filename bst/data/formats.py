@@ -27,7 +27,7 @@ EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same withou
             "ml-100k (u.data, u.item, u.user) or a table (ratings.csv, or one file: .csv, .tsv, "
             ".jsonl, .parquet, .inter, each also .gz)")
 RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
-BESIDE = {  # of the tables beside them, with their columns, those that need not be there last
+BESIDE = {  # tables beside them: how their names begin, required columns, optional columns
     "movies": ("movies|items|books|products", ("item",), ("title", "genres", "date", "text")),
     "users": ("users", ("user",), ("sex", "age", "occupation", "zip")),
     "links": ("links", ("item", "TMDB id"), ()),
@@ -43,9 +43,9 @@ NAMES = {  # accepted names of a column, lower case, without "_", "-" and spaces
     "text": "text overview description summary plot synopsis",
     "sex": "sex gender", "age": "age", "occupation": "occupation", "zip": "zip zipcode",
 }
-TOLD = (*CELLS, "title", "genres", "text", "date")  # by --columns
-SHORT = {"time": "timestamp", "year": "date"}  # what it calls them
-NONE = "none"  # instead of the name of the column of ratings
+COLUMN_KEYS = (*CELLS, "title", "genres", "text", "date")  # of --columns
+ALIASES = {"time": "timestamp", "year": "date"}
+NONE = "none"  # for --columns: there are no ratings
 HINTS = {
     r"\[": "a JSON array, expected an object a line; convert it with jq -c '.[]'",
     "[0-9]+:$": "the Netflix Prize, expected a rating a line: user,item,rating,date, read with "
@@ -65,7 +65,7 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
         DataError: as `Reading`; or no one format fits.
     """
     reading = open_reading(source, report_dir, options)
-    ratings = reading.kept(pl.concat(reading.ratings(), rechunk=True))  # or numpy copies
+    ratings = reading.kept(pl.concat(reading.ratings(), rechunk=True))  # else to_numpy() copies
     reading.finish(len(ratings))
     return Tables(reading.users, reading.movies, ratings.select(
         user_id=reading.users["user_id"].gather(ratings["user_row"]),
@@ -81,11 +81,7 @@ def open_reading(source: Path | DataConfig, report_dir: Path | None, options: di
 
 
 def layout_of(files: RawFiles, config: DataConfig) -> Layout:
-    """The layout of a data set.
-
-    Raises:
-        DataError: the format is `auto` and no one format fits; names what was found.
-    """
+    """The layout of a data set; a DataError names what was found if no one format fits."""
     if config.format in MOVIELENS:
         if config.columns or config.item_features:
             raise DataError(f"--columns or --item-features beside --format {config.format}, whose "
@@ -127,7 +123,8 @@ def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) 
     for what, (stems, *cells) in BESIDE.items():
         found = [] if files.is_alone else _tables(names, stems)
         if found and (what != "links" or config.metadata):
-            beside[what] = _file(files, found[0], *cells, told, features * (what == "movies"))
+            beside[what] = _file(files, found[0], *cells, told,
+                                 features if what == "movies" else ())
     if "movies" not in beside and (features or told.keys() - CELLS):
         flag = "--item-features" if features else "--columns"
         raise DataError(f"{flag}: {files.source} holds no table of items beside {ratings}, "
@@ -182,10 +179,10 @@ def _told(columns: str | None) -> dict[str, str]:
     """What --columns says: names of columns or, of all of the ratings, places from 1."""
     parts = [part.strip() for part in columns.split(",")] if columns else []
     if all(part.isdecimal() or part == NONE for part in parts) and len(parts) <= 4:
-        parts = map("=".join, zip(TOLD, parts, strict=False))
+        parts = map("=".join, zip(COLUMN_KEYS, parts, strict=False))
     told = [part.partition("=") for part in parts]
-    found = {SHORT.get(name, name): column for name, _, column in told}
-    if len(found) != len(told) or not found.keys() <= {*TOLD} or "" in found.values():
+    found = {ALIASES.get(name, name): column for name, _, column in told}
+    if len(found) != len(told) or not found.keys() <= {*COLUMN_KEYS} or "" in found.values():
         raise DataError(f"--columns {columns!r}: expected user=...,item=...,rating=...,time=... "
                         "with names or places, or places alone, such as 1,2,3,4; of an item table "
                         "title=...,genres=...,text=...,year=...")

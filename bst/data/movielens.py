@@ -60,7 +60,7 @@ ML_1M = Layout(
     ratings=_file("ratings.dat", "::", CELLS), is_stars=True,
     users=_file("users.dat", "::", USERS), user=_user_1m,
     movies=_file("movies.dat", "::", list(MOVIE)[:3]), movie=_movie_1m,
-    otherwise="--format ml-10m takes any scale and no users.dat",
+    hint="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
     ratings=_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,

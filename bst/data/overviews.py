@@ -15,7 +15,7 @@ YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLE = re.compile(
     r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
 )
-LINKED = -1  # instead of a gap of years: sorts before all of them
+LINKED = -1  # rank of a match by TMDB id: better than any gap of years
 csv.field_size_limit(2**24)
 
 
@@ -77,10 +77,8 @@ def _print_match(movies: pl.DataFrame, defects: Counter) -> None:
 def read_metadata(path: Path) -> tuple[list[dict], Counter]:
     """Films with an overview, and how many rows had which defect.
 
-    TMDB's votes, popularity and revenue are from years after the ratings, so they are not read.
-
-    Raises:
-        DataError: the file is missing, or lacks a column.
+    TMDB's votes, popularity and revenue are from years after the ratings, so they are not read. A
+    DataError if the file is missing, or lacks a column.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")

@@ -68,12 +68,10 @@ def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:
     """Raw files -> store on disk; memory does not grow with the ratings.
 
     It grows with users, items, the ratings of the busiest range of users, and with bad rows if
-    `on_bad` is `quarantine`. Until it is done, `folder` holds about as much again.
+    `on_bad` is `quarantine`. Needs about twice the store's disk space while running.
 
-    Source and options are those of `read_tables`; `folder` also gets its reports.
-
-    Raises:
-        DataError: as `read_tables`, in the same words; a store in `folder` stays as it was.
+    Source, options and errors are those of `read_tables`; `folder` also gets its reports. After an
+    error a store in `folder` is as it was.
     """
     reading = open_reading(source, folder, options)
     num_users = len(reading.users)

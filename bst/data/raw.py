@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,13 +30,13 @@ from bst.utils.files import sha256_of
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
-YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # of a film
+YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # pattern of a year in titles and dates
 MOVIE = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
-FEATURE = "feature "  # how the names of further ones begin
-LARGEST = 10**6  # magnitude of a rating
-UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of those
+FEATURE = "feature "  # begins the names of the columns of item features
+LARGEST = 10**6  # largest magnitude of a rating
+UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # cells of a feature
 NO_GENRE = ["", "(no genres listed)"]
-CELLS = ("user", "item", "rating", "timestamp")  # of a ratings file
+CELLS = ("user", "item", "rating", "timestamp")  # columns of a ratings file
 
 
 class BadRows:
@@ -99,18 +99,18 @@ class File:
             first += content.count(b"\n")
 
     def _cells(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows with their cells, and with what is wrong with a line."""
+        """Split the rows into cells; `reason` says what is wrong with a line."""
         raw, fields, size = pl.col("raw"), pl.col("fields"), pl.col("fields").list.len()
         rows = rows.with_columns(
             reason=pl.lit(None, pl.String),
-            by_hand=raw.str.contains('"', literal=True) & self.quoted | (self.kind == "json"),
+            needs_parser=raw.str.contains('"', literal=True) & self.quoted | (self.kind == "json"),
             fields=raw.str.split(self.separator))
-        if rows["by_hand"].any():
-            odd = rows.filter("by_hand")
+        if rows["needs_parser"].any():
+            odd = rows.filter("needs_parser")
             odd = odd.with_columns(pl.DataFrame(
                 [*map(self._parsed, odd["raw"])],
                 {"reason": pl.String, "fields": pl.List(pl.String)}, orient="row"))
-            rows = pl.concat([rows.filter(~pl.col("by_hand")), odd]).sort("line")
+            rows = pl.concat([rows.filter(~pl.col("needs_parser")), odd]).sort("line")
         at = self.place if self.count else dict(zip(self.place, itertools.count()))
         count = self.count or len(at)
         wrong = (
@@ -171,19 +171,19 @@ def scan_parquet(files: RawFiles, name: str) -> Iterator[pl.LazyFrame]:
 class Layout:
     """How one kind of data set is written."""
 
-    ratings: File  # its cells are `CELLS`; without times, the order of the lines counts
+    ratings: File  # with cells `CELLS`; without times, the order of the lines counts
     is_stars: bool = False  # ratings are whole numbers from 1 to 5, else up to `LARGEST`
-    users: File | None = None  # none: those of the ratings
+    users: File | None = None  # none: users are those of the ratings
     movies: File | None = None
     links: File | None = None  # TMDB id of items
     user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
     movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`, then features
-    features: dict = field(default_factory=dict)  # names and dtypes of those
-    otherwise: str = "give the file alone and say what stands where with --columns 1,2,3,4"
+    features: dict = field(default_factory=dict)  # names and dtypes of features
+    hint: str = "give the file alone and say what stands where with --columns 1,2,3,4"  # most bad
 
 
 class Reading:
-    """A data set while it is read: users and items at once, then the ratings by block.
+    """A data set while it is read. Call in this order: `ratings` to its end, `kept`, `finish`.
 
     Users or items without a table are those of the ratings, which are then read twice.
 
@@ -234,7 +234,7 @@ class Reading:
             yield rows.select("user_row", "item_row", "line", rating="stars", timestamp="seconds")
 
     def _good_rows(self, bad: BadRows) -> Iterator[pl.DataFrame]:
-        """By block, with stars, seconds and rows of tables; the others go to `bad`."""
+        """Good rows by block, with stars, seconds and rows of tables; the others go to `bad`."""
         self.total, self.num_milli, file = 0, 0, self.layout.ratings
         for rows in file.blocks(self.files):
             self.total += len(rows)
@@ -257,7 +257,7 @@ class Reading:
             yield rows.with_columns(pl.col("stars").cast(pl.Float32))
 
     def _rules(self) -> list[tuple[pl.Expr, pl.Expr]]:
-        """What makes a row a bad one, and how that is told; the first that holds counts."""
+        """What makes a row bad, and the reason to give; the first rule that holds counts."""
         stars, seconds = pl.col("stars"), pl.col("seconds")
         low, high = (1, 5) if self.layout.is_stars else (-LARGEST, LARGEST)
         rules = [
@@ -286,9 +286,9 @@ class Reading:
         return (found // 1000).zip_with(is_milli, found)
 
     def kept(self, ratings: pl.DataFrame) -> pl.DataFrame:
-        """Those that count, in the order of lines, of all ratings of some users in that order."""
-        pair = pl.col("user_row").cast(pl.Int64) * 2**32 + pl.col("item_row")
-        if ratings.select(pair.n_unique()).item() == len(ratings):  # takes a tenth of a sort
+        """Drop repeated (user, item) ratings of some users; rows stay in file order."""
+        pair = pl.col("user_row").cast(pl.Int64) * 2**32 + pl.col("item_row")  # two int32 in one
+        if ratings.select(pair.n_unique()).item() == len(ratings):  # 10 times faster than sorting
             return ratings
         is_last = self.config.repeats == "last"
         ratings = ratings.sort("timestamp", maintain_order=True).with_columns(
@@ -301,13 +301,13 @@ class Reading:
     def finish(self, num_ratings: int) -> None:
         """Tell what was odd, once all ratings are read."""
         name, place = self.layout.ratings.name, self.layout.ratings.place
-        most = 2 * self.bad.count > self.total
+        hint = f"most rows of {name} are bad: {self.layout.hint}; "
         self.bad.report(Path(self.report_dir or "."),
-                        f"most rows of {name} are bad: {self.layout.otherwise}; " * most)
+                        hint if 2 * self.bad.count > self.total else "")
         if not num_ratings:
-            what = "every row is bad" if self.bad.count else "no row"
-            raise DataError(f"{name}: {what}, expected rows of {', '.join(CELLS)}"
-                            + "; see bad_rows.csv" * bool(self.bad.count))
+            what, where = ("every row is bad", "; see bad_rows.csv") if self.bad.count else (
+                "no row", "")
+            raise DataError(f"{name}: {what}, expected rows of {', '.join(CELLS)}{where}")
         if self.num_again:
             self._tell_repeats(name)
         if self.num_milli:
@@ -332,7 +332,7 @@ class Reading:
 
 
 def _of(column: str, what: str) -> pl.Expr:
-    """What is wrong with a cell, and how it begins."""
+    """The reason that a cell is bad; quotes its beginning."""
     return pl.format(f"{column} '{{}}' {what}", pl.col(column).str.slice(0, 40))
 
 
@@ -343,24 +343,17 @@ def _time(text: str) -> int | None:
         >>> _time("978307200.5"), _time("2001-01-01T01:00:00+01:00"), _time("01/02/2001")
         (978307200, 978307200, None)
     """
-    try:
+    with suppress(ValueError):
         number = float(text.replace("_", "x"))
         return math.floor(number) if abs(number) < 2**62 else None
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError, OverflowError):
         when = datetime.fromisoformat(text)
         return math.floor((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        return None
+    return None
 
 
 def whole(value: str, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
-    """The whole number that `value` writes.
-
-    Raises:
-        ValueError: it is none, or not in `low` .. `high`.
-    """
+    """The whole number that `value` writes; a ValueError if it is not in `low` .. `high`."""
     if not (value.isascii() and value.isdigit() and len(value) < 20):
         raise ValueError(f"{name} {value[:40]!r} is not a whole number")
     if not low <= int(value) <= high:
@@ -413,7 +406,7 @@ def movies_of(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _feature(cells: pl.Series) -> pl.Series:
-    """Numbers (Float64) if all that is known is one, else categories (List(String), [] if none)."""
+    """Numbers (Float64) if each known cell is one, else categories (List(String), [] if none)."""
     name, known = cells.name.removeprefix(FEATURE), cells.replace(UNKNOWN, "").rename("")
     number = known.cast(pl.Float64, strict=False)
     if (number.is_not_null() | (known == "")).all():

@@ -3,7 +3,7 @@
 What the data call a user or an item is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1
 is an `*_idx`. Row r of a table of users or movies has index r + `FIRST_IDX`.
 
-An id is what is written: `7`, `007`, `7.0` and `-0` are four ids, `"10"` and 10 are one. A column
+Ids are compared as text: `7`, `007`, `7.0` and `-0` are four ids, `"10"` and 10 are one. A column
 of ids is Int64 if each of them is a whole number as Python writes it, else String.
 """
 
@@ -51,7 +51,7 @@ class Tables:
 
 
 def rows_of(ids: pl.Series, table: pl.Series) -> pl.Series:
-    """Row of each id in a table of different ids, Int32; -1 where it lacks it.
+    """Row of each id in a table of different ids, Int32; -1 for an id that it lacks.
 
     Example:
         >>> rows_of(pl.Series([3, 7]), pl.Series(["b", "7"])).to_list()
@@ -75,10 +75,7 @@ def ids_of(column: pl.Series, is_text: bool = False) -> pl.Series:
 
 
 def id_text(value: int | str) -> str:
-    """How an id is written: by this, ids from anywhere are compared.
-
-    Raises:
-        DataError: it is neither a whole number nor text.
+    """An id as text, by which ids are compared; a DataError if it is neither that nor whole.
 
     Example:
         >>> id_text(10) == id_text("10") != id_text("010")

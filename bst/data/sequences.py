@@ -72,10 +72,8 @@ class SequenceStore:
 def build_sequences(tables: Tables) -> SequenceStore:
     """Sort the ratings by user and time; of equal times the order of the rows counts.
 
-    User row r and item index r + FIRST_IDX are row r of `tables.users` and of `tables.movies`.
-
-    Raises:
-        DataError: a rating names a user or movie that the tables lack.
+    User row r and item index r + FIRST_IDX are row r of `tables.users` and of `tables.movies`. A
+    DataError if a rating names a user or movie that the tables lack.
     """
     rows = tables.ratings.select(
         "rating", "timestamp", user=rows_of(tables.ratings["user_id"], tables.users["user_id"]),
@@ -151,7 +149,7 @@ class StoreWriter(AbstractContextManager):
 
 
 def save_store(store: SequenceStore, folder: Path) -> None:
-    """Write the store; the manifest comes last, so a folder with a manifest is complete."""
+    """Write the store to a folder, see `StoreWriter`."""
     with StoreWriter(folder) as writer:
         writer.append(**{name: getattr(store, name) for name in COLUMNS})
         writer.finish(store.users, store.movies, store.manifest.get("source", {}))
@@ -160,8 +158,7 @@ def save_store(store: SequenceStore, folder: Path) -> None:
 def load_store(folder: Path) -> SequenceStore:
     """Open a store that `save_store` wrote; arrays are memory-mapped and checked.
 
-    Raises:
-        DataError: no manifest, another version, or a file that is not what the manifest says.
+    A DataError if there is no manifest, another version, or a file that it does not describe.
     """
     with one_line(folder, "a whole store; make it again with scripts/make_sequences.py"):
         manifest = json.loads(read_sealed(folder / "manifest.json"))

@@ -16,19 +16,16 @@ from typing import IO
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 
-GROWTH = 100  # times that a packed file may grow when it is unpacked; MovieLens: 4 times
+GROWTH = 100  # largest ratio of unpacked to packed size; of MovieLens: 4
 SMALL_FILE = 2**26  # bytes, unpacked, that are always taken
 MAGIC = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\3\4": "a zip", b"\x1f\x8b": "gzip",
          b"PAR1": "parquet", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "Excel", b"%PDF": "PDF"}
 
 
 class RawFiles:
-    """The files of a data set, without BOM.
+    """The files of a folder or zip, or one file that stands alone, without BOM.
 
     `sha256` holds the hash of each file that was read, as sha256sum prints it.
-
-    Args:
-        source: a folder, a zip, or one file that stands alone.
     """
 
     def __init__(self, source: Path) -> None:
@@ -38,11 +35,7 @@ class RawFiles:
         self.folder = source.parent if self.is_alone else source
 
     def names(self) -> set[str]:
-        """Names of the files, without their folders.
-
-        Raises:
-            DataError: the source is missing or no zip.
-        """
+        """Names of the files, without their folders; a DataError if it is missing or no zip."""
         if self.is_alone:
             return {self.source.name}
         with self._told("it"):

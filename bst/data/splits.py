@@ -9,7 +9,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
 
-TIES_TOLD = 10  # so many tied pairs, all in order of items, are no coincidence
+TIES_TOLD = 10  # from this many tied pairs on, item order is no coincidence
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Split:
         """Target positions of a part; an OptionError on a name that is none."""
         check_option("part", name, Part)
         return getattr(self, name)
+
+    def item_counts(self, store: SequenceStore) -> np.ndarray:
+        """Train ratings of each item index, (num_items + 2,) int64."""
+        return np.bincount(store.item_idx[self.train], minlength=store.num_items + FIRST_IDX)
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,6 @@ def split_interactions(
             no rating of them is in train or in a history.
         ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
         seed: of the protocols that draw at random.
-
-    Raises:
-        OptionError: on a name that is none of these.
     """
     check_option("protocol", protocol, Protocol)
     check_option("ties", ties, Ties)
@@ -132,11 +133,7 @@ def _keras_window_ends(store: SequenceStore) -> np.ndarray:
 
 
 def audit_split(store: SequenceStore, split: Split) -> list[str]:
-    """Check the split for leaks; one line for each thing that was checked.
-
-    Raises:
-        DataError: names the first leak.
-    """
+    """Check the split for leaks: a line for each thing that was checked; a DataError at a leak."""
     for name in ("train", "valid", "test"):
         if not len(split.part(name)):
             raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "

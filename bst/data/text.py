@@ -36,14 +36,12 @@ def embed_texts(
     """Embed every text with a frozen BERT, one at a time: its vector depends on no other text.
 
     Args:
-        texts: overviews; None or blank is "no text", for which the model learns a vector.
-        bert: local folder, or name of a model in the local Hugging Face cache; None: the packaged
-            all-MiniLM-L6-v2.
+        texts: overviews; None or blank is "no text".
+        bert: folder, or name in the local Hugging Face cache; None: the packaged all-MiniLM-L6-v2.
         pooling: see `pool`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 
-    Raises:
-        DataError: the encoder is missing, damaged or has no safetensors.
+    A DataError if the encoder is missing, damaged or has no safetensors.
     """
     check_option("pooling", pooling, Pooling)
     folder = encoder_folder(bert)

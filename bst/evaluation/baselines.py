@@ -65,7 +65,7 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     Source: Deshpande and Karypis 2004, "Item-Based Top-N Recommendation Algorithms".
     """
     base = streaming_bias(store, split, last=None)
-    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
+    count = split.item_counts(store)
     kept = np.argsort(-count, kind="stable")[:MOST_ITEMS]
     slot = np.full(len(count), -1)
     slot[kept[count[kept] > 0]] = np.arange((count[kept] > 0).sum())

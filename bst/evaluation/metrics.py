@@ -18,14 +18,13 @@ def rmse(score: np.ndarray, label: np.ndarray) -> float:
 
 
 def to_stars(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The nearest of the ratings `levels`, (c,) ascending, for each score; halfway the lower one.
+    """The nearest of the ratings `levels`, (c,) ascending, for each score; halfway the higher one.
 
     Example:
         >>> to_stars(np.array([-3, 1.75, 3.4, 9]), np.array([0.5, 3.0, 3.5])).tolist()
-        [0.5, 0.5, 3.5, 3.5]
+        [0.5, 3.0, 3.5, 3.5]
     """
-    levels = np.asarray(levels, dtype=np.float64)
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, score)]
+    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, score, side="right")]
 
 
 def calibration(score: np.ndarray, label: np.ndarray, *, groups: int = 20) -> list[list[float]]:
@@ -47,8 +46,8 @@ def user_bootstrap(
 ) -> tuple[float, float]:
     """95 % interval of the mean of `runs`, one (n,) array a run; resamples users, not rows.
 
-    `users` has, for each run, the number of each row's user, (n,). The draws take one run after the
-    other: the interval is that of a single run, however many runs there are.
+    `users` has, for each run, the number of each row's user, (n,). Bootstrap draws cycle through
+    the runs, so the interval is for one run, not for their mean.
     """
     sums = [user_sums(values, user) for values, user in zip(runs, users, strict=True)]
     rng = np.random.default_rng(seed)

@@ -26,8 +26,7 @@ def evaluate(
 
     Returns:
         `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the nearest rating,
-        each with `_low` and `_high`, its 95 % user-bootstrap interval; `calibration` in equal
-        groups; `mae` and `rmse` by slice.
+        each with `_low` and `_high`, its 95 % interval; `calibration`; `mae`, `rmse` by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
@@ -61,7 +60,7 @@ def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, 
     history = History.of(store, split)
     length = (history.stop - history.start)[target]
     user, item = store.user_row[target], store.item_idx[target]
-    rated = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)[item]
+    rated = split.item_counts(store)[item]
     is_warm = np.isin(user, store.user_row[split.train])
     has_overview = store.movies["overview"].is_not_null().to_numpy()[item - FIRST_IDX]
     named = {
@@ -84,14 +83,10 @@ def paired_difference(
     ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], label: Sequence[np.ndarray],
     user: Sequence[np.ndarray],
 ) -> dict[str, float]:
-    """Our error minus theirs on the same rows, with the 95 % interval of `user_bootstrap`.
+    """Our error minus theirs on the same rows: `mae` and `mse`, each with `_low` and `_high`, its
+    95 % interval by `user_bootstrap`.
 
-    Each argument has one (n,) array a run, with a number a target: our stars, a rival's stars, the
-    true stars, and the user's row.
-
-    Returns:
-        `mae`, `mae_low`, `mae_high` of absolute errors, and `mse`, ... of squared ones; below
-        zero is better.
+    Each argument has one (n,) array a run: our stars, a rival's, the true ones, the users' rows.
     """
     found = {}
     for name, measure in (("mae", np.abs), ("mse", np.square)):

@@ -16,7 +16,7 @@ from bst.data.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 
-CROWDED = 4  # targets in a chunk, where many share their history, that cost as much as an event
+CROWDED = 4  # this many targets of a chunk cost as much as one event
 CHUNK = 32  # events that are read together; what came before is carried over as a state
 
 
@@ -24,8 +24,7 @@ CHUNK = 32  # events that are read together; what came before is carried over as
 class Batch:
     """One batch on one device. Events are padded in front: a row ends with its newest event.
 
-    Where all targets of a chunk see the same, their time and stop, and a label and position that
-    nobody reads, may stand once: (b, t, 1).
+    A field that is equal for all targets of a chunk may have last size 1, and broadcasts.
     """
 
     event_item: Tensor  # (b, c, n) int64, oldest first, PAD where there is none
@@ -33,20 +32,11 @@ class Batch:
     event_time: Tensor  # (b, c, n) int64, seconds since the first event of the row
     target_item: Tensor  # (b, t, i) int64, PAD where the chunk has fewer targets
     target_time: Tensor  # (b, t, i) int64
-    stop: Tensor  # (b, t, i) int64: the target sees its chunk's slots before this, and all before
+    stop: Tensor  # (b, t, i) int64: it sees all earlier chunks, and its own's slots before this
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
     label: Tensor  # (b, t, i) float32, stars; 0 where padded
     position: Tensor  # (b, t, i) int64, the target's position in the store; -1 where padded
     is_full: bool = False  # no target is padded, as in a request
-
-    def __post_init__(self) -> None:
-        events = [self.event_item.shape, self.event_rating.shape, self.event_time.shape]
-        targets = [self.target_item.shape, self.target_time.shape, self.stop.shape,
-                   self.label.shape, self.position.shape]
-        # no sets: the sizes of a program that is exported have no hash
-        if (any(shape != events[0] for shape in events) or len(self.user) != len(self.label)
-                or any(shape not in (targets[0], (*targets[0][:2], 1)) for shape in targets)):
-            raise ValueError(f"expected (b, c, n) and (b, t, i), got {events} and {targets}")
 
     @cached_property
     def is_event(self) -> Tensor:
@@ -60,14 +50,14 @@ class Batch:
 
     @cached_property
     def slot(self) -> Tensor:
-        """As `stop`: of all c * n slots of the row, the target sees those before this."""
+        """`stop`, counted over all c * n slots of the row."""
         chunk = torch.arange(self.stop.shape[1], device=self.stop.device)
         chunk = chunk + self.event_item.shape[1] - self.stop.shape[1]
         return self.stop + rearrange(chunk, "t -> t 1") * self.event_item.shape[2]
 
     @cached_property
     def seen(self) -> Tensor:
-        """As `stop`: events that the target sees."""
+        """Number of events that each target sees, shaped as `stop`."""
         return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
 
     def about(self, items: np.ndarray | Tensor) -> "Batch":
@@ -96,17 +86,14 @@ class Batch:
 
 
 def at_slots(values: Tensor, slot: Tensor) -> Tensor:
-    """Values (b, c, n, ...) at slots (b, *k), numbered through a row's chunks: (b, *k, ...).
-
-    A slot below 0 counts as the first.
-    """
+    """Values (b, c, n, ...) at slots (b, *k), counted over the row, at least 0: (b, *k, ...)."""
     row = torch.arange(len(values), device=slot.device).view(-1, *[1] * (slot.ndim - 1))
     return values.flatten(1, 2)[row, slot.clamp(min=0)]
 
 
 @dataclass(frozen=True)
 class Events:
-    """What histories are made of: runs of one person's ratings, oldest first."""
+    """Ratings of which histories are runs: one person's, oldest first."""
 
     item: np.ndarray  # (m,) item index
     rating: np.ndarray  # (m,) stars
@@ -115,22 +102,23 @@ class Events:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is asked; k targets, those of a row in one run."""
+    """k targets, those of a row in one run."""
 
     row: np.ndarray  # (k,) row of the batch
     item: np.ndarray  # (k,) item index
     time: np.ndarray  # (k,) seconds since 1970 UTC
-    seen: np.ndarray  # (k,) so many of the row's events come before it
+    seen: np.ndarray  # (k,) number of the row's events before it
     label: np.ndarray  # (k,) stars
     position: np.ndarray  # (k,) position in the store
 
 
 def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Targets,
             user: np.ndarray) -> Batch:
-    """The batch of some histories and what is asked about them.
+    """The batch of some histories and their targets.
 
     Chunks are cut at multiples of `CHUNK` from the newest event, so that a row's numbers do not
-    depend on the other rows. A target belongs to the chunk whose events it sees in part.
+    depend on the other rows. A target belongs to the chunk that holds the slot after its last
+    event; at the end of the row, to the last chunk.
 
     Args:
         events: of all rows.
@@ -144,8 +132,8 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
     is_real = slot >= empty[:, None]
     source = np.where(is_real, (begin - empty)[:, None] + slot, 0)
 
-    row, at = targets.row, empty[targets.row] + targets.seen
-    chunk = np.minimum(at // CHUNK, c - 1)
+    row, target_slot = targets.row, empty[targets.row] + targets.seen
+    chunk = np.minimum(target_slot // CHUNK, c - 1)
     t = c - int(chunk.min())
     cell = row * t + chunk - (c - t)
     order = np.argsort(cell, kind="stable")
@@ -155,7 +143,7 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
     place = cell[order] * i + rank
 
     start = np.zeros(b, np.int64)  # time 0 of each row: its first event, or else its first target
-    start[row[::-1]] = targets.time[::-1]
+    start[row[::-1]] = targets.time[::-1]  # backwards: the first of a row is written last
     start[size > 0] = events.time[begin[size > 0]]
 
     def of_events(values: np.ndarray, dtype: type) -> Tensor:
@@ -175,7 +163,7 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
         event_time=torch.where(item == PAD, 0, time),
         target_item=of_targets(targets.item, np.int64),
         target_time=of_targets(targets.time - start[row], np.int64),
-        stop=of_targets(at - chunk * CHUNK, np.int64), user=torch.from_numpy(user),
+        stop=of_targets(target_slot - chunk * CHUNK, np.int64), user=torch.from_numpy(user),
         label=of_targets(targets.label, np.float32),
         position=of_targets(targets.position, np.int64, padding=-1),
     )
@@ -183,10 +171,7 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
 
 def asked(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray, at: np.ndarray
           ) -> Batch:
-    """Histories with one target each, an unknown item at (b,) seconds; see `Batch.about`.
-
-    The other arguments are those of `lay_out`.
-    """
+    """Histories with one unknown target each, at (b,) seconds; `Batch.about` fills in items."""
     b = len(size)
     return lay_out(events, begin, size, Targets(
         row=np.arange(b), item=np.full(b, OOV), time=at, seen=size, label=np.zeros(b),
@@ -194,27 +179,27 @@ def asked(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray,
 
 
 def num_chunks(size: np.ndarray) -> np.ndarray:
-    """Chunks that hold so many events, at least one."""
+    """Chunks of histories of these sizes, at least one each."""
     return np.maximum(1, -(-size // CHUNK))
 
 
-def packed(order: np.ndarray, chunks: np.ndarray, most: np.ndarray, batch_size: int
+def packed(order: np.ndarray, chunks: np.ndarray, largest: np.ndarray, batch_size: int
            ) -> list[list[int]]:
     """Groups of rows, in order, that share a batch.
 
     Args:
         order: (b,) rows.
         chunks: (b,) of each row.
-        most: (b,) targets of a chunk, at most.
+        largest: (b,) largest number of targets in one chunk of each row.
         batch_size: events, padded ones included, and `CROWDED` times as many targets, at most.
     """
     groups, longest, fullest = [], 0, 0
     for row in order:
-        longest, fullest = max(longest, chunks[row]), max(fullest, most[row])
+        longest, fullest = max(longest, chunks[row]), max(fullest, largest[row])
         size = longest * max(CHUNK, fullest / CROWDED)
         if not groups or (len(groups[-1]) + 1) * size > batch_size:
             groups.append([])
-            longest, fullest = chunks[row], most[row]
+            longest, fullest = chunks[row], largest[row]
         groups[-1].append(row)
     return groups
 
@@ -255,13 +240,7 @@ class UserVocabulary:
 
 
 class Batches:
-    """Gathers batches of one store and split.
-
-    Args:
-        store: sequences.
-        split: which positions are targets, and what each may see.
-        vocabulary: indices of the users.
-    """
+    """Gathers batches of one store; the split says what is a target, and what each may see."""
 
     def __init__(self, store: SequenceStore, split: Split, vocabulary: UserVocabulary) -> None:
         self.store, self.split, self.vocabulary = store, split, vocabulary
@@ -272,7 +251,7 @@ class Batches:
 
     def epoch(self, part: str, *, batch_size: int, seed: int | None = None,
               epoch: int = 0) -> list[list[np.ndarray]]:
-        """Rows of each batch of one epoch: a function of (seed, epoch) alone.
+        """Rows of each batch of one epoch, which depend only on (seed, epoch).
 
         Users of about equally long histories share a batch, so that little is padded.
 
@@ -286,16 +265,17 @@ class Batches:
         Returns:
             For each batch, for each of its rows, the positions of the targets.
         """
-        rows, chunks, most = self._rows(part)
+        rows, chunks, largest = self._rows(part)
         order = np.argsort(chunks, kind="stable")
         rng = np.random.default_rng([seed or 0, epoch])
         if seed is not None:
             order = np.argsort(chunks * np.exp(rng.normal(0, 0.1, len(rows))), kind="stable")
-        plan = [[rows[row] for row in group] for group in packed(order, chunks, most, batch_size)]
+        groups = packed(order, chunks, largest, batch_size)
+        plan = [[rows[row] for row in group] for group in groups]
         return plan if seed is None else [plan[k] for k in rng.permutation(len(plan))]
 
     def _rows(self, part: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Of each user with targets: their positions, chunks, and most targets of a chunk."""
+        """List each user's target positions; count chunks, and targets of the fullest chunk."""
         targets = self.split.part(part)
         if not len(targets):
             return [], np.zeros(0, int), np.zeros(0, int)

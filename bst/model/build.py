@@ -122,12 +122,12 @@ def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None, *,
-                seed: int) -> BST:
-    """A fresh model for the items, users and ratings of `batches`."""
+                seed: int, scale: ContentScale | None = None) -> BST:
+    """A fresh model for the data of `batches`; without a `scale` one is fitted."""
     store, split = batches.store, batches.split
-    count = np.bincount(store.item_idx[split.train], minlength=store.num_items + FIRST_IDX)
-    rated = np.flatnonzero(count)
-    scale, cells = ContentScale.fit(config, batches, text), cells_of(store.movies)
+    count = split.item_counts(store)
+    rated, cells = np.flatnonzero(count), cells_of(store.movies)
+    scale = scale or ContentScale.fit(config, batches, text)
     content = scale.features(cells, text)
     levels = np.unique(store.rating[split.train])
     overview, num_text = scale.text_axes.shape

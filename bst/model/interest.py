@@ -12,7 +12,7 @@ from bst.data.schema import FIRST_IDX
 from bst.model.batches import Batch, at_slots
 from bst.model.layers import SoftmaxHeads
 
-SAMPLE = 20_000  # items in the softmax of a loss, about: all of a catalogue up to half as large
+SAMPLE = 20_000  # items in the softmax of a loss, about; of up to half as many, all
 WIDTH, HEADS, REACH = 64, 2, 64  # of an item's vector and of each layer
 GAPS = 32  # powers of two of the seconds between two ratings; the last one: there is none before
 BLOCK = 128  # targets whose scores of the whole catalogue are held at a time
@@ -23,7 +23,8 @@ class TimedHeads(SoftmaxHeads):
 
     def __init__(self, dropout: float) -> None:
         super().__init__(WIDTH, HEADS, REACH, dropout, "target")
-        del self.rank_slope, self.gap_slope
+
+    def _make_slopes(self) -> None:
         slopes = torch.zeros(5, HEADS)
         slopes[0] = -torch.linspace(0, 1, HEADS)  # from all to the last few
         self.slopes = nn.Parameter(slopes)
@@ -106,8 +107,8 @@ class InterestHead(nn.Module):
         return drawn + FIRST_IDX, chance[drawn]
 
     def rivals(self, items: Tensor, batch: Batch) -> Callable[[slice], Tensor]:
-        """Which of `items` (n,), each once, are no rivals of real targets: themselves, and what
-        they see. The answer is (targets of the slice, n) bool.
+        """Which of `items` (n,), each once, are no negatives of real targets: the target itself and
+        items already in the history. The answer is a mask (targets of the slice, n).
         """
         n, events = len(items), rearrange(batch.event_item, "b c n -> b (c n)")
         (b, s), device = events.shape, items.device
@@ -134,10 +135,10 @@ def _power(seconds: Tensor) -> Tensor:
 class NextItemLoss(torch.autograd.Function):
     """Mean negative log-likelihood of the targets' items among those not seen yet, nats.
 
-    The sum over the catalogue is estimated from a sample in which an item is with its chance and
-    stands for 1 / chance items: unbiased, and exact once every chance is 1. The scores of a block
-    of targets, and their gradients, are made and used while they are in the cache. Source: Bengio
-    and Senecal 2003, "Quick training of probabilistic neural nets by importance sampling".
+    The sum over the catalogue is estimated from a sample: each item is included with probability p
+    and weighted 1 / p, so it is unbiased, and exact once every p is 1. Scores and gradients are
+    computed a block of targets at a time, in the cache. Source: Bengio and Senecal 2003, "Quick
+    training of probabilistic neural nets by importance sampling".
     """
 
     @staticmethod

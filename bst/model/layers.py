@@ -216,9 +216,13 @@ class SoftmaxHeads(nn.Module):
             nn.Linear(width, 4 * width), nn.LeakyReLU(), nn.Linear(4 * width, width))
         self.norm_attn, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.rank_slope = nn.Parameter(torch.linspace(0, 1, heads))  # from all to the last few
-        self.gap_slope = nn.Parameter(torch.zeros(heads))
+        self._make_slopes()
         self.width_out = width * (length + 1 if readout == "flatten" else 1)
+
+    def _make_slopes(self) -> None:
+        """Make the parameters of `bias`."""
+        self.rank_slope = nn.Parameter(torch.linspace(0, 1, self.heads))  # from all to the last few
+        self.gap_slope = nn.Parameter(torch.zeros(self.heads))
 
     def forward(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """What each target reads, (b, t, i, width_out); meaningless where padded.

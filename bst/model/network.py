@@ -156,9 +156,7 @@ def _by_copy(products: Tensor, copies: int) -> Tensor:
 class BST(nn.Module):
     """Predicts the stars of each target from the rated history before it.
 
-    Args:
-        config: sizes and parts.
-        sizes: what the data decide. `bst.model.build.build_model` fills the buffers.
+    A new one is empty; `bst.model.build.build_model` fills the buffers.
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -371,14 +369,10 @@ class BST(nn.Module):
         return batch.real(self.interest(batch, vectors, self._rating(batch)))
 
     def interest_scores(self, batch: Batch, films: tuple[Tensor, Tensor]) -> Tensor:
-        """Score of each of the `films` for the person before each real target, (m, n).
+        """Scores (m, n) of n films, as `films` makes them, for the person before each real target.
 
         Their softmax over the films that the person has not rated yet is the share of each in what
-        the person rates next.
-
-        Args:
-            batch: whose target films are not looked at.
-            films: what `films` made of n items.
+        the person rates next. The batch's target films are not read.
         """
         return einsum(self.person(batch), films[0], "m d, n d -> m n") + films[1]
 
@@ -392,12 +386,9 @@ class BST(nn.Module):
 
     def facts(self, batch: Batch, residual: Tensor | None = None, is_cold: Tensor | None = None
               ) -> Tensor:
-        """The features named in `facts.FACTS`, (b, t, i, f), unscaled.
+        """`facts.facts` of a batch; without a `residual`, of the standardised ratings.
 
-        Args:
-            batch: b rows.
-            residual: see `facts.facts`; None: the standardised ratings.
-            is_cold: (b, t, i), targets that are shown as if nobody had rated their item.
+        `is_cold` (b, t, i) marks targets that are shown as if nobody had rated their item.
         """
         count = self.items.log_count[batch.target_item]
         if is_cold is not None:

@@ -33,12 +33,7 @@ class NewMovie:
 
 
 class Catalogue:
-    """The films of a run; row r has index r + FIRST_IDX.
-
-    Args:
-        movies: item_id, title, year, genres, ratings and, if known, overview: a list each.
-        genres: all of them.
-    """
+    """The films of a run, from the fields of `Fitted`; row r has index r + FIRST_IDX."""
 
     def __init__(self, movies: dict[str, list], genres: Sequence[str]) -> None:
         self.ids, self.titles, self.years = movies["item_id"], movies["title"], movies["year"]

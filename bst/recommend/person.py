@@ -11,6 +11,7 @@ from einops import repeat
 
 from bst.data.raw import EARLIEST, LATEST
 from bst.data.schema import id_text
+from bst.evaluation.metrics import to_stars
 from bst.model.batches import Batch, Events, asked
 from bst.utils.errors import DataError
 
@@ -70,7 +71,7 @@ def checked(history: Sequence[tuple], levels: np.ndarray
     time = np.array([60 * rank if event.time is None else seconds(event.time, event.where)
                      for rank, event in enumerate(events)], dtype=np.int64)
     given = np.array([event.rating for event in events], dtype=np.float64)
-    stars = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, given, side="right")]
+    stars = to_stars(given, levels)
     is_off = ~np.isclose(given, stars, rtol=1e-5, atol=0)  # 2.1 is 2.0999999 in float32
     least, scale = levels[0] - np.diff(levels[:2]).sum() / 2, ", ".join(f"{x:g}" for x in levels)
     scale = scale if len(levels) <= 20 else f"{len(levels)} levels of {scale[:20]}..."

@@ -27,7 +27,7 @@ from bst.training.checkpoint import Fitted, load_fitted, load_model
 from bst.utils.errors import DataError
 
 EVENTS = 2**14  # of a batch of the network, when each row is a variant of a person
-WORK, FEWEST = 2**19, 32  # events of all variants of a person; variants that are made anyway
+WORK, FEWEST = 2**19, 32  # for an explanation: budget in events; events that are tried anyway
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,8 @@ class Recommender:
     def from_pretrained(cls, folder: str | Path) -> "Recommender":
         """The recommender of a run folder that scripts/train.py left, or of a name on the Hub.
 
-        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there.
-
-        Raises:
-            DataError: a file is missing, damaged, from another version or of another run.
+        A hub name is looked up in the local cache alone: hf download USER/NAME puts it there. A
+        DataError if a file is missing, damaged, from another version or of another run.
         """
         place = Path(folder)
         place = place if place.exists() else cached_folder(str(folder)) or place
@@ -149,8 +147,8 @@ class Recommender:
 
         By stars: those that this person would rate highest, once seen. By interest: those that
         this person is most likely to rate next, whatever the stars; `chance` is then each film's
-        share among the candidates in what the person rates next. By both: by log share plus stars.
-        Equal scores: the film with more train ratings comes first, then the earlier one.
+        share among the candidates in what the person rates next. By both: by log share plus stars,
+        which weigh more on a longer scale. Equal scores: the film with more train ratings first.
 
         Args:
             history: ratings of one person.
@@ -178,7 +176,7 @@ class Recommender:
         why = self._differences(person, items, at) if reasons and len(items) else None
         return [Recommendation(
             *self.catalogue.name(item), float(np.clip(stars[rank], *self.scale)),
-            () if why is None else self._reasons(person, why[rank], most=reasons),
+            () if why is None else self._reasons(person, why[rank], limit=reasons),
             person.given.get(item), None if chance is None else float(chance[rank]),
         ) for rank, item in enumerate(items)]
 
@@ -186,13 +184,9 @@ class Recommender:
              by: RankBy = "stars", exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each row, and what they are ranked by; see `in_order`.
 
-        Args:
-            batch: histories with one target each, see `batches.asked`.
-            k: items, at most.
-            allowed: (n,) bool, of the catalogue.
-            exclude_seen: leave out what the history holds; else it has the stars that were given.
-            by: stars, interest or both.
-            exact: see `best_items`.
+        `batch` holds histories with one target each, see `batches.asked`; `allowed` is (n,) bool,
+        of the catalogue. An item that the history holds has the stars that were given. The rest is
+        as of `recommend`.
         """
         check_k(k)
         check_option("by", by, RankBy)
@@ -262,10 +256,7 @@ class Recommender:
     def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
         """Log of each film's share in what the person rates next, up to a constant: (items,).
 
-        Arguments as of `score`.
-
-        Raises:
-            DataError: the run has no interest head.
+        Arguments as of `score`; a DataError if the run has no interest head.
         """
         return self._interests(ask(person, at))[0, items - FIRST_IDX].numpy()
 
@@ -335,12 +326,12 @@ class Recommender:
         return (score[:1] - score[1:]).T
 
     def _reasons(self, person: Person, difference: np.ndarray, *,
-                 most: int | None = None) -> tuple[Reason, ...]:
-        """The largest absolute difference first; `most`: only what raised the stars, so many."""
+                 limit: int | None = None) -> tuple[Reason, ...]:
+        """The largest absolute difference first; with a `limit`, only what raised the stars."""
         person = person._keep(np.arange(len(person) - len(difference), len(person)))
-        order = np.argsort(-np.abs(difference) if most is None else -difference, kind="stable")
-        if most is not None:
-            order = order[difference[order] > 0][:most]
+        order = np.argsort(-np.abs(difference) if limit is None else -difference, kind="stable")
+        if limit is not None:
+            order = order[difference[order] > 0][:limit]
         return tuple(Reason(*self.catalogue.name(person.item[k]), float(person.rating[k]),
                             int(person.time[k]), float(difference[k])) for k in order)
 

@@ -35,11 +35,7 @@ class Loaded(NamedTuple):
 
 
 class Models:
-    """The model of a run folder; a new one replaces it whole, a broken one does not.
-
-    Raises:
-        DataError: the folder holds no whole model.
-    """
+    """The model of a run folder; a new one replaces it whole, a broken one does not."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.error = folder, None
@@ -103,11 +99,7 @@ class Queue:
             raise HTTPException(429, f"{self.waiting} requests wait already; try again later")
 
     async def run(self, job: Callable[[], Response]) -> Response:
-        """The result of the job.
-
-        Raises:
-            HTTPException: the queue is full (429), or the wait was too long (503).
-        """
+        """The result of the job; refused if the queue is full (429) or the wait too long (503)."""
         self.check()
         latest = time.monotonic() + self.patience
 

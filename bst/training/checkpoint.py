@@ -70,8 +70,7 @@ def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict)
 def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
     """Read what `save_model` wrote; the model is in evaluation mode.
 
-    Raises:
-        DataError: a file is missing, damaged, from another version, or does not fit the other.
+    A DataError if a file is missing, damaged, from another version, or does not fit the other.
     """
     with one_line(f"{folder}: no readable model", "model.json and model.safetensors of one run, as "
                   "this version of scripts/train.py writes them; train again"):
@@ -91,8 +90,7 @@ def save_fitted(folder: Path, fitted: Fitted) -> None:
 def load_fitted(folder: Path, identity: dict) -> Fitted:
     """Read what `save_fitted` wrote; `identity` is that of the model in the folder.
 
-    Raises:
-        DataError: the file is missing, damaged, from another version or of another run.
+    A DataError if the file is missing, damaged, from another version or of another run.
     """
     path = folder / "fitted.json"
     with one_line(path, "what was fitted with the model; run the run's scripts/train.py command "
@@ -114,11 +112,7 @@ def save_resume(folder: Path, state: dict) -> None:
 
 
 def load_resume(folder: Path) -> dict | None:
-    """The last resume state, or None if there is none yet.
-
-    Raises:
-        DataError: the file is damaged or holds anything but plain data.
-    """
+    """The last resume state, None before the first; a DataError if it is damaged or holds code."""
     path = folder / "resume.pt"
     if not path.exists():
         return None

@@ -83,7 +83,7 @@ def shard(rows: list) -> list:
 
 
 def chance_seed(seed: int, step: int) -> int:
-    """Seed of dropout: a function of (seed, step, rank), so each shard has its own mask."""
+    """Seed of dropout from (seed, step, rank), so that each shard has its own mask."""
     return seed * 1_000_003 + step + rank() * KNUTH
 
 
@@ -113,7 +113,7 @@ def add_up_gradients(model: nn.Module, loss: Tensor) -> Tensor:
     if size() == 1:
         return loss
     parameters = list(model.parameters())
-    # What no process used keeps no gradient, as in one process: weight decay would shrink it.
+    # Parameters unused by all processes keep grad None: weight decay would shrink them.
     used = add_up(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32))
     gradients = []
     for parameter in itertools.compress(parameters, used.tolist()):

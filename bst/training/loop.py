@@ -45,9 +45,9 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # of this epoch
     loss_sum: float = 0.0  # of this epoch
-    best: float = math.inf  # validation MAE, or nats
+    best: float = math.inf  # best validation metric so far: MAE, or nats of interest
     bad_epochs: int = 0  # since the best one
-    task: str = "stars"  # or interest: the second head, once the stars are learned
+    task: str = "stars"  # then interest: the second head
 
 
 def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
@@ -66,10 +66,7 @@ def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
 
 
 def averaged(model: BST, reach: float) -> AveragedModel:
-    """A copy of `model` whose weights are a running mean of it, and at first the plain mean.
-
-    The mean reaches `reach` steps back; below 1: the last weights.
-    """
+    """A copy of `model` that holds the mean of its last `reach` weights; below 1: the last ones."""
     def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
         return old.lerp(new, max(1.0 / max(reach, 1.0), 1.0 / (int(count) + 1)))
 
@@ -88,14 +85,16 @@ def train_step(
         optimizer: of the model's parameters.
         clip: largest norm of the gradient of the global batch.
         share: the shard's part of the real targets of the global batch, in [0, 1].
-        task: stars, or interest: the second head, beside which all stands still.
+        task: stars, or interest: the second head; the rest stays as it is.
 
     Raises:
-        FloatingPointError: the loss or its gradient is not finite; the weights are left as they
-            were.
+        FloatingPointError: the loss or its gradient is not finite; the weights stay as they were.
     """
-    (model if task == "stars" else model.eval().interest).train()
-    model.zero_grad(set_to_none=True)  # also of what the task before moved
+    if task == "stars":
+        model.train()
+    else:
+        model.eval().interest.train()
+    model.zero_grad(set_to_none=True)  # also of the parameters of the task before
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
         try:
@@ -132,8 +131,7 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
 def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
     """Expected stars of the targets of `part`, NaN elsewhere: (n,) float32.
 
-    Raises:
-        FloatingPointError: in each process, if some of them are not finite.
+    A FloatingPointError in each process if some of them are not finite.
     """
     predictions = np.full(len(batches.store), np.nan, dtype=np.float32)
     target = torch.from_numpy(np.sort(batches.split.part(part)))
@@ -176,15 +174,15 @@ def fit(
     """Train until the epochs or the patience end; the best model stands in `out`.
 
     First the stars; then, if the model has one, the second head, while all else stays as it is bit
-    by bit. The model is a running mean of the weights. What it was before the first step of a task
-    counts among the candidates for the best one.
+    by bit. The model is a running mean of the weights. The untrained model is also a candidate for
+    the best one.
 
-    Every source of chance is a function of (seed, epoch) or (seed, step, rank), so a run that was
-    cut off anywhere ends with the same bits as one that was not. In a group of processes all call
-    this with equal arguments; the batches are those of one process, and each takes its rows.
+    Randomness depends only on (seed, epoch) or (seed, step, rank), so a run that was cut off
+    anywhere ends with the same bits as one that was not. In a group of processes all call this with
+    equal arguments, and each takes its rows of a batch.
 
     Args:
-        model: fresh from `build_model`; its weights are replaced by a resume point's.
+        model: fresh from `build_model`; a resume point replaces its weights.
         batches: of the store and split.
         run: the run's configuration.
         out: run folder.
@@ -202,9 +200,9 @@ def fit(
     """
     config = run.train
     model.to(config.device)
-    for task in ("stars", "interest")[:1 if model.interest is None else 2]:
+    for task in ["stars"] if model.interest is None else ["stars", "interest"]:
         saved = load_resume(out)
-        if saved is not None and (saved["progress"]["task"], task) == ("interest", "stars"):
+        if task == "stars" and saved is not None and saved["progress"]["task"] == "interest":
             continue
         fitting = Fitting(model, batches, run, out, info, task, saved)
         progress = fitting.progress
@@ -250,7 +248,7 @@ class Fitting:
             self._validate("before training", {"epoch": 0}, time.perf_counter())
 
     def run_epoch(self, stop_requested: Callable[[], bool]) -> bool:
-        """What is left of an epoch; False when asked to stop in it. A resume point stands after."""
+        """Train the rest of an epoch and save a resume point; False when asked to stop in it."""
         started, progress, config = time.perf_counter(), self.progress, self.config
         plan = self.batches.epoch("train", batch_size=config.batch_size, seed=config.seed,
                                   epoch=progress.epoch)
@@ -312,7 +310,7 @@ class Fitting:
                 "seconds": round(time.perf_counter() - started, 1),
                 "cpu_seconds": round(time.process_time() - self.cpu, 1)}
         self.cpu = time.process_time()
-        value = next(iter(found.values()))
+        value = found["valid_nats" if progress.task == "interest" else "valid_mae"]
         better = value < progress.best
         progress.best = min(progress.best, value)
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1

@@ -10,15 +10,14 @@ from typing import IO
 
 from bst.utils.errors import DataError, one_line
 
-SUMS = "sums.json"  # name of each sealed file of the folder -> its sha256, the former one first
+SUMS = "sums.json"  # by file: its old sha256, then the new one, as a crash may leave either file
 
 
 @contextmanager
 def open_atomic(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
     """A file that replaces `path` when the block ends; a crash leaves the old one or the new one.
 
-    Raises:
-        OSError: it cannot be written; names `path`, which stays as it was.
+    An OSError if it cannot be written; it names `path`, which stays as it was.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,11 +72,7 @@ def write_sealed(path: Path, content: bytes) -> None:
     """`write_atomic`, and the sha256 of the content in `SUMS`, where `read_sealed` looks.
 
     The sums are written first. They hold the sha256 of the old content too, so that a crash
-    between the two writes leaves the old file valid.
-
-    Raises:
-        OSError: as `open_atomic`.
-        DataError: the sums are damaged.
+    between the two writes leaves the old file valid. A DataError if the sums are damaged.
     """
     sums = _read_sums(path.parent)
     old = sha256_of(path) if path.exists() else None
@@ -88,12 +83,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 
 
 def read_sealed(path: Path) -> bytes:
-    """The content of a file, if it is what `write_sealed` wrote there.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is not what was written, or the sums are gone.
-    """
+    """The content of a file; a DataError if it is not what `write_sealed` wrote, or has no sums."""
     content = path.read_bytes()
     if not (path.parent / SUMS).exists():
         raise DataError(f"no {SUMS} beside {path.name} tells whether it is whole: an older "

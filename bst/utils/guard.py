@@ -26,11 +26,8 @@ class FolderInUseError(DataError):
 def folder_lock(folder: Path) -> Iterator[None]:
     """Keep every other process out of `folder`, which is made if it is not there.
 
-    The kernel drops the lock of a process that is gone, so a file that a kill left is no lock.
-
-    Raises:
-        FolderInUseError: names the process that is there.
-        OSError: the folder cannot be written.
+    The kernel drops the lock of a process that is gone, so a file that a kill left is no lock. A
+    FolderInUseError names the process that is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
@@ -50,11 +47,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Refuse what the block has read if a file, or one in a folder, was written meanwhile.
-
-    Raises:
-        DataError: names the file.
-    """
+    """A DataError if a file, or one in a folder, was written while the block read it."""
     folders = (p.iterdir() if p.is_dir() else [p] for p in paths if p is not None)
     before = {path: stamp(path) for files in folders for path in files if not path.is_dir()}
     yield

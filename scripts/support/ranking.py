@@ -53,7 +53,7 @@ class Requests:
     @property
     def count(self) -> np.ndarray:
         """Train ratings of each item of the catalogue, (items,)."""
-        return np.bincount(self.item[self.split.train], minlength=self.store.num_items)
+        return self.split.item_counts(self.store)[FIRST_IDX:]
 
 
 # the scores (b, items) of requests, whose numbers are given, (b,)
