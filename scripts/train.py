@@ -43,7 +43,7 @@ def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
     from bst.evaluation.report import format_table
     from bst.run import run_training
-    from bst.training.distributed import most, process_group, rank
+    from bst.training.distributed import maximum, process_group, rank
     from scripts.support.board import write_board
 
     config = RunConfig(data=args.data, model=args.model, train=args.train,
@@ -60,7 +60,7 @@ def main(args: Args) -> int:
         if rank() == 0:
             write_board(out)
         if rows is None:
-            number = most(stop.signal)
+            number = maximum(stop.signal)
             print(f"stopped by signal {number}; the same command goes on from here", flush=True)
             return 128 + number
         if rows:
