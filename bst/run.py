@@ -25,7 +25,7 @@ from bst.evaluation.baselines import BASELINES, MANY, SLOW
 from bst.model.batches import Batches, UserVocabulary
 from bst.model.build import FEWEST, ContentScale, build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
-from bst.training.distributed import first_goes_first, most, rank
+from bst.training.distributed import first_goes_first, maximum, rank
 from bst.training.loop import fit, predict_part
 from bst.utils.errors import DataError, one_line
 from bst.utils.files import write_sealed
@@ -154,7 +154,7 @@ def only_run_in(out: Path) -> Iterator[None]:
                 stack.enter_context(folder_lock(out))
         except FolderInUseError as error:
             _, holder = error.args
-        if holder := most(holder):
+        if holder := maximum(holder):
             raise FolderInUseError(out, holder)
         yield
 

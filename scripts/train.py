@@ -43,7 +43,7 @@ def main(args: Args) -> int:
     """Prepare, train, compare; returns the exit status."""
     from bst.evaluation.report import format_table
     from bst.run import run_training
-    from bst.training.distributed import first_goes_first, most, process_group, rank
+    from bst.training.distributed import first_goes_first, maximum, process_group, rank
     from scripts.support.board import write_board
     from scripts.support.synthetic import with_builtin
 
@@ -64,7 +64,7 @@ def main(args: Args) -> int:
         if rank() == 0:
             write_board(out)
         if rows is None:
-            number = most(stop.signal)
+            number = maximum(stop.signal)
             print(f"stopped by signal {number}; the same command goes on from here", flush=True)
             return 128 + number
         if rows:

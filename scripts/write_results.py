@@ -13,9 +13,9 @@ from scripts.support.command import guarded
 NOTE = """\
 Every table names its protocol and its seeds; ties are strict and the part is test unless it says
 otherwise. Settings were chosen on valid; test was looked at to write these tables. Brackets are
-95 % intervals of one run over users: of several seeds, each draw of users takes one. `+-` is the
-standard deviation between seeds (n - 1). MAE and RMSE are those of the expected stars; MAE* of
-whole stars; user MAE is the mean over users.
+95 % intervals by a bootstrap over users, whose draws cycle through the seeds: an interval is for
+one run, not for their mean. `+-` is the standard deviation between seeds (n - 1). MAE and RMSE are
+those of the expected stars; MAE* of whole stars; user MAE is the mean over users.
 
 In the copy of MovieLens-1M used here about 9.8 % of the timestamps (users from 3000 on, 1 to 3
 stars, first 80 % of time) are reconstructed to within about a minute; the valid and test periods of
@@ -33,7 +33,7 @@ a whole batch; dropping events of the history; keys that the squared error does 
 twice or half the batch; a likelihood of a third of the weight; dense layers twice as wide, and
 other dropout; a noise level of its own for each person (likelihood better, MAE the same); weights
 that grow with time; the heads' innovations as features or tokens; a second, linear attention over
-the surprises with tables of its own; 64 components of the audience instead of 32; starting the
+the residuals with tables of its own; 64 components of the audience instead of 32; starting the
 softmax tokens from a product with the target; eight epochs instead of five or six.
 
 ## What helps on small data

@@ -81,15 +81,6 @@ def test_any_value_of_a_run_may_be_any_other(copy, name, place, value):
 
 
 @quietly
-@given(name=st.sampled_from(["model.json", "model.safetensors", "fitted.json", "resume.pt"]),
-       damage=DAMAGE)
-def test_a_damaged_run_folder_loads_or_is_a_data_error(copy, name, damage):
-    folder = copy()
-    write_sealed(folder / name, damaged((folder / name).read_bytes(), damage))
-    read_run(folder)
-
-
-@quietly
 @given(damages=st.lists(DAMAGE, min_size=1, max_size=3), method=st.sampled_from(
     [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
 def test_a_damaged_zip_is_read_or_is_a_data_error(tmp_path, damages, method):

@@ -11,7 +11,7 @@ from scripts import recommend as recommend_script
 from scripts.support.history import read_history
 from scripts.support.titles import find_film
 from tests.command import call
-from tests.conftest import keep, refused
+from tests.conftest import refused
 
 TITLES = ["Dune (1984)", "Parent Trap, The (1961)", "Parent Trap, The (1998)", "Heat (1995)",
           "Star Wars: Episode V - The Empire Strikes Back (1980)",
@@ -163,15 +163,3 @@ def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message)
     args = recommend_script.Args(**{"model": trained[0], **changes})
     with refused(message):
         recommend_script.main(args)
-
-
-def test_the_script_recommends_by_interest(build, tmp_path, capsys):
-    interested = build(interest=1)[0]
-    keep(interested, tmp_path)
-    mine = tmp_path / "mine.csv"
-    mine.write_text("title,stars\nfilm 12,4\nfilm 3,2\n")
-    recommend_script.main(recommend_script.Args(tmp_path, history=mine, k=3, by="interest"))
-    said = capsys.readouterr().out.splitlines()
-    person, _ = read_history(mine, interested)
-    for line, item in zip(said[2:], interested.recommend(person, 3, by="interest"), strict=True):
-        assert f"{item.chance:.2%}" in line and item.title in line

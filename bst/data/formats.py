@@ -95,7 +95,7 @@ def layout_of(files: RawFiles, config: DataConfig) -> Layout:
     known = _tables(names, "|".join(stems for stems, *_ in BESIDE.values()))
     fits = fits or [name for name in _tables(names, ".*") if name not in known]
     shown = (name[:80] if name.isprintable() else ascii(name)[:80] for name in (fits or names)[:6])
-    found = (", ".join(shown) or "no file") + ", ..." * (len(fits or names) > 6)
+    found = (", ".join(shown) or "no file") + (", ..." if len(fits or names) > 6 else "")
     if not fits:
         raise DataError(f"{files.source}: found {found}; expected the files of {EXPECTED}, see "
                         "data/README.md")
@@ -160,12 +160,14 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             column not in told)
         if len(found) != 1 and not is_none:
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
+            is_own = column in wanted + optional  # and no feature
+            hint = f"; say which with --columns {column}=NAME" if is_own else ""
+            if is_ratings:
+                hint += (", or, if line 1 is a row, with --columns 1,2,3,4; a rating may be any "
+                         "number, such as a count, and rating=none: there are no ratings")
             raise DataError(
                 f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
-                f"in the header {', '.join(titles)[:500]!r}, expected one" + (
-                    f"; say which with --columns {column}=NAME" * (column in wanted + optional)) + (
-                    ", or, if line 1 is a row, with --columns 1,2,3,4; a rating may be any number, "
-                    "such as a count, and rating=none: there are no ratings" * is_ratings))
+                f"in the header {', '.join(titles)[:500]!r}, expected one{hint}")
         place[column] = None if is_none else found[0] if "count" in options else titles[found[0]]
     return File(name=name, place=place, **options)
 

@@ -76,18 +76,18 @@ def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:
     reading = open_reading(source, folder, options)
     num_users = len(reading.users)
     count = 1 + reading.files.size(reading.layout.ratings.name) // PART
-    of_part = pl.col("user_row").cast(pl.Int64) * count // num_users  # a range of users each
+    user_range = pl.col("user_row").cast(pl.Int64) * count // num_users
     with StoreWriter(folder) as writer:
         for ratings in reading.ratings():
-            parts = ratings.select(*ROW.names, part=of_part).partition_by(
-                "part", include_key=False, as_dict=True)
-            for (part,), rows in parts.items():
-                with writer.writing(str(part), "ab") as file:
+            by_range = ratings.select(*ROW.names, user_range=user_range).partition_by(
+                "user_range", include_key=False, as_dict=True)
+            for (number,), rows in by_range.items():
+                with writer.writing(str(number), "ab") as file:
                     file.write(rows.to_numpy(structured=True))
         sizes = np.zeros(num_users, dtype=np.int64)
-        for part in filter(Path.exists, (writer.scratch / str(k) for k in range(count))):
-            rows = reading.kept(pl.DataFrame(np.fromfile(part, dtype=ROW)))
-            part.unlink()
+        for path in filter(Path.exists, (writer.scratch / str(k) for k in range(count))):
+            rows = reading.kept(pl.DataFrame(np.fromfile(path, dtype=ROW)))
+            path.unlink()
             rows = rows.sort("user_row", "timestamp", maintain_order=True)
             sizes += np.bincount(rows["user_row"], minlength=num_users)
             writer.append(item_idx=rows["item_row"].to_numpy() + np.int32(FIRST_IDX),

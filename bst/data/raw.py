@@ -59,9 +59,9 @@ class BadRows:
         listed = "; ".join("{file}:{line}: {reason}".format_map(row) for row in self.rows[:SHOWN])
         listed = hint + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in listed)
         if self.on_bad == "stop":
-            raise DataError(f"{self.count} bad rows, expected none: {listed}"
-                            + "; ..." * (self.count > SHOWN)
-                            + "; correct them, or leave them out with --on-bad quarantine")
+            more = "; ..." if self.count > SHOWN else ""
+            raise DataError(f"{self.count} bad rows, expected none: {listed}{more}; correct them, "
+                            "or leave them out with --on-bad quarantine")
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(self.rows).write_csv(folder / "bad_rows.csv")
         print(f"left out {self.count} bad rows, listed in {folder}/bad_rows.csv: {listed}")

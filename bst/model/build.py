@@ -157,7 +157,7 @@ def build_model(config: ModelConfig, batches: Batches, text: TextVectors | None,
     return model.eval()
 
 
-def audience_components(store: SequenceStore, split: Split, count: np.ndarray, most: int
+def audience_components(store: SequenceStore, split: Split, count: np.ndarray, limit: int
                         ) -> torch.Tensor:
     """Principal components of who rated each item in train, whatever the stars: (items + 2, k).
 
@@ -169,7 +169,7 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray, m
         store: sequences.
         split: of them.
         count: (items + 2,) train ratings.
-        most: components, at most; fewer where users or items are few.
+        limit: components, at most; fewer where users or items are few.
 
     Source: Halko, Martinsson and Tropp 2011, "Finding structure with randomness", by
     `torch.svd_lowrank`: a few products with a sparse matrix.
@@ -179,7 +179,7 @@ def audience_components(store: SequenceStore, split: Split, count: np.ndarray, m
     of_user, of_item = torch.bincount(user).float(), torch.from_numpy(count).float()
     beside = torch.bincount(item, of_user[user] - 1, minlength=len(count))
     trust = (beside >= CO_RATINGS) * of_item / (of_item + FEW)
-    size = min(most, int((of_user > 0).sum()) // EACH, int(trust.sum()) // EACH)
+    size = min(limit, int((of_user > 0).sum()) // EACH, int(trust.sum()) // EACH)
     if size < 1:
         return torch.zeros(len(count), 0)
     table = torch.sparse_coo_tensor(

@@ -53,7 +53,7 @@ class RegressionHeads(nn.Module):
         self.widths = list(widths)
         self.log_drift = nn.Parameter(torch.tensor(drift).log())
         self.log_forgets = nn.Parameter(torch.tensor(forgets).log())
-        self.register_buffer("head", torch.repeat_interleave(
+        self.register_buffer("head_of_column", torch.repeat_interleave(
             torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
 
     def read(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor
@@ -125,7 +125,7 @@ class RegressionHeads(nn.Module):
 
     def _decay(self, clock: Tensor) -> Tensor:
         """exp(-clock) (..., h) for each column of the keys, (..., d)."""
-        return torch.exp(-clock)[..., self.head]
+        return torch.exp(-clock)[..., self.head_of_column]
 
     def _chunks(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The state before each chunk, (b, c, 1, d) and (b, c, d, d), and W and u of each chunk.

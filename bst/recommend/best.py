@@ -18,9 +18,9 @@ def best_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best items of each row by expected stars plus a bonus; see `in_order`.
 
-    The regression heads look at every item (`BST.glance`), the whole network at a shortlist of
-    those that they find best. The shortlist is doubled until no other item can come into the list,
-    unless the network corrects that item by more than any of the shortlist.
+    The regression heads score every item (`BST.glance`), the whole network a shortlist of the best.
+    The shortlist is doubled until no item outside could enter, if the network raises it by no more
+    than the largest correction seen: a heuristic, not a proof.
 
     Args:
         model: in evaluation mode.

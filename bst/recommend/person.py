@@ -15,7 +15,7 @@ from bst.evaluation.metrics import to_stars
 from bst.model.batches import Batch, Events, asked
 from bst.utils.errors import DataError
 
-NUMBER = int, float, Real  # the first two are found at once
+NUMBER = int, float, Real  # isinstance is fast for the first two
 
 
 class Interaction(NamedTuple):
@@ -24,7 +24,7 @@ class Interaction(NamedTuple):
     movie: int | str  # item_id
     rating: float  # stars
     time: int | None = None  # seconds since 1970 UTC
-    where: str = ""  # it stands, for messages: "mine.csv:3"
+    where: str = ""  # source for messages, such as "mine.csv:3"
 
 
 @dataclass(frozen=True)

@@ -212,8 +212,8 @@ class Recommender:
         `difference` is exact: the person is scored again without the event, everything that
         depends on it recomputed, before the clamp to the scale. Differences do not add up: events
         stand in for each other. Attention weights are no explanation: they do not say which way
-        an event pushed. Of more than 724 events the newest are tried, so many that it takes
-        seconds: 349 of 1,500, at least 32.
+        an event pushed. The cost grows with the square of the history, so of more than 724 events
+        only the newest are tried: 349 of 1,500, at least 32.
 
         Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
         """

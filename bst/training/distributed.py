@@ -92,7 +92,7 @@ def add_up(tensor: Tensor) -> Tensor:
     return _reduce(tensor, dist.ReduceOp.SUM)
 
 
-def most(value: int) -> int:
+def maximum(value: int) -> int:
     """The greatest `value` of any process."""
     return int(_reduce(torch.tensor(value), dist.ReduceOp.MAX))
 
@@ -142,7 +142,7 @@ def first_goes_first() -> Iterator[None]:
 
 def wait_for_all() -> None:
     """Return once every process has come here."""
-    most(0)
+    maximum(0)
 
 
 def _reduce(tensor: Tensor, operation) -> Tensor:

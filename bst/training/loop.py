@@ -25,7 +25,7 @@ from bst.training.distributed import (
     add_up_gradients,
     all_equal,
     chance_seed,
-    most,
+    maximum,
     rank,
     shard,
     size,
@@ -66,7 +66,10 @@ def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
 
 
 def averaged(model: BST, reach: float) -> AveragedModel:
-    """A copy of `model` that holds the mean of its last `reach` weights; below 1: the last ones."""
+    """A copy of `model` whose weights are an exponential mean over the last `reach` steps.
+
+    It is the plain mean until then; below 1 there is no averaging.
+    """
     def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
         return old.lerp(new, max(1.0 / max(reach, 1.0), 1.0 / (int(count) + 1)))
 
@@ -85,7 +88,7 @@ def train_step(
         optimizer: of the model's parameters.
         clip: largest norm of the gradient of the global batch.
         share: the shard's part of the real targets of the global batch, in [0, 1].
-        task: stars, or interest: the second head; the rest stays as it is.
+        task: stars, or interest: the second head, with all other weights frozen.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the weights stay as they were.
@@ -101,7 +104,7 @@ def train_step(
             loss = (model.loss if task == "stars" else model.interest_loss)(batch) * share
             loss.backward()
         except torch.linalg.LinAlgError:
-            loss = loss * torch.nan  # so that the sum tells the other processes
+            loss = loss * torch.nan  # so that every process sees the failure in the sum
     loss = add_up_gradients(model, loss.detach())
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     for what, value in (("loss", loss), ("norm of the gradient", norm)):
@@ -146,7 +149,7 @@ def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu"
         try:
             found[here] = model.predict(batch.to(device)).cpu()[real]
         except torch.linalg.LinAlgError:
-            found[here] = torch.nan  # so that the sum tells the other processes
+            found[here] = torch.nan  # so that every process sees the failure in the sum
     predictions[target.numpy()] = add_up(found).numpy()
     lost = int((~torch.isfinite(found)).sum())
     if lost:
@@ -257,7 +260,7 @@ class Fitting:
                    disable=None if rank() == 0 else True)
         for rows in bar:
             self.step(rows, (progress.epoch + (progress.batch + 1) / len(plan)) / self.epochs)
-            if most(stop_requested()):
+            if maximum(stop_requested()):
                 self.save()
                 wait_for_all()  # torchrun ends the others once one has left
                 return False

@@ -1,4 +1,4 @@
-"""Readers of all formats: from raw files to metrics. Run: pytest tests/data/test_formats.py."""
+"""Readers of all formats. Run: pytest tests/data/test_formats.py."""
 
 import csv
 import gzip
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from bst.config import DataConfig, RunConfig
 from bst.data.formats import read_tables
 from bst.data.movielens import ML_100K
 from bst.data.preparation import open_store, stream_store
@@ -24,14 +24,13 @@ from bst.data.raw import EARLIEST, LARGEST, LATEST, Reading
 from bst.data.schema import FIRST_IDX
 from bst.data.sequences import build_sequences, load_store
 from bst.data.sources import RawFiles
-from bst.recommend.recommender import Recommender
-from bst.run import compare, predict_run, prepare, train_run
+from bst.run import prepare
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 from tests.command import ROOT
 from tests.conftest import good_or_refused, random_tables, refused
 from tests.data.test_movielens import METADATA
-from tests.raw_formats import WRITERS, small_tables, telling, write_csv, write_rows
+from tests.raw_formats import WRITERS, small_tables, write_csv, write_rows
 
 OWN = "user,item,rating,timestamp\n1,10,4.5,1700000000\n1,11,2,1700000060\n2,10,0.5,1700000000\n"
 quietly = settings(max_examples=60, deadline=None,
@@ -384,7 +383,7 @@ REFUSED = [  # files, and what is said of the folder, or of the only file
     ({"ratings.dat": "", "users.dat": "", "ratings.csv": ""}, {},
      "holds ratings.dat, ratings.csv, expected one data set; say which with --format ml-1m"),
     ({"ratings.dat": "x"}, {"format": "ml-100k"}, "cannot read u.user"),
-    ({}, {"data": None, "format": "table"}, "--format table without --data"),
+    ({}, {"data": None}, "no data; give a data set"),
     ({"a.csv": ""}, {}, "a.csv is empty"),
     ({"a.csv": "user,item,rating\n1,10,x"}, {}, "a.csv:2: rating 'x' is not a number"),
     ({"a.csv": "user,item,rating\n1,10,x"}, {"on_bad": "quarantine"},
@@ -498,25 +497,3 @@ def test_only_a_data_error_escapes_from_any_bytes(tmp_path, format, noise, at, w
     raw = path.read_bytes()
     path.write_bytes(raw[:int(at * len(raw))] + noise + raw[int(at * len(raw)):])
     good_or_refused(read_tables, DataConfig(data=folder, metadata=folder / "m.csv"))
-
-
-@pytest.mark.parametrize(("levels", "movies"), [
-    (np.arange(1, 11) / 2, True), (range(0, 101, 5), False)])
-def test_raw_files_become_metrics_on_their_own_scale(tmp_path, levels, movies):
-    folder = write_csv(tmp_path / "raw", telling(small_tables(), levels), movies=movies)
-    config = RunConfig(
-        data=DataConfig(data=folder, cache=tmp_path / "cache"),
-        model=ModelConfig(width=8, heads=2, history_len=9),
-        train=TrainConfig(steps=60, lr=0.02, batch_size=1024))
-    prepared = prepare(config)
-    assert train_run(prepared, tmp_path / "run")
-    store, split = prepared.store, prepared.split
-    score = predict_run(prepared, tmp_path / "run", "test")[split.test]
-    assert (levels[0] <= score).all() and (score <= levels[-1]).all()
-    mean = np.abs(store.rating[split.train].mean() - store.rating[split.test]).mean()
-    assert compare(prepared, tmp_path / "run")[0]["mae"] < 0.8 * mean
-    recommender = Recommender.from_pretrained(tmp_path / "run")
-    movie = recommender.catalogue.ids[0]
-    assert len(recommender.recommend([(movie, levels[-1], 978_000_000)], 3)) == 3
-    with pytest.raises(DataError, match="expected one of"):
-        recommender.recommend([(movie, levels[-1] + 0.25, 978_000_000)], 3)

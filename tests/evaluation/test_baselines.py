@@ -69,27 +69,6 @@ def test_biases_recover_an_additive_world_and_matrix_factorisation_more(rank):
     assert factors < 0.75 * biases if rank else biases < 0.15 < 0.5 < store.rating.std()
 
 
-WORLDS = {  # users and items; of the ratings, what they are and who rates late
-    "one user": lambda rng: (rng.integers(1, 6, (1, 20)), np.arange(20)),
-    "one item": lambda rng: (rng.integers(1, 6, (20, 1)), rng.permutation(20)),
-    "all stars equal": lambda rng: (np.full((9, 11), 4), rng.permutation(99)),
-    "one user after the other": lambda rng: (rng.integers(1, 6, (9, 11)), np.arange(99)),
-}
-
-
-@pytest.mark.parametrize("name", baselines.BASELINES)
-@pytest.mark.parametrize("world", WORLDS)
-def test_a_baseline_survives_data_that_says_little(world, name):
-    stars, when = WORLDS[world](np.random.default_rng(2))
-    store = store_of(stars.astype(float), when)
-    split = split_interactions(store)
-    asked = np.concatenate([split.valid, split.test])
-    found = baselines.BASELINES[name](store, split)[asked]
-    assert found.shape == asked.shape and np.isfinite(found).all()
-    if world == "all stars equal":
-        assert found == pytest.approx(4)
-
-
 def brute_knn(store, split):
     """`item_knn` of valid and test by plain loops."""
     base = baselines.streaming_bias(store, split, last=None)

@@ -227,21 +227,6 @@ def test_a_new_film_is_of_little_interest_until_its_content_says_more(
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-def test_what_training_shows_as_unrated_is_what_a_new_film_has(
-        default, store, split, text, monkeypatch):
-    """Key, bias and noise of each rated film without its ratings, and of a new twin of it."""
-    monkeypatch.setattr("bst.recommend.recommender.embed_texts", lambda *_, **__: text)
-    films = store.movies.rows(named=True)
-    longer = default.with_movies([NewMovie(9000 + k, "Twin", tuple(f["genres"]), f["year"])
-                                  for k, f in enumerate(films)]).model.items
-    items = torch.arange(len(films)) + FIRST_IDX
-    with torch.inference_mode():
-        twins, warm = longer(items + len(films)), longer(items)
-        torch.testing.assert_close(twins, longer(items, cold=True))
-    differs = (twins - warm).abs().amin(dim=1) > 0  # in each column
-    assert differs.tolist() == np.isin(items, store.item_idx[split.train]).tolist()
-
-
 def test_similar_films_are_those_that_the_same_people_like(default, store, small):
     """Films of two kinds, liked by two kinds of people: the nearest are of the own kind."""
     side = np.where(store.user_row % 2, 1, -1) * np.where(store.item_idx % 2, 1, -1)

@@ -141,7 +141,7 @@ def work(number: int, folder: Path) -> None:
         for number_of in SIZES:
             found[f"predictions {number_of}"] = predictions(number_of)
         found["seed"] = np.array(distributed.chance_seed(7, 11))
-        assert distributed.most(number * 5) == 5
+        assert distributed.maximum(number * 5) == 5
         assert distributed.all_equal(3.0, -1.0) and not distributed.all_equal(3.0, -number)
         assert list(distributed.shard([10, 11, 12])) == [[10, 12], [11]][number]
         with distributed.first_goes_first():
