@@ -75,7 +75,7 @@ def ids_of(column: pl.Series, is_text: bool = False) -> pl.Series:
 
 
 def id_text(value: int | str) -> str:
-    """An id as text, by which ids are compared; a DataError if it is neither that nor whole.
+    """An id as text, by which ids are compared; a DataError if neither text nor a whole number.
 
     Example:
         >>> id_text(10) == id_text("10") != id_text("010")
