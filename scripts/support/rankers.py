@@ -123,7 +123,7 @@ def write_requests(requests: Requests, path: Path) -> None:
 
 
 def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
-    """Of a run: the interest of each item, and for single requests of a user its stars, and both.
+    """Of a run: the interest of each item, and where much is waited for its stars, and both.
 
     Args:
         run: with an interest head.
@@ -141,7 +141,7 @@ def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
     for place, found in states:
         state[place] = found
     interest = by_vectors(state, *(x.numpy() for x in films))
-    if len(np.unique(requests.user)) < len(requests):
+    if (requests.end - requests.target == 1).all():
         return {"bst": interest}
     every = np.arange(requests.store.num_items) + FIRST_IDX
 
