@@ -75,6 +75,8 @@ def test_popularity_counts_train_and_the_recent_one_the_last_days(requests):
         expected = np.bincount(requests.item[recent], minlength=store.num_items)
         assert counted.tolist() == expected.tolist()
     assert found.any()
+    early = rankers.recent_popularity(requests, 0.5, to_all=True)(every)
+    assert (early == found[requests.at.argmin()]).all()
 
 
 def test_item_knn_and_ease_are_their_formulas(requests):

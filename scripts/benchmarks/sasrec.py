@@ -8,7 +8,6 @@ same numbers in less time on a CPU: the loss and the attention.
 """
 
 import argparse
-import copy
 import json
 import resource
 from pathlib import Path
@@ -113,10 +112,14 @@ def vectors_of(network, index: np.ndarray) -> np.ndarray:
 
 
 class BestEpoch(Callback):
-    """NDCG@10 of the valid requests after each epoch: keeps the best weights, stops by patience."""
+    """NDCG@10 of the valid requests after each epoch: keeps the best weights, stops by patience.
 
-    def __init__(self, ask: dict, patience: int) -> None:
-        self.ask, self.patience, self.gains, self.best = ask, patience, [], None
+    It also ends after an epoch in which somebody has made a file named stop in the folder.
+    """
+
+    def __init__(self, folder: Path, patience: int) -> None:
+        self.ask, self.folder = dict(np.load(folder / "valid.npz")), folder
+        self.patience, self.gains = patience, []
 
     def on_train_epoch_end(self, trainer: Trainer, module) -> None:
         """Rank each target among the items that its request has not seen."""
@@ -134,9 +137,21 @@ class BestEpoch(Callback):
         print(f"epoch {len(self.gains)}: valid NDCG@10 {self.gains[-1]:.4f}, {seconds():.0f} CPU s",
               flush=True)
         if self.gains[-1] == max(self.gains):
-            self.best = copy.deepcopy(module.torch_model.state_dict())
-        trainer.should_stop = len(self.gains) - 1 - int(np.argmax(self.gains)) >= self.patience
+            torch.save(module.torch_model.state_dict(), self.folder / "best.pt")
+        is_over = len(self.gains) - 1 - int(np.argmax(self.gains)) >= self.patience
+        trainer.should_stop = is_over or (self.folder / "stop").exists()
         module.torch_model.train()
+
+    def on_train_end(self, trainer: Trainer, module) -> None:
+        """Write what the best epoch says of each test request, and how it went."""
+        network, index = module.torch_model, index_of(module.data_preparator.item_id_map, self.ask)
+        network.load_state_dict(torch.load(self.folder / "best.pt"))
+        for path in self.folder.glob("test*.npz"):
+            np.savez(self.folder / f"states-{path.name}", vectors=vectors_of(network, index),
+                     state=encode(network, index, dict(np.load(path))))
+        (self.folder / "log.json").write_text(json.dumps(
+            {"ndcg": self.gains, "best_epoch": int(np.argmax(self.gains)) + 1,
+             "cpu_seconds": round(seconds(), 1)}))
 
 
 def index_of(ids, ask: dict) -> np.ndarray:
@@ -150,7 +165,7 @@ def seconds() -> float:
 
 
 def main() -> None:
-    """Train, keep the best epoch, write states.npz and log.json beside the input."""
+    """Train; what the best epoch says stands beside the input: states-test*.npz, log.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="with train.npz, valid.npz and test-*.npz")
     parser.add_argument("--epochs", type=int, default=60)
@@ -160,11 +175,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.nn.functional.scaled_dot_product_attention = attention
     seed_everything(args.seed)
-    train, valid = (dict(np.load(args.folder / f"{part}.npz")) for part in ("train", "valid"))
+    train = dict(np.load(args.folder / "train.npz"))
     table = pd.DataFrame({
         Columns.User: train["user"], Columns.Item: train["item"], Columns.Weight: 1.0,
         Columns.Datetime: pd.to_datetime(np.arange(len(train["item"])), unit="s")})
-    best = BestEpoch(valid, args.patience)
+    best = BestEpoch(args.folder, args.patience)  # RecTools trains with a copy of it
     model = SASRecModel(
         n_factors=WIDTH, session_max_len=LENGTH, loss="softmax", batch_size=BATCH,
         lightning_module_type=Module,
@@ -172,15 +187,6 @@ def main() -> None:
             max_epochs=args.epochs, accelerator="cpu", devices=1, logger=False, callbacks=[best],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False))
     model.fit(Dataset.construct(table))
-    network = model.lightning_model.torch_model
-    network.load_state_dict(best.best)
-    index = index_of(model.data_preparator.item_id_map, train)
-    for path in sorted(args.folder.glob("test*.npz")):
-        np.savez(args.folder / f"states-{path.name}", vectors=vectors_of(network, index),
-                 state=encode(network, index, dict(np.load(path))))
-    (args.folder / "log.json").write_text(json.dumps(
-        {"ndcg": best.gains, "best_epoch": int(np.argmax(best.gains)) + 1, "seed": args.seed,
-         "cpu_seconds": round(seconds(), 1)}))
 
 
 if __name__ == "__main__":

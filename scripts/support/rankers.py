@@ -40,17 +40,20 @@ def popularity(requests: Requests) -> Score:
     return lambda rows: np.broadcast_to(count, (len(rows), len(count)))
 
 
-def recent_popularity(requests: Requests, days: float) -> Score:
-    """Ratings by anybody in the last days before a request, of those that may be history."""
+def recent_popularity(requests: Requests, days: float, *, to_all: bool = False) -> Score:
+    """Ratings by anybody in the last days before a request, of those that may be history.
+
+    `to_all` requests the same: those before the first request.
+    """
     store, items = requests.store, requests.store.num_items
+    at = np.full(len(requests), requests.at.min()) if to_all else requests.at
     rows = np.flatnonzero(requests.split.is_history)
     rows = rows[np.argsort(store.timestamp[rows], kind="stable")]
     time, item = store.timestamp[rows], requests.item[rows]
-    low = np.searchsorted(time, requests.at - days * DAY)
-    high = np.searchsorted(time, requests.at)
+    low, high = np.searchsorted(time, at - days * DAY), np.searchsorted(time, at)
 
     def score(rows: np.ndarray) -> np.ndarray:
-        found, order = np.empty((len(rows), items)), np.argsort(requests.at[rows], kind="stable")
+        found, order = np.empty((len(rows), items)), np.argsort(at[rows], kind="stable")
         start = stop = low[rows[order[0]]]
         count = np.zeros(items)
         for k in order:  # in time order only the ends of the window change
@@ -121,7 +124,7 @@ def write_requests(requests: Requests, path: Path) -> None:
 
 
 def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
-    """Of a run: the interest of each item, and for single requests of a user its stars, and both.
+    """Of a run: the interest of each item, and where much is waited for its stars, and both.
 
     Args:
         run: with an interest head.
@@ -139,7 +142,7 @@ def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
     for place, found in states:
         state[place] = found
     interest = by_vectors(state, *(x.numpy() for x in films))
-    if len(np.unique(requests.user)) < len(requests):
+    if (requests.end - requests.target == 1).all():
         return {"bst": interest}
     every = np.arange(requests.store.num_items) + FIRST_IDX
     users = Users(run, requests.store)
@@ -203,6 +206,9 @@ def table(runs: list[Recommender], seconds: list[float], valid: Requests, test: 
     makers = {"popularity": (lambda requests, _: popularity(requests), (0,)),
               "popularity of the last days": (recent_popularity, WINDOWS),
               "item kNN": (item_knn(common), LASTS), "EASE": (ease(common), RIDGES)}
+    if test.split.protocol == "temporal":
+        makers["popularity of the last days before the cut"] = (
+            lambda requests, days: recent_popularity(requests, days, to_all=True), WINDOWS)
     found, chosen = {}, {}
     if rival is not None:
         found["SASRec"] = [measure(test, rival[0])], rival[1]
@@ -219,7 +225,7 @@ def table(runs: list[Recommender], seconds: list[float], valid: Requests, test: 
     rows = [ranking_row(name, of, test, rival=None if name == "SASRec" else against)
             | {"cpu_seconds": spent} for name, (of, spent) in found.items()]
     users = len(np.unique(test.user))
-    return {"about": f"{len(test):,} requests of {users:,} users; chosen on valid: last "
-            f"{chosen['popularity of the last days']:g} days, item kNN of the last "
-            f"{min(chosen['item kNN'], 10**5):g} ratings, EASE with ridge {chosen['EASE']:g}",
-            "rows": rows}
+    days = [f"{value:g}" for name, value in chosen.items() if "days" in name]
+    return {"about": f"{len(test):,} requests of {users:,} users; chosen on valid: "
+            f"{' and '.join(days)} days, item kNN of the last {min(chosen['item kNN'], 10**5):g} "
+            f"ratings, EASE with ridge {chosen['EASE']:g}", "rows": rows}
