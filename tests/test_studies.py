@@ -15,6 +15,7 @@ from bst.utils.errors import OptionError
 from scripts.ablate import STUDIES, variants
 from scripts.studies.runs import AblationArgs, compare_variant, format_study, run_ablation
 from scripts.support.synthetic import write_synthetic
+from tests.command import call
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,18 @@ def test_a_study_compares_with_the_defaults_and_has_every_option_of_its_field(st
     for field in fields(ModelConfig):
         if field.name in (study, {"layer": "attention"}.get(study)) and get_args(field.type):
             assert {getattr(c.model, field.name) for c in found} == {*get_args(field.type)}
+
+
+def test_the_script_runs_the_study_that_is_asked(args, tmp_path):
+    flags = ["--data", args.data.data, "--no-text", "--quick", "--threads", "1", "--only", "none",
+             "--batch-size", "1024", "--runs", tmp_path, "--json", tmp_path / "study.json"]
+    said = call("ablate.py", "layer", *flags).stdout
+    rows = json.loads((tmp_path / "study.json").read_text())
+    for log in tmp_path.glob("*/metrics.jsonl"):
+        assert log.read_text().count("\n") == 2  # quick: one epoch, and before it
+    assert [row["variant"] for row in rows] == ["both", "none"] and "| none |" in said
+    assert "1 seed\n" in said and "+-" not in said and rows[0]["mae_spread"] is None
+    assert [row["config"]["model"]["attention"] for row in rows] == ["both", "none"]
 
 
 def test_a_row_is_means_over_seeds_and_the_paired_difference():
