@@ -63,7 +63,7 @@ def main(args: Args) -> None:
     from bst.recommend.users import Users
     from bst.run import store_of
     from scripts.support.history import read_history
-    from scripts.support.lists import explanation_lines, table_lines
+    from scripts.support.lists import explanation_lines, table_lines, write_all
     from scripts.support.titles import film_of
 
     if (args.user is not None) + (args.history is not None) + args.all_users != 1:
@@ -72,7 +72,8 @@ def main(args: Args) -> None:
         raise DataError("--about beside --user: the data say who that is; leave it out")
     recommender = Recommender.from_pretrained(args.model)
     if args.all_users:
-        write_all(args, Users(recommender, store_of(args.model)))
+        write_all(Users(recommender, store_of(args.model)), args.out, args.k, genres=args.genres,
+                  years=args.years, by=args.by, exact=args.exact)
         return
     if args.history is not None:
         events, notes = read_history(args.history, recommender, skip_unknown=args.skip_unknown)
@@ -98,27 +99,6 @@ def main(args: Args) -> None:
     print("\n".join([f"{len(person)} ratings known", *lines]))
     if args.json is not None:
         args.json.write_text(written + "\n")
-
-
-def write_all(args: Args, users) -> None:
-    """The lists of all users in a file."""
-    import numpy as np
-    import polars as pl
-
-    from bst.data.schema import FIRST_IDX
-    from bst.recommend.users import table_of
-    from bst.utils.files import open_atomic
-
-    if args.out is None or args.out.suffix not in (".parquet", ".csv"):
-        raise DataError(f"--out {args.out}: expected a file that ends in .parquet or .csv")
-    catalogue = users.recommender.catalogue
-    among = np.flatnonzero(catalogue.allowed(args.genres, args.years)) + FIRST_IDX
-    found = users.recommend(np.arange(len(users.ids)), args.k, among=among, by=args.by,
-                            exact=args.exact)
-    table = table_of(users.ids, pl.Series(catalogue.ids), *found)
-    with open_atomic(args.out) as file:
-        (table.write_csv if args.out.suffix == ".csv" else table.write_parquet)(file)
-    print(f"{len(table):,} films for {len(users.ids):,} users in {args.out}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from bst.recommend.catalogue import Catalogue
@@ -129,6 +130,11 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
     for line, item in zip(said[2:], items, strict=True):
         assert set(item) == {"movie_id", "title", "stars", "reasons"}
         assert f"{item['stars']:.2f}" in line and item["title"] in line
+    call("recommend.py", *model, "--all-users", "--k", "3", "--out", tmp_path / "top.csv")
+    everybody = pl.read_csv(tmp_path / "top.csv")
+    assert len(everybody) == 3 * everybody["user_id"].n_unique() == 360
+    mine_of_all = everybody.filter(pl.col("user_id") == 42).sort("rank")
+    assert mine_of_all["item_id"].to_list() == [item["movie_id"] for item in items]
     films = [line.split("::")[1] for line in
              (raw / "movies.dat").read_text(encoding="latin-1").splitlines()[:3]]
     mine.write_text(f'title,stars\n"{films[0]}",3\n"{films[1]}",4.5\nNothing,5\n', encoding="utf-8")
@@ -154,6 +160,7 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     (dict(user=9999), "no user 9999 among the 120 users"),
     (dict(), "expected --user, --history or --all-users"),
+    (dict(all_users=True, out=Path("top.json")), "--out top.json: expected a file that ends in"),
     (dict(user=1, history=Path("mine.csv")), "one of them only"),
     (dict(user=1, about=("sex=F",)), "--about beside --user"),
     (dict(user=1, explain="Nothing Like It"), "no films are 'Nothing Like It'"),

@@ -1,4 +1,14 @@
-"""What scripts/recommend.py prints."""
+"""What scripts/recommend.py prints and writes."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bst.data.schema import FIRST_IDX
+from bst.recommend.users import Users, table_of
+from bst.utils.errors import DataError
+from bst.utils.files import open_atomic
 
 
 def table_lines(items: list) -> list[str]:
@@ -23,3 +33,17 @@ def explanation_lines(found, num_ratings: int) -> list[str]:
     lines += [f"{reason.difference:>+7.3f} {reason.rating:>5g}  {reason.title}"
               for reason in found.reasons]
     return [*lines, "effect: prediction with all ratings minus without this one, exactly"]
+
+
+def write_all(users: Users, out: Path | None, k: int, *, genres: tuple[str, ...],
+              years: tuple[int, int] | None, **options) -> None:
+    """The lists of all users in a .parquet or .csv file; options as of `Users.recommend`."""
+    if out is None or out.suffix not in (".parquet", ".csv"):
+        raise DataError(f"--out {out}: expected a file that ends in .parquet or .csv")
+    catalogue = users.recommender.catalogue
+    among = np.flatnonzero(catalogue.allowed(genres, years)) + FIRST_IDX
+    found = users.recommend(np.arange(len(users.ids)), k, among=among, **options)
+    table = table_of(users.ids, pl.Series(catalogue.ids), *found)
+    with open_atomic(out) as file:
+        (table.write_csv if out.suffix == ".csv" else table.write_parquet)(file)
+    print(f"{len(table):,} films for {len(users.ids):,} users in {out}")
