@@ -73,7 +73,8 @@ class BST:
         Args:
             ratings: columns user_id, item_id, rating and, if known, datetime (or timestamp, in
                 seconds); other usual names are known too, see data/README.md.
-            items: one row an item: item_id and, if known, title, genres.
+            items: one row an item: item_id and, if known, title, genres, year, text, and what the
+                option item_features names.
             users: one row a user: user_id and any of sex, age, occupation, zip.
             folder: run folder, where training goes on if it was cut; None: one that goes with
                 the model.
