@@ -37,7 +37,8 @@ class Users:
                             f"{wanted[:8]}; give the data it was trained on")
         self.recommender, self.ids = recommender, store.users["user_id"]
         is_history = split_interactions(store, **fitted.protocol).is_history
-        before = np.concatenate([[0], np.cumsum(is_history)])[[*store.offsets, store.offsets[-1]]]
+        ends = np.append(store.offsets, store.offsets[-1])  # the last user has no ratings
+        before = np.concatenate([[0], np.cumsum(is_history)])[ends]
         self._begin, self._size = before[:-1], np.diff(before)
         self._events = Events(store.item_idx[is_history].astype(np.int64),
                               store.rating[is_history], store.timestamp[is_history])
