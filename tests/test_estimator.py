@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
 import bst
@@ -120,6 +121,10 @@ def test_a_short_list_is_doubled_until_it_is_the_exact_one(build, store, monkeyp
     same = users.recommend(rows, 5)[0] == exact[0]
     assert same.all(axis=1).mean() > 0.9
     assert (exact[0] >= FIRST_IDX).all() and (np.diff(exact[1]) <= 0).all()
+    for zero in recommender.model.head[-1].parameters():  # nothing is corrected, so none doubles
+        torch.nn.init.zeros_(zero)
+    longer, whole = (users.recommend(rows, 15, exact=exact)[0] for exact in (False, True))
+    np.testing.assert_array_equal(longer, whole)
 
 
 def test_a_saved_model_moves_with_its_ratings(model, tmp_path):

@@ -40,7 +40,7 @@ def best_items(
     first = torch.where(told.isnan(), first, told) + extra
     first = first.masked_fill(~torch.from_numpy(allowed), -torch.inf)
     n = len(ratings)
-    size = n if exact or model.regression is None else SHORTLIST
+    size = n if exact or model.regression is None else max(SHORTLIST, k)
     while True:
         looked, rows = first.topk(min(size + 1, n))
         rest, looked, rows = looked[:, size:], looked[:, :size], rows[:, :size]

@@ -13,10 +13,8 @@ from bst.data.splits import split_interactions
 from bst.model.batches import Events, Targets, asked, lay_out, num_chunks, packed
 from bst.recommend.best import SHORTLIST, check_k
 from bst.recommend.person import Person
-from bst.recommend.recommender import Recommender
+from bst.recommend.recommender import EVENTS, Recommender
 from bst.utils.errors import DataError
-
-EVENTS = 2**14  # of a batch of the network
 
 
 class Users:
