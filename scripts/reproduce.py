@@ -34,7 +34,7 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/train.py {files} --threads 1 --protocol keras-windows --run runs/keras-windows",
         "scripts/evaluate.py --run runs/keras-windows --json pics/keras-windows.json",
         f"scripts/train.py {files} --threads 1 --run runs/ml-1m",
-        *(f"scripts/train.py {files} --threads 1 --interest 10 --protocol {protocol} --ties stable "
+        *(f"scripts/train.py {files} --threads 1 --interest 6 --protocol {protocol} --ties stable "
           f"--seed {seed} --run {folder}"
           for protocol, folders in ranked.items() for seed, folder in enumerate(folders)),
         *(f"scripts/rank.py --run {' '.join(folders)} --sasrec runs/sasrec-{protocol} "

@@ -76,7 +76,7 @@ SECTIONS = [  # heading, what to know before the table, file
      "cross-entropy of all films, width 64, length 200, its best epoch on valid "
      "(`scripts/benchmarks/sasrec.py`). bst reads when it is asked, which is the time of the "
      "target, as HSTU does and SASRec does not. Its CPU seconds are those of the stars and of "
-     "the second head (`--interest 10 --ties stable`). Both were trained with stable "
+     "the second head (`--interest 6 --ties stable`). Both were trained with stable "
      "ties, so `strict` asks them what they were not trained for; SASRec was ended at epoch 19, "
      "when its valid NDCG@10 rose slowly (.1656 after .1656). What is published is of other "
      "code and one seed.\n\nOne setting was compared, on a fifth of the users: a reach of 128 "

@@ -316,7 +316,7 @@ class Reading:
             print(f"{name} has no times: the order of its lines counts")
         if place["rating"] is None:
             print(f"{name} has no ratings: each row counts as a 1, so stars say nothing; train "
-                  "with --interest 10 and rank --by interest")
+                  "with --interest 6 and rank --by interest")
 
     def _tell_repeats(self, name: str) -> None:
         many = f"{self.num_again:,} ratings of an item that the user has rated already"

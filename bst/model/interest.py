@@ -13,7 +13,7 @@ from bst.model.batches import Batch, at_slots
 from bst.model.layers import SoftmaxHeads
 
 SAMPLE = 20_000  # items in the softmax of a loss, about; of up to half as many, all
-WIDTH, HEADS, REACH = 64, 2, 64  # of an item's vector and of each layer
+WIDTH, HEADS, REACH = 128, 2, 64  # of an item's vector and of each layer
 GAPS = 32  # powers of two of the seconds between two ratings; the last one: there is none before
 BLOCK = 128  # targets whose scores of the whole catalogue are held at a time
 

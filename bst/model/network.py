@@ -207,9 +207,8 @@ class BST(nn.Module):
         # Created last, so that the first weights of the rest do not depend on this option.
         self.interest = None
         if config.interest:
-            self.interest = InterestHead(  # trained for more epochs, hence more dropout
-                sizes.items, sizes.known_items, d + sizes.content + sizes.audience,
-                min(2 * config.dropout, 0.5))
+            self.interest = InterestHead(sizes.items, sizes.known_items,
+                                         d + sizes.content + sizes.audience, config.dropout)
         first = torch.tensor(config.widths).cumsum(0) - torch.tensor(config.widths)
         with torch.no_grad():  # the first component of each head starts as a bias of the user
             for copy in self.items.linear.weight[:-2].chunk(config.ensemble):

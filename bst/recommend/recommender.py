@@ -265,7 +265,7 @@ class Recommender:
         """`interest` of each row in the whole catalogue, (b, n)."""
         if self._films is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
-                            "--interest 10, or rank by stars")
+                            "--interest 6, or rank by stars")
         return self.model.interest_scores(batch, self._films)
 
     def with_movies(self, new: Sequence[NewMovie], *,

@@ -51,7 +51,10 @@ class Progress:
 
 
 def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
-    """Adam; tables and regression heads have rates of their own, and a prior instead of a decay."""
+    """Adam; tables and regression heads have rates of their own, and a prior instead of a decay.
+
+    The second head alone bears twice the rate of the dense layers, and learns in fewer epochs.
+    """
     own = [model.items.id.weight]
     heads = [p for part in (model.items, model.users, model.prior, model.regression)
              if part is not None for p in part.parameters() if p is not own[0]]
@@ -60,7 +63,7 @@ def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
     groups = [(own, config.lr_items, 0.0), (heads, config.lr, 0.0),
               (rest, config.lr_dense, config.weight_decay)]
     if task == "interest":
-        groups = [([*model.interest.parameters()], config.lr_dense, config.weight_decay)]
+        groups = [([*model.interest.parameters()], 2 * config.lr_dense, config.weight_decay)]
     return AdamW([{"params": parameters, "peak": peak, "weight_decay": decay}
                   for parameters, peak, decay in groups], betas=(0.9, 0.99))
 

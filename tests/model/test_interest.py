@@ -134,7 +134,7 @@ def test_it_learns_which_film_follows_which(store, split, text):
     ordered = replace(split, history_stop=np.arange(len(store)))
     batches = plain_batches(world, ordered)
     model = build_model(ModelConfig(interest=1, **STILL), batches, text, seed=0)
-    optimizer = torch.optim.AdamW(model.interest.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.interest.parameters(), lr=2e-3)
     for epoch in range(25):
         for step, rows in enumerate(batches.epoch("train", batch_size=512, seed=0, epoch=epoch)):
             torch.manual_seed(step)
