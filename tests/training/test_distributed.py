@@ -217,7 +217,7 @@ def test_a_stop_in_one_process_stops_both_and_one_then_two_go_on(group):
     assert_same_log(folder / "changing", folder / "whole")
     states = [load_resume(folder / name)["model"] for name in ("changing", "whole")]
     for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=3e-4)
 
 
 def test_the_first_goes_first_and_prints_and_each_has_its_own_chance(group):
