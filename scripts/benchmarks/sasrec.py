@@ -80,7 +80,7 @@ class BestEpoch(Callback):
                      state=encode(network, index, dict(np.load(path))))
         (self.folder / "log.json").write_text(json.dumps(
             {"ndcg": self.gains, "best_epoch": int(np.argmax(self.gains)) + 1,
-             "cpu_seconds": round(seconds(), 1)}))
+             "cpu_seconds": round(seconds(), 1), "device": str(trainer.strategy.root_device)}))
 
 
 def index_of(ids, ask: dict) -> np.ndarray:
@@ -100,7 +100,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=int, default=24 * 60, help="of training, at most")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -113,7 +112,7 @@ def main() -> None:
     model = SASRecModel(
         n_factors=WIDTH, session_max_len=LENGTH, loss="softmax",
         get_trainer_func=lambda: Trainer(
-            max_epochs=args.epochs, max_time={"minutes": args.minutes}, accelerator=args.device,
+            max_epochs=args.epochs, accelerator=args.device,
             devices=1, logger=False, callbacks=[best], enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False))
     model.fit(Dataset.construct(table))
