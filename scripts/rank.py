@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -17,9 +18,11 @@ from bst.utils.errors import DataError
 from scripts.support.command import command
 from scripts.support.flags import RunFolders
 
-TABLES = {  # name, ties, ask; the last one's valid part is what SASRec chooses its epoch on
-    "leave-last-one": (("strict", "strict", "each"), ("stable", "stable", "each")),
-    "temporal": (("all later", "strict", "once"), ("successive", "stable", "each"))}
+TABLES = {  # ties that runs are trained with, name of the table, its ties, when it asks
+    "leave-last-one": (("strict", "strict", "strict", "each"),
+                       ("stable", "stable", "stable", "each")),
+    "temporal": (("stable", "all later", "strict", "once"),
+                 ("stable", "successive", "stable", "each"))}
 PUBLISHED = {  # HR@10, NDCG@10
     "stable": [("SASRec, sampled softmax", 0.2929, 0.1684), ("eSASRec", 0.3133, 0.1772),
                ("FuXi-alpha", 0.3164, 0.1813), ("HSTU-large of RecTools", 0.3642, 0.2164)],
@@ -29,7 +32,7 @@ VALID = 6500  # valid requests, at most
 
 @dataclass(frozen=True)
 class Args(Options):
-    """Runs that were trained with --interest and --ties stable."""
+    """Runs that were trained with --interest: each is asked under the ties it was trained with."""
 
     runs: RunFolders
     """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""
@@ -37,6 +40,8 @@ class Args(Options):
     """folder of SASRec's input and output; none: without it"""
     python: str = "python"
     """interpreter of an environment that has RecTools, see scripts/benchmarks/README.md"""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """where SASRec is trained, if it is not yet"""
     json: Path | None = None
     """also write the tables to this file, where those of other protocols stay"""
 
@@ -57,18 +62,20 @@ def main(args: Args) -> None:
         if (run.fitted.identity["data"], run.fitted.protocol) != (store.digest, protocol):
             raise DataError(f"{folder}: its data or protocol is not that of {args.runs[0]}; give "
                             "runs that differ in their seeds alone")
-    if kind not in TABLES:
-        raise DataError(f"{args.runs[0]}: protocol {kind}, expected {' or '.join(TABLES)}")
+    asked = [name for trained, name, *_ in TABLES.get(kind, ()) if trained == protocol["ties"]]
+    if not asked:
+        raise DataError(f"{args.runs[0]}: protocol {kind} with {protocol['ties']} ties, expected "
+                        "leave-last-one with either or temporal with stable ones")
     tests, valids, rival = {}, {}, {}
-    for name, ties, ask in TABLES[kind]:
+    for _, name, ties, ask in TABLES[kind]:
         split = split_interactions(store, **protocol | {"ties": ties})
         tests[name] = requests_of(store, split, "test", ask=ask)
         valids[name] = requests_of(store, split, "valid", ask=ask, most=VALID)
-    if args.sasrec is not None:
-        rival = rankers.sasrec(args.python, args.sasrec, valids[name], tests)
+    if args.sasrec is not None:  # trained once, with stable ties, which the last table has
+        rival = rankers.sasrec(args.python, args.sasrec, valids[name], tests, args.device)
     seconds = [rankers.seconds_of(folder) for folder in args.runs]
     tables = [{"protocol": f"{kind}, {name}", "published": PUBLISHED.get(name, []), **rankers.table(
-        runs, seconds, valids[name], test, rival.get(name))} for name, test in tests.items()]
+        runs, seconds, valids[name], tests[name], rival.get(name))} for name in asked]
     print(format_ranking(tables))
     if args.json is not None:
         old = json.loads(args.json.read_text()) if args.json.exists() else []

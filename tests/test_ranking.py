@@ -7,6 +7,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.splits import split_interactions
+from bst.utils.errors import DataError
 from scripts import rank as script
 from scripts.support import rankers
 from scripts.support.ranking import METRICS, format_ranking, measure, ranking_row, requests_of
@@ -126,18 +127,25 @@ def test_a_row_has_means_over_runs_and_the_difference_to_the_rival(requests):
     assert row["ndcg10"] == 0.375 and row["minus_rival"] == pytest.approx([0.25, 0.125, 0.375])
     assert row["coverage10"] == 0.75 and row["hr10_spread"] == pytest.approx(0.25 / 2**0.5)
     said = format_ranking([{"protocol": "p", "about": "here", "published": [("other", 0.3, 0.2)],
-                            "rows": [row | {"cpu_seconds": 7.2}]}])
-    assert "| bst | 2 | 0.3750 |" in said and "+0.2500 [+0.1250, +0.3750] | 7 |" in said
+                            "rows": [row | {"cost": "7 + GPU"}]}])
+    assert "| bst | 2 | 0.3750 |" in said and "+0.2500 [+0.1250, +0.3750] | 7 + GPU |" in said
     assert "*published: other* | | 0.3000 |" in said
 
 
-def test_the_script_writes_both_tables_of_a_protocol(build, store, tmp_path, monkeypatch):
-    run, _ = build(interest=1, protocol="leave-last-one", ties="stable")
-    keep(run, tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"cpu_seconds": 3}\n{"cpu_seconds": 4}\n')
+def test_the_script_asks_a_run_as_it_was_trained(build, store, tmp_path, monkeypatch):
     monkeypatch.setattr("bst.run.store_of", lambda _: store)
-    for _ in range(2):  # the second takes the place of the first
-        script.main(script.Args((tmp_path,), json=tmp_path / "out.json"))
-    tables = json.loads((tmp_path / "out.json").read_text())
-    assert [t["protocol"] for t in tables] == ["leave-last-one, strict", "leave-last-one, stable"]
-    assert tables[1]["published"] and tables[0]["rows"][-1]["cpu_seconds"] == 7
+    out = tmp_path / "out.json"
+    for protocol, ties in (("leave-last-one", "strict"), ("leave-last-one", "stable"),
+                           ("leave-last-one", "stable"), ("temporal", "stable")):
+        folder = tmp_path / f"{protocol}-{ties}"
+        keep(build(interest=1, protocol=protocol, ties=ties)[0], folder)
+        (folder / "metrics.jsonl").write_text('{"cpu_seconds": 3}\n{"cpu_seconds": 4}\n')
+        script.main(script.Args((folder,), json=out))
+    tables = json.loads(out.read_text())  # a second one takes the place of the first
+    assert [t["protocol"] for t in tables] == [
+        "leave-last-one, strict", "leave-last-one, stable", "temporal, all later",
+        "temporal, successive"]
+    assert tables[1]["published"] and tables[0]["rows"][-1]["cost"] == "7"
+    keep(build(interest=1, protocol="temporal", ties="strict")[0], tmp_path / "other")
+    with pytest.raises(DataError, match="temporal with strict ties"):
+        script.main(script.Args((tmp_path / "other",)))

@@ -65,22 +65,26 @@ def checked(history: Sequence[tuple], levels: np.ndarray
         DataError: stars off the scale, no time of `seconds`, or only some have a time.
     """
     events = [_typed(event, rank) for rank, event in enumerate(history)]
-    odd = [event.where for event in events if (event.time is None) != (events[0].time is None)]
-    if odd:
-        raise DataError(f"{odd[0]}: only some events have a time; give all of them one, or none")
-    time = np.array([60 * rank if event.time is None else seconds(event.time, event.where)
-                     for rank, event in enumerate(events)], dtype=np.int64)
+    without = [event.time is None for event in events]
+    if any(without) and not all(without):
+        rank = without.index(not without[0])
+        raise DataError(f"{_place(events[rank], rank)}: only some events have a time; give all of "
+                        "them one, or none")
+    time = 60 * np.arange(len(events)) if all(without) else _seconds(events)
     given = np.array([event.rating for event in events], dtype=np.float64)
     stars = to_stars(given, levels)
     is_off = ~np.isclose(given, stars, rtol=1e-5, atol=0)  # 2.1 is 2.0999999 in float32
     least, scale = levels[0] - np.diff(levels[:2]).sum() / 2, ", ".join(f"{x:g}" for x in levels)
     scale = scale if len(levels) <= 20 else f"{len(levels)} levels of {scale[:20]}..."
     notes = []
-    for k in np.flatnonzero(is_off):
-        if not least <= given[k] < levels[-1]:
-            raise DataError(f"{events[k].where}: {given[k]:g} stars, expected one of {scale}")
-        notes = [f"{is_off.sum()} of {len(events)} ratings are none of {scale}: the nearest one "
-                 f"counts, {stars[k]:g} for {given[k]:g}"]
+    too_far = np.flatnonzero(is_off & ~((least <= given) & (given < levels[-1])))
+    if len(too_far):
+        k = too_far[0]
+        raise DataError(f"{_place(events[k], k)}: {given[k]:g} stars, expected one of {scale}")
+    if is_off.any():
+        k = np.flatnonzero(is_off)[-1]
+        notes.append(f"{is_off.sum()} of {len(events)} ratings are none of {scale}: the nearest "
+                     f"one counts, {stars[k]:g} for {given[k]:g}")
     late = [event.time for event in events if (event.time or 0) > LATEST]
     if late:
         notes.append(f"{len(late)} of {len(events)} times count as milliseconds, like {late[0]}")
@@ -100,17 +104,34 @@ def seconds(time: float, where: str) -> int:
                     f"{LATEST} (1990 to 2050)")
 
 
+def _seconds(events: list[Interaction]) -> np.ndarray:
+    """`seconds` of the time of each event, (j,) int64, all at once."""
+    time = np.array([event.time if isinstance(event.time, NUMBER) and abs(event.time) < 1e15
+                     else np.nan for event in events], dtype=np.float64)
+    unit = np.where(time > LATEST, 1000, 1)
+    is_right = (EARLIEST * unit <= time) & (time <= LATEST * unit)
+    if not is_right.all():
+        rank = int(is_right.argmin())
+        seconds(events[rank].time, _place(events[rank], rank))  # raises
+    return (time // unit).astype(np.int64)
+
+
+def _place(event: Interaction, rank: int) -> str:
+    """Where an event stands, for messages."""
+    return event.where or f"history event {rank}"
+
+
 def _typed(event: Sequence, rank: int) -> Interaction:
-    where = f"history event {rank}"
     try:
-        known = Interaction(*event)
-        id_text(known.movie)
-        if not isinstance(known.rating, NUMBER):
+        found = Interaction(*event)
+        id_text(found.movie)
+        if not isinstance(found.rating, NUMBER):
             raise TypeError
-        return Interaction(known.movie, float(known.rating), known.time, known.where or where)
+        float(found.rating)
+        return found
     except (TypeError, OverflowError, DataError) as error:
-        raise DataError(f"{where}: {event!r}, expected (movie id, stars, seconds since 1970 UTC) "
-                        "or (movie id, stars)") from error
+        raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
+                        "since 1970 UTC) or (movie id, stars)") from error
 
 
 def ask(person: Person, at: int, kept: np.ndarray | None = None) -> Batch:

@@ -32,7 +32,8 @@ def encode(network, index: np.ndarray, ask: dict) -> np.ndarray:
             place = ask["stop"][rows, None] - back
             is_real = place >= ask["begin"][rows, None]
             x = torch.from_numpy(np.where(is_real, index[ask["item"]][place * is_real], 0))
-            states.append(network.encode_sessions({"x": x.to(device)}, vectors)[:, -1].cpu().numpy())
+            state = network.encode_sessions({"x": x.to(device)}, vectors)[:, -1]
+            states.append(state.cpu().numpy())
     return np.concatenate(states)
 
 

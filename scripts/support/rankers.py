@@ -161,14 +161,16 @@ def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
             "bst, by both": lambda rows: interest(rows) + stars(rows)}
 
 
-def sasrec(python: str, folder: Path, valid: Requests, tests: dict[str, Requests]) -> dict:
-    """The scores of SASRec, trained in another environment, and its CPU seconds, by test.
+def sasrec(python: str, folder: Path, valid: Requests, tests: dict[str, Requests], device: str
+           ) -> dict[str, tuple[Score, str]]:
+    """The scores of SASRec, trained in another environment, and what training cost, by test.
 
     Args:
         python: interpreter of an environment that has RecTools.
         folder: for its input and output; what was finished there is used again.
         valid: that its epoch is chosen on; their split has the train ratings.
         tests: requests by name.
+        device: cpu or gpu.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "log.json").exists():
@@ -179,10 +181,11 @@ def sasrec(python: str, folder: Path, valid: Requests, tests: dict[str, Requests
         for name, requests in tests.items():
             write_requests(requests, folder / f"test-{name}.npz")
         script = Path(__file__).resolve().parent.parent / "benchmarks" / "sasrec.py"
-        subprocess.run([python, script, folder], check=True)
-    seconds = json.loads((folder / "log.json").read_text())["cpu_seconds"]
+        subprocess.run([python, script, folder, "--device", device], check=True)
+    log = json.loads((folder / "log.json").read_text())
+    cost = f"{log['cpu_seconds']:.0f}{' + GPU' * (log['device'] != 'cpu')}"
     found = {name: np.load(folder / f"states-test-{name}.npz") for name in tests}
-    return {name: (by_vectors(of["state"], of["vectors"]), seconds) for name, of in found.items()}
+    return {name: (by_vectors(of["state"], of["vectors"]), cost) for name, of in found.items()}
 
 
 def seconds_of(folder: Path) -> float:
@@ -192,7 +195,7 @@ def seconds_of(folder: Path) -> float:
 
 
 def table(runs: list[Recommender], seconds: list[float], valid: Requests, test: Requests,
-          rival: tuple[Score, float] | None) -> dict:
+          rival: tuple[Score, str] | None) -> dict:
     """The rows of a table, ours first, and what was chosen on valid.
 
     Args:
@@ -200,7 +203,7 @@ def table(runs: list[Recommender], seconds: list[float], valid: Requests, test: 
         seconds: CPU seconds that each trained.
         valid: requests that the rivals choose on.
         test: requests that count.
-        rival: the scores of SASRec, and its CPU seconds.
+        rival: the scores of SASRec, and what training cost.
     """
     common = co_ratings(test)
     makers = {"popularity": (lambda requests, _: popularity(requests), (0,)),
@@ -217,13 +220,13 @@ def table(runs: list[Recommender], seconds: list[float], valid: Requests, test: 
         chosen[name], _ = choose(make, valid, options)
         score = make(test, chosen[name])
         spent = time.process_time() - started
-        found[name] = [measure(test, score)], spent
+        found[name] = [measure(test, score)], f"{spent:.0f}"
     ours = [bst_rankers(run, test) for run in runs]
     for name in ours[0] if ours else ():
-        found[name] = [measure(test, of[name]) for of in ours], float(np.mean(seconds))
+        found[name] = [measure(test, of[name]) for of in ours], f"{np.mean(seconds):.0f}"
     against = found["SASRec"][0][0] if rival is not None else None
     rows = [ranking_row(name, of, test, rival=None if name == "SASRec" else against)
-            | {"cpu_seconds": spent} for name, (of, spent) in found.items()]
+            | {"cost": cost} for name, (of, cost) in found.items()]
     users = len(np.unique(test.user))
     days = [f"{value:g}" for name, value in chosen.items() if "days" in name]
     return {"about": f"{len(test):,} requests of {users:,} users; chosen on valid: "

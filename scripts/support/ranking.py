@@ -179,7 +179,7 @@ def format_ranking(tables: list[dict]) -> str:
             lines.append(
                 f"| {row['scorer']} | {row['runs']} | {row['hr10']:.4f} | {row['hr50']:.4f} | "
                 f"{row['ndcg10']:.4f} [{low:.4f}, {high:.4f}] | {row['mrr']:.4f} | "
-                f"{row['coverage10']:.3f} | {diff} | {row['cpu_seconds']:.0f} |")
+                f"{row['coverage10']:.3f} | {diff} | {row['cost']} |")
         lines += [f"| *published: {name}* | | {hr:.4f} | | {ndcg:.4f} | | | | |"
                   for name, hr, ndcg in table["published"]]
         parts.append("\n".join(lines))
