@@ -1,7 +1,7 @@
-"""The tables and figures of the README, one command after the other; finished runs are kept.
+"""Make every table of pics/README.md and its figures again, then the page; finished runs are kept.
 
-Left out: what breaks things on purpose (pytest -m faults, scripts/fuzz.py), and pics/page.png
-(scripts/draw_page.py).
+Also the benchmarks and the mutation table. Left out: pics/page.png (scripts/draw_page.py), and what
+breaks things on purpose (pytest -m faults, scripts/fuzz.py).
 """
 
 import shlex
@@ -19,7 +19,7 @@ STUDIES = ("layer", "dense", "readout", "text", "history", "heads")
 
 
 def commands(files: str, jobs: int) -> list[str]:
-    """The commands, in the order of the README; `files` are the flags of the data."""
+    """The commands, the page of results last; `files` are the flags of the data."""
     data, metadata = files.split(" --metadata ")
     ranked = {protocol: [f"runs/{protocol}-interest-{seed}" for seed in range(5)]
               for protocol in ("leave-last-one", "temporal")}
@@ -29,6 +29,7 @@ def commands(files: str, jobs: int) -> list[str]:
         *(f"scripts/ablate.py {name} {study} --json pics/ablate_{name}.json" for name in STUDIES),
         "scripts/draw_results.py",
         f"scripts/compare_lightgbm.py {study} --json pics/lightgbm.json",
+        "scripts/shapes.py --json pics/shapes.json",
         *(f"scripts/report.py {study} --protocol {protocol} --json pics/{protocol}.json"
           for protocol in ("leave-last-one", "random")),
         f"scripts/train.py {files} --threads 1 --protocol keras-windows --run runs/keras-windows",
@@ -41,14 +42,13 @@ def commands(files: str, jobs: int) -> list[str]:
           "--python sasrec/bin/python --json pics/ranking.json"
           for protocol, folders in ranked.items()),
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
-        f"scripts/benchmark.py train {data} --alternatives --profile "
-        "--json pics/benchmark_train.json",
+        f"scripts/benchmark.py train {data} --profile --json pics/benchmark_train.json",
         "scripts/benchmark.py score --run runs/ml-1m --profile --json pics/benchmark_score.json",
         f"scripts/benchmark.py text --metadata {metadata} --json pics/benchmark_text.json",
         "scripts/benchmark.py scale --json pics/benchmark_scale.json",
-        "scripts/load_test.py --run runs/ml-1m --json pics/load.json",
         "scripts/mutate.py --json pics/mutation.json",
         "scripts/draw_architecture.py",
+        "scripts/write_results.py",
     ]
 
 

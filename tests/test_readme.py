@@ -1,16 +1,21 @@
 """The pages say what the committed results say. Run: pytest tests/test_readme.py."""
 
+import functools
+import inspect
 import json
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
-from scripts import write_results
+from scripts import reproduce, write_results
 from scripts.benchmarks.common import Row, format_rows
 from scripts.mutate import GOAL, ROW
 from scripts.reproduce_clean import differences
@@ -19,7 +24,45 @@ from tests.command import ROOT
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("*/README.md"),
                                              *ROOT.glob("*/*/README.md")]}
 README = PAGES[ROOT / "README.md"]
+SHOWN = sorted({" ".join(found.split()) for page in PAGES.values() for found in re.findall(
+    r"(?:python|torchrun [^`]*?) (scripts/\w+\.py[^\n`|]*)", page.replace("\\\n", " "))})
+COMMANDS = reproduce.commands("--data data/ml-1m --metadata data/movies_metadata.csv", jobs=2)
 RESULTS = sorted(path.stem for path in (ROOT / "pics").glob("*.json"))
+
+
+class ParsedError(BaseException):
+    """A command line was read, and it was right."""
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Has a script read its command line, by its own parser, and do nothing more."""
+    read = tyro.cli
+
+    def cli(flags, **options):
+        idle = functools.wraps(flags)(lambda **_: None) if inspect.isfunction(flags) else flags
+        raise ParsedError(read(idle, **options))
+
+    for name in ("tyro.cli", "tyro.extras._subcommand_cli_from_dict.cli"):
+        monkeypatch.setattr(name, cli)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # each script puts the root in front
+    return lambda words: (monkeypatch.setattr(sys, "argv", words),
+                          runpy.run_path(str(ROOT / words[0]), run_name="__main__"))
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SHOWN])
+def test_a_command_of_the_pages_or_of_reproduce_has_flags_that_its_script_knows(command, parse):
+    with pytest.raises(ParsedError):
+        parse(shlex.split(command))
+    with pytest.raises(SystemExit, match="2"):
+        parse([*shlex.split(command), "--no-such-flag"])
+
+
+def test_reproduce_makes_every_file_of_the_page_of_results_and_then_the_page():
+    made = {path for command in COMMANDS[:-1] for path in re.findall(r"--json pics/(\S+)\.json",
+                                                                    command)}
+    assert made >= {*RESULTS, *(name for _, _, name in write_results.SECTIONS)}
+    assert COMMANDS[-1] == "scripts/write_results.py"
 
 
 def rows(name: str) -> list[dict]:

@@ -26,20 +26,21 @@ def run(args: Args) -> list[Row]:
     from bst.config import DataConfig
     from bst.data.preparation import open_store
     from scripts.benchmarks.forms import OURS, PLAIN, trainees
+    from scripts.support.synthetic import with_builtin
 
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    known = trainees(open_store(DataConfig(data=args.data)))
+    trained = trainees(open_store(with_builtin(DataConfig(data=args.data))))
     for _ in range(args.runs):
-        for trainee in known.values():
+        for trainee in trained.values():
             trainee.measure(args.seconds, clock)
     whole, *parts = OURS
     if args.profile:
-        print_profile(lambda: next(known[whole].steps))
-    unit, rate = f"targets / {'CPU ' * (args.threads == 1)}s", known[whole].rate
-    ratio = rate / known[PLAIN].rate
-    rows = [Row(whole, rate, unit, PLAIN, known[PLAIN].rate, ratio, 15.0, ratio >= 15)]
-    return rows + [Row(name, known[name].rate, unit, whole, rate, known[name].rate / rate)
+        print_profile(lambda: next(trained[whole].steps))
+    unit, rate = f"targets / {'CPU ' * (args.threads == 1)}s", trained[whole].rate
+    ratio = rate / trained[PLAIN].rate
+    rows = [Row(whole, rate, unit, PLAIN, trained[PLAIN].rate, ratio, 15.0, ratio >= 15)]
+    return rows + [Row(name, trained[name].rate, unit, whole, rate, trained[name].rate / rate)
                    for name in parts]
