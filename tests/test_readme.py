@@ -30,18 +30,14 @@ COMMANDS = reproduce.commands("--data data/ml-1m --metadata data/movies_metadata
 RESULTS = sorted(path.stem for path in (ROOT / "pics").glob("*.json"))
 
 
-class ParsedError(BaseException):
-    """A command line was read, and it was right."""
-
-
 @pytest.fixture
 def parse(monkeypatch):
-    """Has a script read its command line, by its own parser, and do nothing more."""
+    """Has a script read its flags by its own parser, and then raise LookupError: they are right."""
     read = tyro.cli
 
     def cli(flags, **options):
         idle = functools.wraps(flags)(lambda **_: None) if inspect.isfunction(flags) else flags
-        raise ParsedError(read(idle, **options))
+        raise LookupError(read(idle, **options))
 
     for name in ("tyro.cli", "tyro.extras._subcommand_cli_from_dict.cli"):
         monkeypatch.setattr(name, cli)
@@ -52,7 +48,7 @@ def parse(monkeypatch):
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SHOWN])
 def test_a_command_of_the_pages_or_of_reproduce_has_flags_that_its_script_knows(command, parse):
-    with pytest.raises(ParsedError):
+    with pytest.raises(LookupError):
         parse(shlex.split(command))
     with pytest.raises(SystemExit, match="2"):
         parse([*shlex.split(command), "--no-such-flag"])

@@ -22,8 +22,10 @@ from bst.serving.gate import Gate, error_reply, reply
 from bst.serving.worker import Models, Queue
 
 
-def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
-               every: float = 1.0) -> FastAPI:
+def create_app(
+    models: Models, *, waiting: int = 64, patience: float = 10.0, every: float = 1.0,
+    read_file: Callable[[bytes, Recommender], dict] | None = None,
+) -> FastAPI:
     """The service, as each worker runs it.
 
     Args:
@@ -31,6 +33,8 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
         waiting: requests that may wait for the thread that scores; one more gets 429.
         patience: seconds after which a waiting request gets 503.
         every: seconds between two looks at the folder of the run.
+        read_file: content of a file of ratings -> answer to POST /history, where the page sends
+            it; None: there is no such route, and the page has no Import button.
     """
     queue = Queue(waiting, patience)
 
@@ -57,7 +61,12 @@ def create_app(models: Models, *, waiting: int = 64, patience: float = 10.0,
                   redirect_slashes=False, description=__doc__.splitlines()[0])
     _add_answers(app, models, queue)
     _add_state(app, models, queue)
-    _add_pages(app)
+    _add_pages(app, has_import=read_file is not None)
+    if read_file is not None:
+        @app.post("/history", include_in_schema=False)
+        async def history(request: Request) -> Response:
+            model, content = models.current.recommender, await request.body()
+            return reply(await asyncio.to_thread(read_file, content, model))
     _add_errors(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     app.add_middleware(Gate, models=models, queue=queue, paths=paths)
@@ -154,10 +163,12 @@ def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, *, has_import: bool) -> None:
     """The pages; a content security policy lets only their own script and style run."""
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        if not has_import:
+            text = text.replace('<button id="import"', '<button hidden id="import"')
         parts = re.search("<style>(.*?)</style>.*<script>(.*?)</script>", text, re.DOTALL).groups()
         style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
                          for part in parts)

@@ -19,7 +19,7 @@ from bst.serving.app import create_app
 from bst.serving.gate import JsonProtocol
 from bst.serving.worker import Models
 from bst.utils.errors import DataError
-from scripts.support.upload import add_history
+from scripts.support.upload import read_upload
 
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 log = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def server_of(models: Models, limits: dict, **config) -> uvicorn.Server:
     """A server of these models; `limits` as of `create_app`, `config` as of uvicorn."""
-    app = create_app(models, **limits)
-    add_history(app, models)
+    app = create_app(models, **{"read_file": read_upload} | limits)
     return uvicorn.Server(uvicorn.Config(
         app, http=JsonProtocol, ws="none", log_config=None, access_log=False, server_header=False,
         backlog=1, **config))

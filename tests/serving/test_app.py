@@ -197,6 +197,16 @@ def test_a_wrong_request_is_answered_in_one_line(port, path, body, status, messa
     assert (found.status, bool(re.search(message, found.error()))) == (status, True), found.body
 
 
+def test_the_page_has_an_import_button_where_the_service_reads_files(port, models):
+    hidden, path = b'<button hidden id="import"', "/history"
+    with serving(models, read_file=None) as bare:
+        assert ask(bare, path, b"movie_id,stars\n7,5\n").status == 404
+        assert hidden in ask(bare, "/").body
+    page = ask(port, "/").body
+    assert b'<button id="import"' in page and hidden not in page
+    assert ask(port, path, b"movie_id,stars\n7,5\n").json()["items"][0]["movie_id"] == 7
+
+
 def test_an_id_that_javascript_would_round_goes_and_comes_as_text(default, tmp_path):
     ids = [2**53 + 2 * k + 1 for k in range(41)]
     fitted = replace(default.fitted, movies=default.fitted.movies | {"item_id": ids})
