@@ -2,7 +2,7 @@
 
 layer: both kinds of heads, one of them, none. dense: dense features concatenated (a), bucketized
 and embedded (b), none. readout: of the target alone, or of all positions as in the paper, at equal
-history. text: what the overview buys for films that nobody has rated, against controls that say
+history. text: what the overview buys for items that nobody has rated, against controls that say
 nothing. history: how far the softmax heads see. heads: the three regression heads against one; and
 no word of who rated an item.
 """

@@ -38,7 +38,7 @@ FILMS = (  # stars that are given to the films to begin with, by place
 class Args:
     """Draw the page."""
 
-    model: RunFolder
+    run: RunFolder
     """run folder, of the built-in data"""
     out: Path = Path("pics/page.png")
     """where the PNG goes"""
@@ -109,7 +109,7 @@ def main(args: Args) -> None:
     """Serve, look, write."""
     if CHROMIUM is None:
         raise DataError("no Chromium on the PATH; on Debian: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile, served(args.model) as address:
+    with tempfile.TemporaryDirectory() as profile, served(args.run) as address:
         browser = Browser(Path(profile))
         try:
             images = [picture(browser, address, phone=phone, dark=phone)

@@ -17,7 +17,7 @@ from scripts.support.flags import RunFolder
 class Args:
     """Export a run that train.py left; nothing is sent anywhere."""
 
-    model: RunFolder
+    run: RunFolder
     """run folder"""
     program: Path | None = None
     """file to write, for torch.export.load: ratings in, stars out, without bst"""
@@ -40,12 +40,12 @@ def main(args: Args) -> None:
         if not args.program.parent.is_dir():
             raise DataError(f"--program {args.program}: no folder {args.program.parent}, expected "
                             "one to write to; make it first")
-        export_program(Recommender.from_pretrained(args.model), args.program)
+        export_program(Recommender.from_pretrained(args.run), args.program)
         print(f"{args.program}: {args.program.stat().st_size / 1e6:.1f} MB, a function of")
         print("\n".join(f"  {name:<7} {text}" for name, text in INPUTS.items()))
         print(f"  -> {OUTPUT}")
     if args.hub is not None:
-        held = publish(args.model, args.hub)
+        held = publish(args.run, args.hub)
         print(f"{args.hub}: read its README.md. Of the data it holds")
         print("\n".join(f"  {line}" for line in held))
         print(f"If its licence allows that: hf upload USER/NAME {args.hub}")

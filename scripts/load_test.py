@@ -23,7 +23,7 @@ from scripts.support.flags import RunFolder
 class Args:
     """Load a service."""
 
-    model: RunFolder
+    run: RunFolder
     """run folder"""
     clients: int = 64
     """connections that each ask again as soon as they have an answer"""
@@ -61,7 +61,7 @@ def measure(port: int, pid: int, args: Args) -> dict:
 
 def main(args: Args) -> None:
     """Start the service, measure, stop it."""
-    words = [sys.executable, Path(__file__).with_name("serve.py"), "--run", args.model,
+    words = [sys.executable, Path(__file__).with_name("serve.py"), "--run", args.run,
              "--port", "0", "--workers", str(args.workers)]
     service = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:

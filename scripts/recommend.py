@@ -1,4 +1,4 @@
-"""Recommend films to a person, or explain a prediction, with a run that train.py left.
+"""Recommend items to a person, or explain a prediction, with a run that train.py left.
 
 The person is a user of the run's data (--user) or anybody with a CSV file of ratings (--history);
 or everybody in the data (--all-users).
@@ -19,9 +19,9 @@ from scripts.support.flags import RunFolder
 
 @dataclass(frozen=True)
 class Args:
-    """Print the top films for one person."""
+    """Print the top items for one person."""
 
-    model: RunFolder
+    run: RunFolder
     """run folder"""
     user: str | None = None
     """id of a user of the data that the run was trained on"""
@@ -30,28 +30,28 @@ class Args:
     out: Path | None = None
     """file of that table: .parquet, or .csv"""
     exact: bool = False
-    """score every film with the whole network; else a shortlist, which has the same top 10 for
+    """score every item with the whole network; else a shortlist, which has the same top 10 for
     999 people of 1,000"""
     history: Path | None = None
     """CSV file with the columns title (and year) or movie_id, stars and, if known, time; or an
     export of Letterboxd or IMDb"""
     skip_unknown: bool = False
-    """leave out films of --history that are not found, and list them"""
+    """leave out items of --history that are not found, and list them"""
     about: tuple[str, ...] = ()
     """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
-    """films to recommend"""
+    """items to recommend"""
     by: Literal["stars", "interest", "both"] = "stars"
     """stars: what the person would rate highest; interest: what the person is most likely to rate
     next; both: the sum, log share plus stars. The last two need a run trained with --interest"""
     genres: tuple[str, ...] = ()
-    """only films with any of these genres"""
+    """only items with any of these genres"""
     years: tuple[int, int] | None = None
     """first and last release year"""
     reasons: int = 2
-    """events of the history to name for each film"""
+    """events of the history to name for each item"""
     explain: str | None = None
-    """title or id of a film: say what each event of the history does to its prediction"""
+    """title or id of an item: say what each event of the history does to its prediction"""
     json: Path | None = None
     """also write {"items": [{movie_id, title, stars, reasons, chance}]} to this file; -: print
     only that"""
@@ -64,15 +64,15 @@ def main(args: Args) -> None:
     from bst.run import store_of
     from scripts.support.history import read_history
     from scripts.support.lists import explanation_lines, table_lines, write_all
-    from scripts.support.titles import film_of
+    from scripts.support.titles import item_of
 
     if (args.user is not None) + (args.history is not None) + args.all_users != 1:
         raise DataError("expected --user, --history or --all-users, and one of them only")
     if args.user is not None and args.about:
         raise DataError("--about beside --user: the data say who that is; leave it out")
-    recommender = Recommender.from_pretrained(args.model)
+    recommender = Recommender.from_pretrained(args.run)
     if args.all_users:
-        write_all(Users(recommender, store_of(args.model)), args.out, args.k, genres=args.genres,
+        write_all(Users(recommender, store_of(args.run)), args.out, args.k, genres=args.genres,
                   years=args.years, by=args.by, exact=args.exact)
         return
     if args.history is not None:
@@ -82,9 +82,9 @@ def main(args: Args) -> None:
         print(*notes, *person.notes, sep="\n", end="\n" * bool(notes or person.notes),
               file=sys.stderr)
     else:
-        person = Users(recommender, store_of(args.model)).person(args.user)
+        person = Users(recommender, store_of(args.run)).person(args.user)
     if args.explain is not None:
-        items = [recommender.explain(person, film_of(recommender.catalogue, args.explain))]
+        items = [recommender.explain(person, item_of(recommender.catalogue, args.explain))]
         lines = explanation_lines(items[0], len(person))
     else:
         items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,

@@ -25,7 +25,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 class Args(Options):
     """Serve a run."""
 
-    model: RunFolder
+    run: RunFolder
     """run folder"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0: all, only behind a proxy that you trust"""
@@ -49,10 +49,10 @@ def main(args: Args) -> int:
 
         torch.set_num_threads(1)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-        models = Models(args.model)
+        models = Models(args.run)
         listening = listen(args.host, args.port)
         host, port = listening.getsockname()[:2]
-        print(f"model {models.current.digest} of {args.model} at "
+        print(f"model {models.current.digest} of {args.run} at "
               f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         return serve(models, listening, args.workers)
 

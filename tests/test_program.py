@@ -111,8 +111,8 @@ def fresh(path, recommender):
 
 def test_the_file_needs_torch_alone(default, run, tmp_path, capsys):
     path, recommender = tmp_path / "run.pt2", longer(default)
-    export_script.main(export_script.Args(model=run, program=path))
-    assert "(j,) int64, ids of the rated films" in capsys.readouterr().out
+    export_script.main(export_script.Args(run=run, program=path))
+    assert "(j,) int64, ids of the rated items" in capsys.readouterr().out
     about = fresh(path, recommender)
     assert about["movies"] == recommender.catalogue.ids and about["levels"] == [1, 2, 3, 4, 5]
     assert about["users"] == recommender.vocabulary.features
@@ -137,5 +137,5 @@ def test_errors_are_one_line(run, tmp_path, monkeypatch):
         (dict(program=tmp_path / "nowhere" / "x.pt2"), "no folder .*nowhere, expected one to"),
     ]:
         with refused(message):
-            export_script.main(export_script.Args(**{"model": run} | flags))
+            export_script.main(export_script.Args(**{"run": run} | flags))
     assert list(tmp_path.iterdir()) == [there] and there.read_bytes() == b"mine"

@@ -10,7 +10,7 @@ import pytest
 from bst.recommend.catalogue import Catalogue
 from scripts import recommend as recommend_script
 from scripts.support.history import read_history
-from scripts.support.titles import find_film
+from scripts.support.titles import find_item
 from tests.command import call
 from tests.conftest import refused
 
@@ -36,18 +36,18 @@ def films():
     ("Star Wars: Episode IV – A New Hope", 1977, 6), ("La Cité des Enfants Perdus", 1995, 9),
     ("七人の侍 (1954)", None, 12), ("Nowhere", 1997, 13),
     ("The Ring", None, 15), ("Ring", 1998, 14),
-    ("Dune (2021)", None, r"no films are .* of 2021; did you mean: Dune \(1984\) \[1\]"),
-    ("Parent Trap", None, r"2 films are 'Parent Trap'; .*\(1961\) \[2\]; .*\(1998\) \[3\]"),
-    ("Chasing Amy (1997)", None, r"2 films are .*Amy \(1997\) \[7\]; Chasing Amy \(1997\) \[8\]"),
-    ("Ty Stroy", None, r"no films are 'Ty Stroy'; did you mean: Toy Story \(1995\) \[10\]"),
-    ("???", None, r"no films are '\?\?\?'$"),
+    ("Dune (2021)", None, r"no items are .* of 2021; did you mean: Dune \(1984\) \[1\]"),
+    ("Parent Trap", None, r"2 items are 'Parent Trap'; .*\(1961\) \[2\]; .*\(1998\) \[3\]"),
+    ("Chasing Amy (1997)", None, r"2 items are .*Amy \(1997\) \[7\]; Chasing Amy \(1997\) \[8\]"),
+    ("Ty Stroy", None, r"no items are 'Ty Stroy'; did you mean: Toy Story \(1995\) \[10\]"),
+    ("???", None, r"no items are '\?\?\?'$"),
 ])
 def test_title_and_year_must_both_fit_or_it_is_asked(films, title, year, film):
     if isinstance(film, int):
-        assert find_film(films, title, year) == film
+        assert find_item(films, title, year) == film
         return
     with refused(film):
-        find_film(films, title, year)
+        find_item(films, title, year)
 
 
 def test_search_takes_the_beginnings_of_words_or_what_is_written_almost_so(films, default):
@@ -108,16 +108,16 @@ def test_a_history_file_is_read_as_people_have_it_or_answered_with_the_line(
 def test_what_is_not_found_is_listed_at_once_or_left_out(default, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("title,year,stars\nFlim 3,,2\nFilm 12,,4\nFilm 12,1999,4\nFilm 4,1954,3\n")
-    lines = [rf"{path}:2: no films are 'Flim 3'; did you mean: Film 3 \(1953\)",
-             rf"{path}:4: no films are 'Film 12' of 1999; did you mean: Film 12 \(1962\) \[29\]"]
-    with refused(".*".join(["2 of 4 films are not found", *lines, "--skip-unknown"])):
+    lines = [rf"{path}:2: no items are 'Flim 3'; did you mean: Film 3 \(1953\)",
+             rf"{path}:4: no items are 'Film 12' of 1999; did you mean: Film 12 \(1962\) \[29\]"]
+    with refused(".*".join(["2 of 4 items are not found", *lines, "--skip-unknown"])):
         read_history(path, default)
     events, notes = read_history(path, default, skip_unknown=True)
     assert [event[:3] for event in events] == [(29, 4, None), (13, 3, None)]
-    assert notes[0] == "2 of 4 films are not found and left out:"
+    assert notes[0] == "2 of 4 items are not found and left out:"
     assert all(map(re.match, lines, notes[1:])) and len(notes) == 3
     path.write_text("title,stars\nNothing,2\n")
-    with refused("1 of 1 films are not found: .*mine.csv:2: no films"):
+    with refused("1 of 1 items are not found: .*mine.csv:2: no items"):
         read_history(path, default, skip_unknown=True)
 
 
@@ -146,7 +146,7 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
     found = explain(films[2])
     assert found.stdout.startswith("2 ratings known") and "you rated it" not in found.stdout
     assert films[0] in found.stdout and films[1] in found.stdout
-    for line in ("1 of 3 films are not found and left out:", f"{mine}:4: no films are 'Nothing'",
+    for line in ("1 of 3 items are not found and left out:", f"{mine}:4: no items are 'Nothing'",
                  "1 of 2 ratings are none of 1, 2, 3, 4, 5: the nearest one counts, 5 for 4.5"):
         assert line in found.stderr
     woman = explain(films[2], "--about", "sex=F", "age=25").stdout
@@ -163,10 +163,10 @@ def test_the_command_line_recommends_and_explains(trained, raw, tmp_path):
     (dict(all_users=True, out=Path("top.json")), "--out top.json: expected a file that ends in"),
     (dict(user=1, history=Path("mine.csv")), "one of them only"),
     (dict(user=1, about=("sex=F",)), "--about beside --user"),
-    (dict(user=1, explain="Nothing Like It"), "no films are 'Nothing Like It'"),
-    (dict(user=1, model=Path("nowhere")), "nowhere: no readable model"),
+    (dict(user=1, explain="Nothing Like It"), "no items are 'Nothing Like It'"),
+    (dict(user=1, run=Path("nowhere")), "nowhere: no readable model"),
 ])
 def test_a_wrong_command_line_is_answered_in_one_line(trained, changes, message):
-    args = recommend_script.Args(**{"model": trained[0], **changes})
+    args = recommend_script.Args(**{"run": trained[0], **changes})
     with refused(message):
         recommend_script.main(args)

@@ -47,9 +47,9 @@ COLUMN_KEYS = (*CELLS, "title", "genres", "text", "date")  # of --columns
 ALIASES = {"time": "timestamp", "year": "date"}
 NONE = "none"  # for --columns: there are no ratings
 HINTS = {
-    r"\[": "a JSON array, expected an object a line; convert it with jq -c '.[]'",
-    "[0-9]+:$": "the Netflix Prize, expected a rating a line: user,item,rating,date, read with "
-                "--columns 1,2,3,4"}
+    r"\[": "a JSON array, expected one object per line; convert it with jq -c '.[]'",
+    "[0-9]+:$": "the Netflix Prize, expected one rating per line: user,item,rating,date, "
+                "read with --columns 1,2,3,4"}
 SEPARATORS = ("::", "\t", ";", ",", "|")  # or blanks, where there is none of them
 
 
@@ -92,8 +92,8 @@ def layout_of(files: RawFiles, config: DataConfig) -> Layout:
     tables = names if files.is_alone else _tables(names, RATINGS)
     fits = tables if files.is_alone or config.format == "table" else \
         [name for name in names if name in marks] + tables
-    known = _tables(names, "|".join(stems for stems, *_ in BESIDE.values()))
-    fits = fits or [name for name in _tables(names, ".*") if name not in known]
+    beside = _tables(names, "|".join(stems for stems, *_ in BESIDE.values()))
+    fits = fits or [name for name in _tables(names, ".*") if name not in beside]
     shown = (name[:80] if name.isprintable() else ascii(name)[:80] for name in (fits or names)[:6])
     found = (", ".join(shown) or "no file") + (", ..." if len(fits or names) > 6 else "")
     if not fits:
@@ -115,7 +115,7 @@ def _tables(names: list[str], stems: str) -> list[str]:
 
 def _table(files: RawFiles, names: list[str], ratings: str, config: DataConfig) -> Layout:
     """The layout of a table of ratings, and of those of items and users beside it."""
-    told = _told(config.columns)
+    told = _parse_columns(config.columns)
     features = {name.strip() for name in (config.item_features or "").split(",")}
     features = sorted(features - {"", "genres", "year"})  # these are features anyhow
     file = _file(files, ratings, ("user", "item", "rating"), ("timestamp",), told)
@@ -156,9 +156,12 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             is_ratings or column in optional or told[column] in titles)
         names = [told.get(column)] if is_told else NAMES.get(column, _plain(column)).split()
         found = [k for k, title in enumerate(labels if is_told else plain) if title in names]
-        is_none = names == [NONE] and column == "rating" or not found and column in optional and (
-            column not in told)
-        if len(found) != 1 and not is_none:
+        has_no_ratings = column == "rating" and names == [NONE]
+        may_lack_it = column in optional and column not in told
+        if has_no_ratings or may_lack_it and not found:
+            place[column] = None
+            continue
+        if len(found) != 1:
             which = ": " + ", ".join(titles[k] for k in found) if found else ""
             is_own = column in wanted + optional  # and no feature
             hint = f"; say which with --columns {column}=NAME" if is_own else ""
@@ -168,7 +171,7 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             raise DataError(
                 f"{files.source}: {name}:1: {len(found) or 'no'} columns for the {column}{which} "
                 f"in the header {', '.join(titles)[:500]!r}, expected one{hint}")
-        place[column] = None if is_none else found[0] if "count" in options else titles[found[0]]
+        place[column] = found[0] if "count" in options else titles[found[0]]
     return File(name=name, place=place, **options)
 
 
@@ -177,8 +180,8 @@ def _plain(title: str) -> str:
     return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title)
 
 
-def _told(columns: str | None) -> dict[str, str]:
-    """What --columns says: names of columns or, of all of the ratings, places from 1."""
+def _parse_columns(columns: str | None) -> dict[str, str]:
+    """The name (or the place, from 1) that --columns gives to each column."""
     parts = [part.strip() for part in columns.split(",")] if columns else []
     if all(part.isdecimal() or part == NONE for part in parts) and len(parts) <= 4:
         parts = map("=".join, zip(COLUMN_KEYS, parts, strict=False))

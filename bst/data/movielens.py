@@ -21,17 +21,17 @@ GENRES = ("", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime
 def _user_1m(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if age not in AGES:
         raise ValueError(f"age {age!r} is not one of the codes {list(AGES)}")
-    return _user(user, sex, age, str(whole(occupation, "occupation", 0, 20)), zip_code)
+    return _ml_user(user, sex, age, str(whole(occupation, "occupation", 0, 20)), zip_code)
 
 
 def _user_100k(user: str, years: str, sex: str, occupation: str, zip_code: str) -> tuple:
     if not occupation.strip():
         raise ValueError(f"occupation {occupation!r} is empty")
     age = max(int(code) for code in AGES if int(code) <= whole(years, "age", 1, 120))
-    return _user(user, sex, str(age), occupation, zip_code)
+    return _ml_user(user, sex, str(age), occupation, zip_code)
 
 
-def _user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
+def _ml_user(user: str, sex: str, age: str, occupation: str, zip_code: str) -> tuple:
     if sex not in ("F", "M"):
         raise ValueError(f"sex {sex!r} is not F or M")
     return user, sex, age, occupation, zip_code[:1] or None
@@ -50,25 +50,25 @@ def _movie_100k(item: str, title: str, date: str, _video: str, _url: str, *flags
     return item, title, genres, date, ""
 
 
-def _file(name: str, separator: str, cells: Sequence[str], encoding: str = "latin-1") -> File:
+def _ml_file(name: str, separator: str, cells: Sequence[str], encoding: str = "latin-1") -> File:
     """A file with these cells, of which all are read."""
     return File(name=name, separator=separator, count=len(cells), encoding=encoding,
                 place={cell: k for k, cell in enumerate(cells)})
 
 
 ML_1M = Layout(
-    ratings=_file("ratings.dat", "::", CELLS), is_stars=True,
-    users=_file("users.dat", "::", USERS), user=_user_1m,
-    movies=_file("movies.dat", "::", list(MOVIE)[:3]), movie=_movie_1m,
+    ratings=_ml_file("ratings.dat", "::", CELLS), is_stars=True,
+    users=_ml_file("users.dat", "::", USERS), user=_user_1m,
+    movies=_ml_file("movies.dat", "::", list(MOVIE)[:3]), movie=_movie_1m,
     hint="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
-    ratings=_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,
-    movies=_file("movies.dat", "::", list(MOVIE)[:3], "utf-8"), movie=_movie_1m,
+    ratings=_ml_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,
+    movies=_ml_file("movies.dat", "::", list(MOVIE)[:3], "utf-8"), movie=_movie_1m,
 )
 ML_100K = Layout(
-    ratings=_file("u.data", "\t", CELLS), is_stars=True,
-    users=_file("u.user", "|", ("user_id", "age", "sex", "occupation", "zip")), user=_user_100k,
-    movies=_file("u.item", "|", ("item_id", "title", "date", "video", "url", *GENRES)),
+    ratings=_ml_file("u.data", "\t", CELLS), is_stars=True,
+    users=_ml_file("u.user", "|", ("user_id", "age", "sex", "occupation", "zip")), user=_user_100k,
+    movies=_ml_file("u.item", "|", ("item_id", "title", "date", "video", "url", *GENRES)),
     movie=_movie_100k,
 )

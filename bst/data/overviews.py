@@ -1,4 +1,4 @@
-"""Overviews of films, merged by release year and title, or by TMDB id where a file links it."""
+"""Overviews of items, merged by release year and title, or by TMDB id where a file links it."""
 
 import csv
 import io
@@ -22,40 +22,41 @@ csv.field_size_limit(2**24)
 def merge_overviews(
     movies: pl.DataFrame, metadata: Path, *, links: dict[int, str] | None = None
 ) -> pl.DataFrame:
-    """Fill `overview` and `match` of each movie; one film to one row of the metadata.
+    """Fill `overview` and `match` of each item; each row of the metadata goes to one item at most.
 
-    A film that has one keeps it; one whose TMDB id is linked takes the row of that id. Of the rest,
-    titles must be equal, exactly or normalised (`title_keys`); the release year equal, then off by
-    1, then by 2. Prints how many matched and how.
+    An item with an overview keeps it. An item whose TMDB id is linked takes the row of that id. Of
+    the rest, titles must be equal, exactly or normalised (`title_keys`); the release year equal,
+    then off by 1, then by 2. Prints how many matched and how.
 
     Args:
         movies: columns of `schema.MOVIES`.
         metadata: Kaggle's movies_metadata.csv.
         links: TMDB id of each item_id that has one.
     """
-    films, defects = read_metadata(metadata)
+    entries, defects = read_metadata(metadata)
     by_key = defaultdict(list)
-    for row, film in enumerate(films):
-        for key in set(title_keys(film["title"]) + title_keys(film["original_title"])):
+    for row, entry in enumerate(entries):
+        for key in set(title_keys(entry["title"]) + title_keys(entry["original_title"])):
             by_key[key].append(row)
-    by_id = {film["id"]: row for row, film in enumerate(films) if film["id"]}
-    candidates = []  # (gap of years, other title, rank of the key, movie, row); best first
-    for movie, (item, title, year) in enumerate(
+    by_id = {entry["id"]: row for row, entry in enumerate(entries) if entry["id"]}
+    candidates = []  # (gap of years, other title, rank of the key, item, row); best first
+    for index, (item, title, year) in enumerate(
             movies.select("item_id", "title", "year").iter_rows()):
         if (linked := by_id.get((links or {}).get(item))) is not None:
-            candidates.append((LINKED, False, 0, movie, linked))
+            candidates.append((LINKED, False, 0, index, linked))
         for rank, key in enumerate(title_keys(title) if year else ()):
             for row in by_key[key]:
-                gap = abs(films[row]["year"] - year)
+                gap = abs(entries[row]["year"] - year)
                 if gap <= 2:
-                    same = plain_title(title) in (films[row]["title"], films[row]["original_title"])
-                    candidates.append((gap, not same, rank, movie, row))
+                    differs = plain_title(title) not in (
+                        entries[row]["title"], entries[row]["original_title"])
+                    candidates.append((gap, differs, rank, index, row))
     overview, match, used = movies["overview"].to_list(), movies["match"].to_list(), set()
-    for gap, differs, _, movie, row in sorted(candidates):
-        if match[movie] == "none" and row not in used:
+    for gap, differs, _, index, row in sorted(candidates):
+        if match[index] == "none" and row not in used:
             used.add(row)
-            overview[movie] = films[row]["overview"]
-            match[movie] = "linked" if gap == LINKED else "year off" if gap else \
+            overview[index] = entries[row]["overview"]
+            match[index] = "linked" if gap == LINKED else "year off" if gap else \
                 "normalised" if differs else "exact"
     merged = movies.with_columns(pl.Series("overview", overview, dtype=pl.String),
                                  pl.Series("match", match))
@@ -68,14 +69,14 @@ def _print_match(movies: pl.DataFrame, defects: Counter) -> None:
     found = len(movies) - how["none"]
     ways = ", ".join(f"{how[way]:,} {way}" for way in (
         *sorted({"table", "linked"} & how.keys()), "exact", "normalised", "year off", "none"))
-    print(f"overviews: {found:,} of {len(movies):,} movies ({found / len(movies):.1%}): {ways}")
+    print(f"overviews: {found:,} of {len(movies):,} items ({found / len(movies):.1%}): {ways}")
     if defects:
         print("metadata rows not used:",
               ", ".join(f"{count:,} {what}" for what, count in sorted(defects.items())))
 
 
 def read_metadata(path: Path) -> tuple[list[dict], Counter]:
-    """Films with an overview, and how many rows had which defect.
+    """Movies with an overview, and how many rows had which defect.
 
     TMDB's votes, popularity and revenue are from years after the ratings, so they are not read. A
     DataError if the file is missing, or lacks a column.
@@ -91,7 +92,7 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
     if lacking:
         raise DataError(f"{path}:1: no column {', '.join(lacking)}; expected Kaggle's "
                         "movies_metadata.csv")
-    films, defects, seen = [], Counter(), set()
+    found, defects, seen = [], Counter(), set()
     try:
         for row in reader:
             values = {c: (row[c] or "").strip() for c in wanted}
@@ -99,19 +100,19 @@ def read_metadata(path: Path) -> tuple[list[dict], Counter]:
                 defects[defect] += 1
                 continue
             seen.add(values["id"])
-            films.append({**values, "year": int(values["release_date"][:4])})
+            found.append({**values, "year": int(values["release_date"][:4])})
     except csv.Error as error:  # an open quote makes an endless cell
         raise DataError(f"{path}:{reader.line_num + 1}: {error}; expected Kaggle's "
                         "movies_metadata.csv") from error
-    return films, defects
+    return found, defects
 
 
 def _defect(row: dict, values: dict, seen: set[str]) -> str | None:
     """Why a row is not used; None if it is."""
-    film, text = values["id"], values["overview"].lower()
+    tmdb, text = values["id"], values["overview"].lower()
     defects = {  # a broken quote shifts the cells: a date stands in the id column
-        "malformed": None in row or None in row.values() or film and not film.isdigit(),
-        "with an id seen before": film and film in seen,
+        "malformed": None in row or None in row.values() or tmdb and not tmdb.isdigit(),
+        "with an id seen before": tmdb and tmdb in seen,
         "without title": not values["title"],
         "without release date": not re.match(r"\d{4}-\d\d-\d\d$", values["release_date"]),
         "without overview": not text or text.startswith("no overview")}
@@ -129,7 +130,7 @@ def plain_title(title: str) -> str:
 
 
 def title_keys(title: str) -> list[str]:
-    """Normalised names of a film, best first: its title, then each a.k.a. in parentheses.
+    """Normalised names of an item, best first: its title, then each a.k.a. in parentheses.
 
     Lower case, no accents, no leading article, `&` as "and", letters and digits only; last, the
     whole title with what stands in parentheses.

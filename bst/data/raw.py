@@ -1,8 +1,8 @@
 """What the readers of all formats share: rows as text, the rules that type them, and bad rows.
 
-Whatever a file is written in, `File.blocks` gives its rows as text, and one set of rules
-(`Reading._typed`) makes stars and times of them. A row that breaks a rule is named by file and
-line. A `Layout` says how one kind of data set is written.
+Whatever a file is written in, `File.blocks` gives its rows as text. `Reading._good_rows` turns them
+into stars and times, by one set of rules (`Reading._rules`). A row that breaks a rule is named by
+file and line. A `Layout` says how one kind of data set is written.
 """
 
 import csv
@@ -125,7 +125,7 @@ class File:
                 "").str.strip_chars() for name, k in at.items()})
 
     def _parsed(self, line: str) -> tuple[str | None, list[str]]:
-        """What is wrong with a line of JSON or with quotes, and its cells or fields."""
+        """What is wrong with a line of JSON or with quotes, if anything; its cells or fields."""
         try:
             if self.kind == "lines":
                 return None, next(csv.reader([line], delimiter=self.separator, strict=True))
@@ -369,7 +369,8 @@ def table(
     files: RawFiles, file: File, parse: Callable[..., tuple], schema: dict, bad: BadRows
 ) -> pl.DataFrame:
     """Good rows of a file with one row per id, which comes first; bad ones go to `bad`."""
-    (of_id, *_), (key, *_), rows = schema, file.place.values(), {}
+    id_column, id_key = next(iter(schema)), next(iter(file.place.values()))
+    rows = {}
     for block in file.blocks(files):
         for line, raw, reason, *cells in block.select(
                 "line", "raw", "reason", *file.place).iter_rows():
@@ -383,8 +384,8 @@ def table(
                 rows[row[0]] = row
             except ValueError as error:
                 bad.add(file.name, pl.DataFrame({"line": line, "reason": str(error), "raw": raw}))
-    found = pl.DataFrame([*rows.values()], {**schema, of_id: pl.String}, orient="row")
-    return found.with_columns(ids_of(found[of_id], key in file.texts))
+    found = pl.DataFrame([*rows.values()], {**schema, id_column: pl.String}, orient="row")
+    return found.with_columns(ids_of(found[id_column], id_key in file.texts))
 
 
 def movies_of(found: pl.DataFrame) -> pl.DataFrame:
@@ -406,10 +407,10 @@ def movies_of(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _feature(cells: pl.Series) -> pl.Series:
-    """Numbers (Float64) if each known cell is one, else categories (List(String), [] if none)."""
-    name, known = cells.name.removeprefix(FEATURE), cells.replace(UNKNOWN, "").rename("")
-    number = known.cast(pl.Float64, strict=False)
-    if (number.is_not_null() | (known == "")).all():
+    """Numbers (Float64) if every filled cell is one, else categories (List(String), or [])."""
+    name, text = cells.name.removeprefix(FEATURE), cells.replace(UNKNOWN, "").rename("")
+    number = text.cast(pl.Float64, strict=False)
+    if (number.is_not_null() | (text == "")).all():
         return number.set(~(number.abs() < 1e99), None).rename(name)  # its square has to be finite
     part = pl.element().str.strip_chars()
-    return known.str.split("|").list.eval(part.filter(~part.is_in(UNKNOWN))).rename(name)
+    return text.str.split("|").list.eval(part.filter(~part.is_in(UNKNOWN))).rename(name)

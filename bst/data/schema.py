@@ -63,7 +63,7 @@ def rows_of(ids: pl.Series, table: pl.Series) -> pl.Series:
 
 
 def ids_of(column: pl.Series, is_text: bool = False) -> pl.Series:
-    """Ids as a column of theirs: Int64 if all are written as whole numbers and are not text.
+    """Ids as Int64 if all are written as whole numbers and are not marked as text, else as String.
 
     Example:
         >>> [ids_of(pl.Series([a, "12"])).dtype == pl.Int64 for a in ("-7", "07", "-0", "", "7.0")]

@@ -30,7 +30,7 @@ FILES = (*(f"{name}.npy" for name in COLUMNS), *TABLES)
 
 @dataclass(frozen=True)
 class SequenceStore:
-    """All interactions, each user's in one run, oldest first; n interactions, u users."""
+    """All interactions, each user's in one slice, oldest first; n interactions, u users."""
 
     item_idx: np.ndarray  # (n,) int32, >= FIRST_IDX
     rating: np.ndarray  # (n,) float32, stars
@@ -50,7 +50,7 @@ class SequenceStore:
 
     @property
     def num_items(self) -> int:
-        """Movies of the movie table, those without ratings included."""
+        """Items of the item table, those without ratings included."""
         return len(self.movies)
 
     @cached_property
@@ -73,13 +73,13 @@ def build_sequences(tables: Tables) -> SequenceStore:
     """Sort the ratings by user and time; of equal times the order of the rows counts.
 
     User row r and item index r + FIRST_IDX are row r of `tables.users` and of `tables.movies`. A
-    DataError if a rating names a user or movie that the tables lack.
+    DataError if a rating names a user or item that the tables lack.
     """
     rows = tables.ratings.select(
         "rating", "timestamp", user=rows_of(tables.ratings["user_id"], tables.users["user_id"]),
         item=rows_of(tables.ratings["item_id"], tables.movies["item_id"]) + np.int32(FIRST_IDX))
     if strays := len(rows.filter((pl.col("user") < 0) | (pl.col("item") < FIRST_IDX))):
-        raise DataError(f"{strays} ratings name a user or movie that the tables lack, expected "
+        raise DataError(f"{strays} ratings name a user or item that the tables lack, expected "
                         "none; check that the three files belong together")
     rows = rows.sort("user", "timestamp", maintain_order=True)
     counts = np.bincount(rows["user"], minlength=len(tables.users))

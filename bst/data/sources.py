@@ -38,7 +38,7 @@ class RawFiles:
         """Names of the files, without their folders; a DataError if it is missing or no zip."""
         if self.is_alone:
             return {self.source.name}
-        with self._told("it"):
+        with self._as_data_error("it"):
             if not self.is_zip:
                 return {path.name for path in self.source.iterdir() if path.is_file()}
             with zipfile.ZipFile(self.source) as archive:
@@ -60,7 +60,7 @@ class RawFiles:
             blocks = _whole_lines(file, name, chunk_bytes)
             first = next(blocks, b"").removeprefix(b"\xef\xbb\xbf")
             if not first.strip():
-                raise DataError(f"{self.source}: {name} is empty, expected a row a line")
+                raise DataError(f"{self.source}: {name} is empty, expected one row per line")
             _refuse_binary(f"{self.source}: {name}", first)
             yield first
             yield from blocks
@@ -68,7 +68,7 @@ class RawFiles:
     def whole(self, name: str) -> Path | bytes:
         """A file for random access: its path, or its unpacked content."""
         if not self.is_zip and not name.endswith(".gz"):
-            with self._told(name):
+            with self._as_data_error(name):
                 self.sha256[name] = sha256_of(self.folder / name)
             return self.folder / name
         with self._unpacked(name) as file:
@@ -86,7 +86,7 @@ class RawFiles:
     @contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
         """The open file and its size."""
-        with self._told(name):
+        with self._as_data_error(name):
             if not self.is_zip:
                 with open(self.folder / name, "rb", buffering=0) as file:
                     yield file, (self.folder / name).stat().st_size
@@ -109,7 +109,7 @@ class RawFiles:
                     yield file, size
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _as_data_error(self, what: str) -> Iterator[None]:
         """Turns what a damaged or missing file raises, a dozen kinds, into a DataError."""
         try:
             yield
@@ -138,6 +138,6 @@ def _whole_lines(file: IO[bytes], name: str, chunk_bytes: int) -> Iterator[bytes
     while block := file.read(chunk_bytes):
         rest = file.readline(chunk_bytes)  # the rest of the last line, or the next line
         if len(rest) == chunk_bytes and not rest.endswith(b"\n"):
-            raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected a row "
-                            "a line")
+            raise DataError(f"{name}: a line of more than {chunk_bytes:,} bytes, expected one "
+                            "row per line")
         yield block + rest

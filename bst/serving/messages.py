@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 
 
 MovieId = Annotated[int | str, Field(examples=[1], description='"1" and 1 are one')]
-RATED = Field(None, description="stars of the film in the history; they are the answer then")
+RATED = Field(None, description="stars of the item in the history; they are the answer then")
 Seconds = Annotated[int, Field(description="seconds since 1970 UTC, of 1990 to 2050")]
 
 
@@ -45,7 +45,7 @@ class Asked(_Strict):
 
     history: list[Rated] = Field(
         default=[], max_length=HISTORY,
-        description="the last rating of a film counts; give a time to all events or to none; "
+        description="the last rating of an item counts; give a time to all events or to none; "
                     "without times they count as rated in this order, a minute apart")
     user: About = About()
     at: Seconds | None = Field(None, description="default: a second after the last rating")
@@ -62,18 +62,18 @@ class Asked(_Strict):
 
 
 class AskRecommend(Asked):
-    """The best films."""
+    """The best items."""
 
     by: RankBy | None = Field(None, description="default: the first that /readyz names")
     k: int = Field(10, ge=1, le=TOP)
     exclude_seen: bool = True
     genres: list[Annotated[str, Field(max_length=50)]] = Field([], max_length=50)
     years: list[int] | None = Field(None, min_length=2, max_length=2, examples=[[1980, 1999]])
-    reasons: int = Field(0, ge=0, le=REASONS, description="events to name for each film")
+    reasons: int = Field(0, ge=0, le=REASONS, description="events to name for each item")
 
 
 class AskPredict(Asked):
-    """Expected stars of films."""
+    """Expected stars of items."""
 
     movies: list[MovieId] = Field(max_length=MOVIES)
 
@@ -92,7 +92,7 @@ class Answer(BaseModel):
 
 
 class Movie(BaseModel):
-    """A film of the catalogue."""
+    """An item of the catalogue."""
 
     movie_id: int | str
     title: str
@@ -103,7 +103,7 @@ class Movie(BaseModel):
 
 
 class Recommended(Movie):
-    """A film of a list."""
+    """An item of a list."""
 
     stars: float = Field(description="expected")
     reasons: list[Reason]
@@ -112,14 +112,14 @@ class Recommended(Movie):
 
 
 class Top(Answer):
-    """Films, best first."""
+    """Items, best first."""
 
     by: str = Field(examples=["stars"], description="they are ranked by stars, interest or both")
     items: list[Recommended]
 
 
 class Stars(BaseModel):
-    """Expected stars of one film."""
+    """Expected stars of one item."""
 
     movie_id: int | str
     stars: float
@@ -141,7 +141,7 @@ class Explained(Explanation):
 
 
 class Movies(BaseModel):
-    """Films that were searched for."""
+    """Items that were searched for."""
 
     items: list[Movie]
 

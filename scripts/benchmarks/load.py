@@ -15,20 +15,20 @@ PROC = Path("/proc")  # of Linux
 
 
 class Load:
-    """The service of a process at a port, and films and stars to ask it about."""
+    """The service of a process at a port, and items and stars to ask it about."""
 
     def __init__(self, port: int, pid: int) -> None:
         self.port, self.pid, self.asked = port, pid, 0
         self.about = json.loads(self.once("/readyz"))
-        self.films = [film["movie_id"] for film in json.loads(self.once("/movies?k=100"))["items"]]
+        self.items = [item["movie_id"] for item in json.loads(self.once("/movies?k=100"))["items"]]
 
     def question(self, number: int) -> tuple[str, bytes]:
         """Path and body: a list, 64 predictions, or a list with reasons; 5 to 50 ratings each."""
         rng = random.Random(number)
-        seen = rng.sample(self.films, rng.randint(5, min(50, len(self.films) - 1)))
-        history = [{"movie_id": film, "stars": rng.choice(self.about["stars"])} for film in seen]
+        seen = rng.sample(self.items, rng.randint(5, min(50, len(self.items) - 1)))
+        history = [{"movie_id": item, "stars": rng.choice(self.about["stars"])} for item in seen]
         path, body = [("/recommend", {"history": history}),
-                      ("/predict", {"history": history, "movies": (self.films * 64)[:64]}),
+                      ("/predict", {"history": history, "movies": (self.items * 64)[:64]}),
                       ("/recommend", {"history": history[:5], "reasons": 2})][number % 3]
         return path, json.dumps(body).encode()
 
@@ -72,7 +72,7 @@ class Load:
                 "cache_mb": round(self.cache() / 1e6, 1)}  # a part of it
 
     def equal(self) -> dict:
-        """Answers of 64 at once against those alone, films together against films alone."""
+        """Answers of 64 at once against those alone, items together against items alone."""
         asked = [self.question(3 * number + 1) for number in range(64)]
         alone = [self.once(*each) for each in asked]
         with ThreadPoolExecutor(len(asked)) as pool:  # spelt so that no answer is in the cache

@@ -12,7 +12,7 @@ from bst.recommend.catalogue import Catalogue
 from bst.recommend.person import Interaction
 from bst.recommend.recommender import Recommender
 from bst.utils.errors import DataError
-from scripts.support.titles import UnknownFilmError, find_film, is_called
+from scripts.support.titles import UnknownItemError, find_item, is_called
 
 COLUMNS = {  # names of each, lower case, letters alone; where a file has several, the first counts
     "movie_id": ("movieid", "itemid", "filmid", "movie", "item"),
@@ -22,8 +22,8 @@ COLUMNS = {  # names of each, lower case, letters alone; where a file has severa
     "time": ("watcheddate", "daterated", "timestamp", "time", "date"),
 }
 TOPS = {"letterboxduri": 5, "const": 10}  # columns that only one site exports, and its best rating
-SHOWN = 10  # films that an error lists
-NEAR = 50  # films that are not found, up to which those spelt almost so are looked for
+SHOWN = 10  # items that an error lists
+NEAR = 50  # items that are not found, up to which those spelt almost so are looked for
 
 
 def read_history(
@@ -39,8 +39,8 @@ def read_history(
 
     Args:
         path: the file.
-        recommender: knows the films and the scale.
-        skip_unknown: leave out films that are not found, and list them, instead of an error.
+        recommender: knows the items and the scale.
+        skip_unknown: leave out items that are not found, and list them, instead of an error.
 
     Raises:
         DataError: names the file, the line and what is wrong.
@@ -67,11 +67,11 @@ def read_history(
                                near=3 * (len(unknown) < NEAR))
                 events.append(Interaction(movie, stars, _time(cell.get("time")), where))
             unrated += not cell["stars"]
-        except UnknownFilmError as error:
+        except UnknownItemError as error:
             unknown.append(f"{where}: {error}")
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-    count = f"{len(unknown)} of {len(events) + len(unknown)} films are not found"
+    count = f"{len(unknown)} of {len(events) + len(unknown)} items are not found"
     if unknown and not (skip_unknown and events):
         raise DataError(f"{count}: {'; '.join(unknown[:SHOWN])}{'; ...' * (len(unknown) > SHOWN)}"
                         + "; correct them, or leave them out with --skip-unknown" * bool(events))
@@ -120,7 +120,7 @@ def _encoding(content: bytes) -> str:
 
 def _movie(cell: dict[str, str], catalogue: Catalogue, where: str, notes: list[str], *, near: int
            ) -> int | str:
-    """Id of the film of one row; if it is called otherwise, that is noted."""
+    """Id of the item of one row; if it is called otherwise, that is noted."""
     title, stated = cell.get("title", ""), cell.get("year", "")
     if stated and not re.match("[0-9]{4}", stated, re.ASCII):
         raise DataError(f"year '{stated}' is no year, expected one like 1994")
@@ -129,12 +129,12 @@ def _movie(cell: dict[str, str], catalogue: Catalogue, where: str, notes: list[s
         try:
             movie, name = catalogue.name(catalogue.items([cell["movie_id"]])[0])
         except DataError as error:
-            raise UnknownFilmError(str(error)) from error
+            raise UnknownItemError(str(error)) from error
         if title and not is_called(catalogue, movie, title, year):
             raise DataError(f"movie {movie} is '{name}', not '{title}'"
                             f"{f' of {year}' if year else ''}; correct one, or leave it out")
     else:
-        movie = find_film(catalogue, title, year, near=near)
+        movie = find_item(catalogue, title, year, near=near)
         _, name = catalogue.name(catalogue.items([movie])[0])
         if not set(title_keys(title)) & set(title_keys(name)):
             notes.append(f"{where}: '{title}' counts as '{name}'")

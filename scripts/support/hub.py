@@ -81,10 +81,10 @@ def _name(place: str | None) -> str | None:
 
 def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
     """What a folder with this model holds of its training data, a line each."""
-    lines = [f"ids, titles, years, genres and features of {len(fitted.movies['title']):,} films",
-             "of each film, how many train ratings it has, and a vector learned from them"]
+    lines = [f"ids, titles, years, genres and features of {len(fitted.movies['title']):,} items",
+             "of each item, how many train ratings it has, and a vector learned from them"]
     if model.config.text:
-        lines.append("vectors that BERT made of the films' texts, not the texts")
+        lines.append("vectors that BERT made of the items' texts, not the texts")
     if model.config.user_id:
         lines.append("a learned vector of each user of the training, without the id")
     return lines

@@ -12,10 +12,10 @@ from bst.utils.files import open_atomic
 
 
 def table_lines(items: list) -> list[str]:
-    """A line a film: rank, chance if known, predicted stars, title, what raised the stars."""
+    """A line an item: rank, chance if known, predicted stars, title, what raised the stars."""
     with_chance = any(item.chance is not None for item in items)
     head = f"{'chance':>7} " if with_chance else ""
-    lines = [f"{'':>3} {head}{'stars':>5}  {'film':<48} because of your rating of"]
+    lines = [f"{'':>3} {head}{'stars':>5}  {'item':<48} because of your rating of"]
     for rank, item in enumerate(items, start=1):
         why = ", ".join(f"{r.title} ({r.rating:g}, {r.difference:+.2f})" for r in item.reasons)
         chance = f"{item.chance:>7.2%} " if with_chance else ""
@@ -29,7 +29,7 @@ def explanation_lines(found, num_ratings: int) -> list[str]:
     tried = len(found.reasons)
     which = "each rating" if tried == num_ratings else f"each of the newest {tried} ratings"
     lines = [f"{found.title}: {found.stars:.2f} stars{rated}. What {which} did to it:",
-             f"{'effect':>7} {'stars':>5}  film"]
+             f"{'effect':>7} {'stars':>5}  item"]
     lines += [f"{reason.difference:>+7.3f} {reason.rating:>5g}  {reason.title}"
               for reason in found.reasons]
     return [*lines, "effect: prediction with all ratings minus without this one, exactly"]
@@ -46,4 +46,4 @@ def write_all(users: Users, out: Path | None, k: int, *, genres: tuple[str, ...]
     table = table_of(users.ids, pl.Series(catalogue.ids), *found)
     with open_atomic(out) as file:
         (table.write_csv if out.suffix == ".csv" else table.write_parquet)(file)
-    print(f"{len(table):,} films for {len(users.ids):,} users in {out}")
+    print(f"{len(table):,} items for {len(users.ids):,} users in {out}")

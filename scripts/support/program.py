@@ -1,12 +1,12 @@
-"""A run as one program that needs torch alone: anybody's ratings in, stars of films out.
+"""A run as one program that needs torch alone: anybody's ratings in, stars of items out.
 
     program = torch.export.load("run.pt2").module()
     stars = program(movie, rating, time, user, at, target)
 
 It is the network itself, called as `Recommender.score` calls it. This module adds the lookup of
-ids and of rated films, and the layout of one person's ratings in chunks.
+ids and of rated items, and the layout of one person's ratings in chunks.
 
-j ratings, i films asked about.
+j ratings, i items asked about.
 """
 
 import copy
@@ -26,24 +26,24 @@ from bst.utils.files import write_atomic
 
 ABOUT = "about.json"  # a file inside the program: all that its user must know
 INPUTS = {  # of a program, in order
-    "movie": "(j,) int64, ids of the rated films, or, where ids are text, their places in `movies` "
+    "movie": "(j,) int64, ids of the rated items, or, where ids are text, their places in `movies` "
              "from 0; each once, in any order; j may be 0",
     "rating": "(j,) float32, stars, each of `levels`",
     "time": "(j,) int64, seconds since 1970 UTC; equal times count in the order given",
     "user": "(4,) int64, a code of each feature of `users`: place of the value in its list plus 2; "
             "1 where it is not known",
     "at": "() int64, seconds since 1970 UTC of the question, after all times",
-    "target": "(i,) int64, the films asked about, as in `movie`; i is 1 or more",
+    "target": "(i,) int64, the items asked about, as in `movie`; i is 1 or more",
 }
 OUTPUT = (
-    "(i,) float32, expected stars, by which films are ranked; clamp them to `levels` to show them. "
-    "A rated film has the stars it was given. NaN: the film is unknown, or (all of them) a rated "
-    "film is, a rating is none of `levels`, or a time is not before `at`"
+    "(i,) float32, expected stars, by which items are ranked; clamp them to `levels` to show them. "
+    "A rated item has the stars it was given. NaN: the item is unknown, or (all of them) a rated "
+    "item is, a rating is none of `levels`, or a time is not before `at`"
 )
 
 
 class Program(nn.Module):
-    """Scores anybody on any film of the catalogue of a recommender, which is left as it is."""
+    """Scores anybody on any item of the catalogue of a recommender, which is left as it is."""
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class Program(nn.Module):
         return torch.where(fits.all() & (asked != OOV), stars, torch.nan)
 
     def _items(self, movie: Tensor) -> Tensor:
-        """Item index of each film, OOV of an unknown one."""
+        """Item index of each item, OOV of an unknown one."""
         row = torch.searchsorted(self.ids, movie).clamp(max=len(self.ids) - 1)
         return torch.where(self.ids[row] == movie, self.index[row], OOV)
 
 
 def numbers(recommender: Recommender) -> Tensor:
-    """What the program calls each film of the catalogue, (items,) int64; see `INPUTS`."""
+    """What the program calls each item of the catalogue, (items,) int64; see `INPUTS`."""
     ids = recommender.catalogue.ids
     return torch.tensor(range(len(ids)) if isinstance(ids[0], str) else ids)
 
@@ -107,11 +107,11 @@ def export_program(recommender: Recommender, path: Path) -> None:
         OSError: it cannot be written.
     """
     ids = numbers(recommender)
-    history, films = torch.arange(5), torch.arange(3)  # any sizes: both are free in the program
+    history, items = torch.arange(5), torch.arange(3)  # any sizes: both are free in the program
     example = (ids[history % len(ids)], history.float(), history, torch.full((4,), OOV),
-               torch.tensor(len(history)), ids[films % len(ids)])
+               torch.tensor(len(history)), ids[items % len(ids)])
     of_history = {0: Dim("ratings", min=0)}
-    shapes = (of_history, of_history, of_history, None, None, {0: Dim("films", min=1)})
+    shapes = (of_history, of_history, of_history, None, None, {0: Dim("items", min=1)})
     exported = torch.export.export(Program(recommender), example, dynamic_shapes=shapes)
     about = {"inputs": INPUTS, "output": OUTPUT, "levels": recommender.model.levels.tolist(),
              "users": recommender.vocabulary.features, "movies": recommender.catalogue.ids,

@@ -1,7 +1,7 @@
 """MovieLens-shaped files of any size from a seed: the built-in default and the scale test.
 
 A user's rating = level + user bias + item bias + taste . theme + drift + noise, in whole stars.
-The theme of a film shows in its genres and its overview, so text says something about a film that
+The theme of a movie shows in its genres and its overview, so text says something about a movie that
 nobody has rated; a user's taste drifts, so recent ratings say more than old ones.
 """
 
@@ -81,16 +81,16 @@ def _described(folder: Path, shape: Shape) -> dict:
 
 
 class _Movies:
-    """Themes, quality, popularity, names and overviews of the films."""
+    """Themes, quality, popularity, names and overviews of the movies."""
 
     def __init__(self, shape: Shape) -> None:
         rng = np.random.default_rng([shape.seed, 1])
         n = shape.num_movies
         self.item_id = np.cumsum(rng.integers(1, 3, n))
-        self.theme = rng.dirichlet(np.full(len(THEMES), 0.15), n)  # one or two themes a film
+        self.theme = rng.dirichlet(np.full(len(THEMES), 0.15), n)  # one or two themes a movie
         self.bias = rng.normal(0, 0.45, n)
         self.year = rng.integers(1930, 2000, n)
-        weight = 1 / (np.arange(n) + 10.0)  # a long tail; the last films are hardly rated
+        weight = 1 / (np.arange(n) + 10.0)  # a long tail; the last movies are hardly rated
         self.weight = rng.permutation(weight * np.exp(0.4 * self.bias))
         self.weight[rng.permutation(n)[: n // 25]] = 0  # nobody rated these
         of_theme = rng.normal(size=(len(THEMES), len(NAMED)))

@@ -1,4 +1,4 @@
-"""Which film of a catalogue somebody means by a title."""
+"""Which item of a catalogue somebody means by a title."""
 
 import re
 
@@ -8,27 +8,27 @@ from bst.recommend.catalogue import Catalogue
 from bst.utils.errors import DataError
 
 
-class UnknownFilmError(DataError):
-    """No film of the catalogue is meant, or it is not clear which."""
+class UnknownItemError(DataError):
+    """No item of the catalogue is meant, or it is not clear which."""
 
 
-def find_film(
+def find_item(
     catalogue: Catalogue, title: str, year: int | None = None, *, near: int = 3
 ) -> int | str:
-    """Id of the film with a title: as written; without article and accents; an a.k.a.; a part.
+    """Id of the item with a title: as written; without article and accents; an a.k.a.; a part.
 
     Of a series, whose titles share what stands before the colon, that part is the name of the
-    first film. A year must fit, also one that stands after the title; a film without a year is
+    first item. A year must fit, also one that stands after the title; an item without a year is
     taken if no other one fits.
 
     Args:
         catalogue: of a run.
         title: as somebody writes it.
         year: of release, if known.
-        near: films that are spelt almost so to name in the error: looking for them takes time.
+        near: items that are spelt almost so to name in the error: looking for them takes time.
 
     Raises:
-        UnknownFilmError: none or several fit; names those that may be meant.
+        UnknownItemError: none or several fit; names those that may be meant.
     """
     key, year = _key(title), _year(title, year)
     rows = catalogue.names.get(key, [])
@@ -50,23 +50,23 @@ def find_film(
     if not likely and near and re.search(r"\w", title):
         likely = [item - FIRST_IDX for item in catalogue.search(title, near)]
     listed = "; ".join(f"{catalogue.titles[row]} [{catalogue.ids[row]}]" for row in likely[:5])
-    raise UnknownFilmError(
-        f"{len(fits) or 'no'} films are '{title}'{f' of {year}' if year else ''}"
+    raise UnknownItemError(
+        f"{len(fits) or 'no'} items are '{title}'{f' of {year}' if year else ''}"
         + (f"; did you mean: {listed}?" if listed else ""))
 
 
-def film_of(catalogue: Catalogue, text: str) -> int | str:
-    """Id of the film that a title or else an id means; errors as of `find_film`."""
+def item_of(catalogue: Catalogue, text: str) -> int | str:
+    """Id of the item that a title or else an id means; errors as of `find_item`."""
     try:
-        return find_film(catalogue, text)
-    except UnknownFilmError:
+        return find_item(catalogue, text)
+    except UnknownItemError:
         if text not in map(str, catalogue.ids):
             raise
         return text
 
 
 def is_called(catalogue: Catalogue, movie: int | str, title: str, year: int | None = None) -> bool:
-    """Whether the film with this id can be meant by a title and, if known, a year."""
+    """Whether the item with this id can be meant by a title and, if known, a year."""
     row = catalogue.items([movie])[0] - FIRST_IDX
     return bool(_of_year(catalogue, [row], _year(title, year))) and (
         title == catalogue.titles[row] or row in catalogue.names.get(_key(title), []))

@@ -283,7 +283,7 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
     movies = read_tables(folder, metadata=tmp_path / "m.csv").movies
     assert movies.filter(pl.col("match") != "none").select("item_id", "overview", "match").rows() \
         == [(7, "Linked.", "linked"), (9, "By title.", "exact")]
-    assert "2 of 41 movies (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
+    assert "2 of 41 items (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
 
 
 BAD = {

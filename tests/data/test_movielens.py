@@ -57,7 +57,7 @@ def test_overviews_are_merged_by_title_and_year_one_film_to_one_row(tmp_path, ca
                      ("A hit man.", "exact"), (None, "none"),
                      ("A film of the same name.", "year off")]  # no two films share a row
     said = capsys.readouterr().out
-    assert "4 of 5 movies (80.0%): 2 exact, 0 normalised, 2 year off, 1 none" in said
+    assert "4 of 5 items (80.0%): 2 exact, 0 normalised, 2 year off, 1 none" in said
     assert all(f"1 {defect}" in said for defect in (
         "malformed", "with an id seen before", "without overview", "without title",
         "without release date"))

@@ -57,7 +57,7 @@ def test_a_store_keeps_types_source_and_users_who_have_rated_nothing(tables):
 def test_ratings_of_nobody_or_nothing_are_counted_and_refused(tables, column):
     ids = pl.when(pl.int_range(pl.len()) < 3).then(9999).otherwise(column).cast(pl.Int64)
     strays = replace(tables, ratings=tables.ratings.with_columns(ids.alias(column)))
-    with pytest.raises(DataError, match="^3 ratings name a user or movie that the tables lack"):
+    with pytest.raises(DataError, match="^3 ratings name a user or item that the tables lack"):
         build_sequences(strays)
 
 

@@ -51,7 +51,7 @@ def test_the_cuts_of_time_belong_to_the_earlier_part(seed):
     rank = np.random.default_rng([seed, 90]).permutation(40)[store.item_idx - FIRST_IDX]
     cold = split_interactions(store, protocol="cold-items", seed=seed)
     np.testing.assert_array_equal(cold.is_history, rank < 32)
-    assert any("no held-out movie" in line for line in audited(store, cold))
+    assert any("no held-out item" in line for line in audited(store, cold))
     assert cold.train.tolist() == [p for p in range(321) if rank[p] < 32]
     assert cold.valid.tolist() == [p for p in range(321, 361) if 32 <= rank[p] < 36]
     assert cold.test.tolist() == [p for p in range(361, 401) if rank[p] >= 36]
@@ -147,9 +147,9 @@ LEAKS = [
      "target of two parts, at 1 positions, the first is {test}"),
     ("cold-items", lambda s, x: {"train": np.append(
         x.train, np.flatnonzero(np.isin(s.item_idx, s.item_idx[x.test]))[0])},
-     "a held-out movie is a train target, at 1 "),
+     "a held-out item is a train target, at 1 "),
     ("cold-items", lambda s, x: {"is_history": moved(x.is_history, x.valid[0], True)},
-     "a held-out movie stands in a history, at 1 positions, the first is {valid}"),
+     "a held-out item stands in a history, at 1 positions, the first is {valid}"),
     ("random", lambda s, x: {"is_history": moved(x.is_history, x.valid[0], True)},
      "a held-out rating stands in a history, at 1 positions, the first is {valid}"),
     ("temporal", lambda s, x: {"valid": x.test, "test": x.valid}, "the parts overlap in time"),

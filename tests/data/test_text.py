@@ -55,7 +55,7 @@ def test_the_cache_gives_the_same_bytes_without_loading_the_model(embedded, monk
 
 def test_an_interrupted_run_embeds_only_the_rest(tmp_path, monkeypatch):
     texts = [f"A film about {k}." for k in range(7)]
-    monkeypatch.setattr(bst.data.text, "CHUNK", 3)
+    monkeypatch.setattr(bst.data.text, "TEXTS_PER_FILE", 3)
     embed, asked = bst.data.text.embed_text, []
 
     def count(text, *how):

@@ -412,9 +412,9 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
         # an answer that goes out in two parts does not wait for the first to be confirmed
         assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         port = taken.getsockname()[1]
-        for args, message in ((dict(model=tmp_path), "no readable model"),
-                              (dict(model=models.folder, port=port), f"cannot listen on .*{port}"),
-                              (dict(model=models.folder, port=99999), "expected 0 to 65535")):
+        for args, message in ((dict(run=tmp_path), "no readable model"),
+                              (dict(run=models.folder, port=port), f"cannot listen on .*{port}"),
+                              (dict(run=models.folder, port=99999), "expected 0 to 65535")):
             with refused(message):
                 serve_script.main(serve_script.Args(**args))
 
