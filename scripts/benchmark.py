@@ -1,4 +1,4 @@
-"""Time the work of bst against a reference in the same run; one sub-command a work.
+"""Time the work of bst against a reference in the same run; one sub-command per work.
 
 Times on one thread are CPU time of the process, so that other jobs of the machine count little;
 with more threads they are wall time. Each ratio is that of two medians measured in alternation.

@@ -19,7 +19,7 @@ LENGTHS = ("0", "1-5", "6-20", "21-100", "101-300", "301+")
 
 
 def calibration(axes, rows: list[dict]) -> None:
-    """Mean stars given against mean prediction, a dot a group and seed."""
+    """Mean stars given against mean prediction, one dot per group and seed."""
     dots = [dot for row in rows if row["scorer"] == "bst" for dot in row["calibration"]]
     axes.plot(*zip(*dots, strict=True), "o", color=BLUE, markersize=3)
     axes.plot([1, 5], [1, 5], color=INK, linewidth=1)
@@ -45,7 +45,7 @@ def history(axes, rows: list[dict]) -> None:
 
 
 def learning(axes, rows: list[dict]) -> None:
-    """Valid MAE before training and after each epoch, a line a seed."""
+    """Valid MAE before training and after each epoch, one line per seed."""
     curves = [row["valid_mae_by_epoch"] for row in rows if row.get("valid_mae_by_epoch")]
     for curve in curves:
         axes.plot(range(len(curve)), curve, "o-", color=BLUE, alpha=0.6)

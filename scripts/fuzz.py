@@ -30,7 +30,7 @@ class Args:
     minutes: float = 10.0
     """of all targets together"""
     out: Path = Path("runs/fuzz")
-    """folder of inputs, one folder a target; what an earlier run found is used again"""
+    """folder of inputs, one folder per target; what an earlier run found is used again"""
 
 
 def fuzz(target: Target, seconds: int, out: Path) -> None:
@@ -71,7 +71,7 @@ def fuzz(target: Target, seconds: int, out: Path) -> None:
 
 
 def main(args: Args) -> int:
-    """One process a target; the number of targets that broke the promise."""
+    """One process per target; the number of targets that broke the promise."""
     if importlib.util.find_spec("atheris") is None:
         sys.exit("error: no module atheris; run: pip install atheris==3.0.0")
     broken, seconds = 0, round(60 * args.minutes / len(args.targets))

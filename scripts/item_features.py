@@ -4,8 +4,6 @@ Each item of the data has an author, who has to do with what it is about, and pa
 do with how good it is. No rating of a test item is in train (protocol cold-items).
 """
 
-import contextlib
-import io
 import sys
 import tempfile
 from pathlib import Path
@@ -25,16 +23,12 @@ SHAPE = RatingsShape(users=800, each=30, items=600, genres=True, years=True, fea
 
 def scores(data: Path, folder: Path, names: str | None, seed: int) -> tuple[np.ndarray, ...]:
     """Absolute errors (m,) of the test part, stars, and the user of each row (m,)."""
-    from bst.run import predict_run, prepare, train_run, use_device
+    from scripts.studies.runs import train_quietly
 
     config = RunConfig(
         data=DataConfig(data=data, item_features=names, protocol="cold-items", split_seed=seed),
         model=ModelConfig(text=False), train=TrainConfig(seed=seed, threads=1))
-    with contextlib.redirect_stdout(io.StringIO()):
-        use_device(config.train)
-        prepared = prepare(config, report_dir=folder)
-        train_run(prepared, folder)
-        stars = predict_run(prepared, folder, "test")
+    prepared, stars = train_quietly(config, folder)
     test, store = prepared.split.test, prepared.store
     return np.abs(stars[test] - store.rating[test]), store.user_row[test]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.support.command import command
-from scripts.support.flags import RunFolder
+from scripts.support.flags import CORES, RunFolder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Args:
     """length of each part"""
     minutes: float = 1.0
     """length of the soak, whose memory is printed each minute"""
-    workers: int = os.cpu_count()
+    workers: int = CORES
     """processes of the service"""
     json: Path | None = None
     """also write the numbers to this file"""

@@ -30,8 +30,8 @@ class Args:
     out: Path | None = None
     """file of that table: .parquet, or .csv"""
     exact: bool = False
-    """score every item with the whole network; else a shortlist, which has the same top 10 for
-    999 people of 1,000"""
+    """score every item with the whole network; default: a shortlist, which has the same top 10 for
+    99.9 % of people"""
     history: Path | None = None
     """CSV file with the columns title (and year) or movie_id, stars and, if known, time; or an
     export of Letterboxd or IMDb"""
@@ -79,8 +79,8 @@ def main(args: Args) -> None:
         events, notes = read_history(args.history, recommender, skip_unknown=args.skip_unknown)
         person = recommender.person(events, user=dict(word.partition("=")[::2]
                                                       for word in args.about))
-        print(*notes, *person.notes, sep="\n", end="\n" * bool(notes or person.notes),
-              file=sys.stderr)
+        for note in (*notes, *person.notes):
+            print(note, file=sys.stderr)
     else:
         person = Users(recommender, store_of(args.run)).person(args.user)
     if args.explain is not None:
@@ -90,9 +90,9 @@ def main(args: Args) -> None:
         items = recommender.recommend(person, args.k, genres=args.genres, years=args.years,
                                       reasons=args.reasons, by=args.by, exact=args.exact)
         lines = table_lines(items)
-    known = [{name: value for name, value in asdict(item).items() if value is not None}
+    shown = [{name: value for name, value in asdict(item).items() if value is not None}
              for item in items]
-    written = json.dumps({"items": known}, indent=1)
+    written = json.dumps({"items": shown}, indent=1)
     if str(args.json) == "-":
         print(written)
         return

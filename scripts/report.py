@@ -85,23 +85,23 @@ def with_spread(values: list[float], mark: str = "") -> str:
 
 def format_report(rows: list[dict]) -> str:
     """The rows in Markdown; the seeds of bst as mean and standard deviation."""
-    from bst.evaluation.report import interval, scored
+    from bst.evaluation.report import METRICS, interval, scored
 
     ours = [r for r in rows if r["scorer"] == "bst"]
-    keys, head = ("mae", "rmse", "user_macro_mae", "mae_star"), rows[0]
-    cells = (with_spread([r[key] for r in ours], "**") for key in keys)
+    head = rows[0]
+    cells = (with_spread([r[key] for r in ours], "**") for key in METRICS)
     lines = [
         f"protocol {head['protocol']}, ties {head['ties']}, part test, n = {head['n']:,}, "
         f"{len(ours)} seed{'s' * (len(ours) > 1)}",
         "",
-        "| scorer | MAE | RMSE | user MAE | MAE* | bst minus it: MAE [95 %] | MSE [95 %] |",
-        "|---|---|---|---|---|---|---|",
+        f"| scorer | {' | '.join(METRICS.values())} | bst minus it: MAE [95 %] | MSE [95 %] |",
+        f"|---{'|---' * len(METRICS)}|---|---|",
         f"| **bst** | {' | '.join(cells)} | | |",
     ]
     for r in scored(rows)[len(ours):]:
         p = r.get("bst_minus_this")
         paired = " | ".join(interval(p, k) if p else "" for k in ("mae", "mse"))
-        values = " | ".join(f"{r[key]:.4f}" for key in keys)
+        values = " | ".join(f"{r[key]:.4f}" for key in METRICS)
         lines.append(f"| {r['scorer']} | {values} | {paired} |")
     lines += [f"| {r['scorer']} | {r['failed']} | | | | | |" for r in rows if "failed" in r]
     return "\n".join(lines)

@@ -16,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bst.config import Options, option
 from bst.utils.errors import DataError
 from scripts.support.command import command
-from scripts.support.flags import RunFolder
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+from scripts.support.flags import CORES, RunFolder
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Train bst with its defaults, and every baseline, on generated sets of other shapes."""
 
-import contextlib
-import io
 import sys
 import tempfile
 from dataclasses import replace
@@ -17,15 +15,15 @@ from bst.config import DataConfig, RunConfig, TrainConfig
 from scripts.support.command import guarded
 from scripts.support.shapes_data import RatingsShape, write_ratings
 
-FILMS = {"genres": True, "years": True}
+DESCRIBED = {"genres": True, "years": True}
 SHAPES = {
-    "300 users x 20": RatingsShape(users=300, each=20, items=300, **FILMS),
+    "300 users x 20": RatingsShape(users=300, each=20, items=300, **DESCRIBED),
     "3,000 x 5, half stars, bare, new items": RatingsShape(
         users=3000, each=5, items=900, levels=(0.5, 5, 0.5), news=30.0),
     "1,000 x 100, 1 to 10": RatingsShape(
-        users=1000, each=100, items=1500, levels=(1, 10, 1), **FILMS),
+        users=1000, each=100, items=1500, levels=(1, 10, 1), **DESCRIBED),
     "2,000 x 30, half stars": RatingsShape(
-        users=2000, each=30, items=1000, levels=(0.5, 5, 0.5), **FILMS),
+        users=2000, each=30, items=1000, levels=(0.5, 5, 0.5), **DESCRIBED),
     "600 x 10, no years, new users": RatingsShape(
         users=600, each=10, items=300, genres=True, stay=0.15),
     "3,000 x 5, bare, most items new": RatingsShape(
@@ -36,18 +34,15 @@ SHAPES = {
 def scores(shape: RatingsShape, folder: Path) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
     """Stars (m,) of each scorer, those given (m,), user (m,), and whether user and item are new."""
     from bst.evaluation.report import on_scale
-    from bst.run import predict_baselines, predict_run, prepare, train_run, use_device
+    from bst.run import predict_baselines
+    from scripts.studies.runs import train_quietly
 
     config = RunConfig(
         data=DataConfig(data=write_ratings(folder / "data", shape), cache=folder / "cache"),
         train=TrainConfig(seed=shape.seed, threads=1))
-    with contextlib.redirect_stdout(io.StringIO()):
-        use_device(config.train)
-        prepared = prepare(config, report_dir=folder)
-        train_run(prepared, folder / "run")
-        found = {"bst": predict_run(prepared, folder / "run", "test")}
+    prepared, ours = train_quietly(config, folder / "run")
     store, split, test = prepared.store, prepared.split, prepared.split.test
-    found |= predict_baselines(prepared)[0]
+    found = {"bst": ours, **predict_baselines(prepared)[0]}
     is_new = [~np.isin(key[test], key[split.train]) for key in (store.user_row, store.item_idx)]
     return ({name: on_scale(stars, store, split, "test") for name, stars in found.items()},
             store.rating[test], store.user_row[test], np.array(is_new))

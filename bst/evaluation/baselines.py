@@ -8,14 +8,16 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 
-ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
+# pseudo-counts, chosen on the valid part of MovieLens-1M, and those of user mean and fitted biases
+ITEM_SHRINK, USER_SHRINK, MEAN_SHRINK, BIAS_SHRINK = 5.0, 3.0, 5.0, (10.0, 15.0)
 NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
 MOST_ITEMS = 4096  # with neighbours: those with the most train ratings; the others have none
 BIAS_SWEEPS = 10
 CELLS = 2**23  # residuals of users by items at a time: 32 MB
 FACTORS, FACTOR_REG, FACTOR_SWEEPS = 32, 12.0, 8  # chosen on the valid part of MovieLens-1M
 
-SLOW, MANY = ("matrix factorisation", "item kNN"), 5_000_000  # train ratings that they scale to
+SLOW = ("matrix factorisation", "item kNN")
+MANY = 5_000_000  # train ratings up to which the slow ones are made without being asked for
 
 
 def global_mean(store: SequenceStore, split: Split) -> np.ndarray:
@@ -40,15 +42,15 @@ def user_mean(store: SequenceStore, split: Split) -> np.ndarray:
     """The user's shrunken train mean; a new user has the global one."""
     mean, _ = item_bias(store, split)
     return mean + _shrunken(store.rating[split.train] - mean, store.user_row[split.train],
-                            store.num_users, 5.0)[store.user_row]
+                            store.num_users, MEAN_SHRINK)[store.user_row]
 
 
 def streaming_bias(store: SequenceStore, split: Split, *, last: int | None = 20) -> np.ndarray:
     """Item bias plus the shrunken mean of the user's last residuals in the history."""
     mean, bias = item_bias(store, split)
     item_score, history = mean + bias[store.item_idx], History.of(store, split)
-    rest = (store.rating - item_score)[history.position]
-    total = np.concatenate([[0.0], np.cumsum(rest, dtype=np.float64)])
+    residual = (store.rating - item_score)[history.position]
+    total = np.concatenate([[0.0], np.cumsum(residual, dtype=np.float64)])
     stop, start = history.stop, history.start
     if last is not None:
         start = np.maximum(start, stop - last)
@@ -70,7 +72,7 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     slot = np.full(len(count), -1)
     slot[kept[count[kept] > 0]] = np.arange((count[kept] > 0).sum())
     similarity = _similarity(store, split, base, slot)
-    history, rest = History.of(store, split), store.rating - base
+    history, residual = History.of(store, split), store.rating - base
     targets, score = np.sort(np.concatenate([split.valid, split.test])), base.copy()
     score[np.setdiff1d(split.train, targets)] = np.nan
     targets = targets[slot[store.item_idx[targets]] >= 0]
@@ -78,13 +80,13 @@ def item_knn(store: SequenceStore, split: Split) -> np.ndarray:
     for mine in of_users if len(targets) else ():
         first = history.start[mine[0]]
         seen = history.position[first:history.stop[mine].max()]
-        known = slot[store.item_idx[seen]]
-        near = similarity[np.ix_(slot[store.item_idx[mine]], known)] * (known >= 0)
+        slots = slot[store.item_idx[seen]]
+        near = similarity[np.ix_(slot[store.item_idx[mine]], slots)] * (slots >= 0)
         near = near * (np.arange(len(seen)) < (history.stop[mine] - first)[:, None])
         if len(seen) > NEIGHBOURS:
             least = np.partition(near, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS, None]
             near = np.where(near >= least, near, 0)
-        score[mine] += near @ rest[seen] / (near.sum(axis=1) + 0.5)
+        score[mine] += near @ residual[seen] / (near.sum(axis=1) + 0.5)
     return score
 
 
@@ -98,10 +100,10 @@ def _similarity(store: SequenceStore, split: Split, base: np.ndarray, slot: np.n
     block = max(1, CELLS // max(1, size))  # users at a time
     for low in range(0, store.num_users, block):
         here = (user >= low) & (user < low + block)
-        rest = np.zeros((min(block, store.num_users - low), size), np.float32)
-        rest[user[here] - low, item[here]] = (store.rating - base)[rows[here]]
-        product += rest.T @ rest
-        has = (rest != 0).astype(np.float32)
+        residual = np.zeros((min(block, store.num_users - low), size), np.float32)
+        residual[user[here] - low, item[here]] = (store.rating - base)[rows[here]]
+        product += residual.T @ residual
+        has = (residual != 0).astype(np.float32)
         common += has.T @ has
     norm = np.sqrt(np.maximum(product.diagonal(), 1e-9))
     product *= common / (common + SIMILARITY_SHRINK) / norm / norm[:, None]
@@ -118,8 +120,8 @@ def user_item_bias(store: SequenceStore, split: Split) -> np.ndarray:
     user, item = store.user_row[split.train], store.item_idx[split.train]
     centred, user_b = store.rating[split.train] - mean, np.zeros(store.num_users)
     for _ in range(BIAS_SWEEPS):
-        item_b = _shrunken(centred - user_b[user], item, len(item_b), 10.0)
-        user_b = _shrunken(centred - item_b[item], user, len(user_b), 15.0)
+        item_b = _shrunken(centred - user_b[user], item, len(item_b), BIAS_SHRINK[0])
+        user_b = _shrunken(centred - item_b[item], user, len(user_b), BIAS_SHRINK[1])
     return mean + user_b[store.user_row] + item_b[store.item_idx]
 
 

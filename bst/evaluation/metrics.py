@@ -44,7 +44,7 @@ def user_sums(values: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndar
 def user_bootstrap(
     runs: list[np.ndarray], users: list[np.ndarray], *, seed: int
 ) -> tuple[float, float]:
-    """95 % interval of the mean of `runs`, one (n,) array a run; resamples users, not rows.
+    """95 % interval of the mean of `runs`, one (n,) array per run; resamples users, not rows.
 
     `users` has, for each run, the number of each row's user, (n,). Bootstrap draws cycle through
     the runs, so the interval is for one run, not for their mean.

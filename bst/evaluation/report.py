@@ -14,6 +14,8 @@ from bst.evaluation.metrics import calibration, mae, rmse, to_stars, user_bootst
 from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_atomic
 
+METRICS = {"mae": "MAE", "rmse": "RMSE", "user_macro_mae": "user MAE", "mae_star": "MAE*"}  # heads
+
 
 def evaluate(
     predictions: np.ndarray, store: SequenceStore, split: Split, part: Part, *, scorer: str,
@@ -25,8 +27,8 @@ def evaluate(
     count. `seed` is that of the run and of the bootstrap.
 
     Returns:
-        `mae`, `rmse`, `user_macro_mae` of the expected stars, `mae_star` of the nearest rating,
-        each with `_low` and `_high`, its 95 % interval; `calibration`; `mae`, `rmse` by slice.
+        `METRICS`, each with `_low` and `_high`, its 95 % interval; `mae_star` is of the nearest
+        rating of the scale, the others are of the expected stars; `calibration`; some by slice.
     """
     target = split.part(part)
     label, user = store.rating[target], store.user_row[target]
@@ -34,14 +36,14 @@ def evaluate(
     score = on_scale(predictions, store, split, part)
     miss = np.abs(score - label)
     total, count = user_sums(miss, user)
-    errors = {  # of each metric: the numbers whose mean it is, and their users
+    errors = {  # of each metric: values to average, and the user of each value
         "mae": (miss, user), "rmse": (miss**2, user),
         "mae_star": (np.abs(to_stars(score, levels) - label), user),
         "user_macro_mae": (total / count, np.arange(len(total)))}
     found = {}
     for name, (values, of) in errors.items():
         numbers = np.array([values.mean(), *user_bootstrap([values], [of], seed=seed)])
-        numbers = (np.sqrt(numbers) if name == "rmse" else numbers).tolist()
+        numbers = (np.sqrt(numbers) if name == "rmse" else numbers).tolist()  # root of the mean
         found |= zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True)
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
@@ -86,7 +88,7 @@ def paired_difference(
     """Our error minus theirs on the same rows: `mae` and `mse`, each with `_low` and `_high`, its
     95 % interval by `user_bootstrap`.
 
-    Each argument has one (n,) array a run: our stars, a rival's, the true ones, the users' rows.
+    Each argument has one (n,) array per run: our stars, a rival's, the true ones, the users' rows.
     """
     found = {}
     for name, measure in (("mae", np.abs), ("mse", np.square)):
@@ -136,7 +138,7 @@ def format_table(rows: list[dict]) -> str:
         ends = f"{row['mae_low']:.4f}-{row['mae_high']:.4f}"
         lines.append(f"{row['scorer']:<22}{row['mae']:>8.4f}  {ends:<16}{row['rmse']:>8.4f}"
                      f"{row['user_macro_mae']:>10.4f}{row['mae_star']:>8.4f}{leaky}")
-    lines.append("MAE, RMSE of the expected stars; MAE* of stars on the scale; user MAE: mean over "
+    lines.append("MAE, RMSE of the expected stars; MAE* of the nearest rating; user MAE: mean over "
                  "users")
     if "paired" in head:
         p = head["paired"]

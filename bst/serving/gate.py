@@ -34,7 +34,8 @@ class Gate:
         """Answer one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status, key = time.perf_counter(), 500, None
+        started, status = time.perf_counter(), 500
+        cache, key = {}, None  # set below where a good answer is kept
 
         async def sending(message: Message) -> None:
             nonlocal status

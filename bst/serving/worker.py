@@ -43,7 +43,7 @@ class Models:
         self.current = self._load()
 
     def refresh(self) -> bool | None:
-        """Load the folder again if a file of it has changed, or if somebody emptied `stamp`.
+        """Load the folder again if a file of it has changed, or after `force_reload`.
 
         Returns True: a new model serves; False: it is broken, the old one serves; None: no change.
         """
@@ -60,11 +60,15 @@ class Models:
             log.error("kept model %s: %s", self.current.digest, self.error)
             return False
         if self._look()[:len(FILES)] != look[:len(FILES)]:
-            self.stamp = ()  # written while it was read: look again next time
+            self.force_reload()  # written while it was read: look again next time
             return None
         self.current, self.error = loaded, None
         log.warning("loaded model %s", loaded.digest)
         return True
+
+    def force_reload(self) -> None:
+        """Have the next `refresh` load the folder, changed or not."""
+        self.stamp = ()
 
     def _load(self) -> Loaded:
         recommender = Recommender.from_pretrained(self.folder)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,7 @@ from bst.evaluation.report import interval, paired_difference
 from bst.utils.errors import DataError, OptionError
 from bst.utils.files import write_atomic
 from bst.utils.guard import folder_lock
-from scripts.support.flags import JOBS, SEEDS
+from scripts.support.flags import CORES, JOBS, SEEDS
 from scripts.support.synthetic import with_builtin
 
 PREDICTIONS = "predictions.npz"  # of a finished run
@@ -54,7 +53,7 @@ def run_ablation(args: AblationArgs, variants_of: Callable[[RunConfig], Variants
     Raises:
         OptionError: `--only` names a variant that is not there.
     """
-    train = replace(args.train, threads=args.train.threads or max(1, _cores() // args.jobs))
+    train = replace(args.train, threads=args.train.threads or max(1, CORES // args.jobs))
     if args.quick:
         train = replace(train, epochs=1, steps=1)
     data = with_builtin(args.data)
@@ -103,7 +102,7 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
 
     Returns:
         `valid_mae` and `valid_rmse`; for the m test targets `label`, `score` (expected stars),
-        `star` (whole stars) and `user` (row), each (m,).
+        `star` (the nearest rating of the scale) and `user` (row), each (m,).
     """
     from bst.run import prepare, train_run, use_device
 
@@ -128,6 +127,20 @@ def run_one(config: RunConfig, runs: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{saved}: damaged ({error}); delete it to compute it again") from error
 
 
+def train_quietly(config: RunConfig, folder: Path) -> tuple:
+    """Train a run in a folder of its own, without messages: what was prepared, and its stars (n,).
+
+    The stars are those of the test targets; those of other positions are NaN.
+    """
+    from bst.run import predict_run, prepare, train_run, use_device
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        use_device(config.train)
+        prepared = prepare(config, report_dir=folder)
+        train_run(prepared, folder)
+        return prepared, predict_run(prepared, folder, "test")
+
+
 def score_run(prepared, out: Path) -> dict[str, np.ndarray]:
     """Errors on valid, and what is needed for any comparison on test; see `run_one`."""
     from bst.run import predict_run
@@ -136,8 +149,8 @@ def score_run(prepared, out: Path) -> dict[str, np.ndarray]:
     valid = predict_run(prepared, out, "valid")[split.valid]
     score = predict_run(prepared, out, "test")[split.test]
     star = to_stars(score, np.unique(store.rating[split.train]))
-    known = store.rating[split.valid]
-    return {"valid_mae": np.array(mae(valid, known)), "valid_rmse": np.array(rmse(valid, known)),
+    label = store.rating[split.valid]
+    return {"valid_mae": np.array(mae(valid, label)), "valid_rmse": np.array(rmse(valid, label)),
             "label": store.rating[split.test], "user": store.user_row[split.test],
             "score": score, "star": star}
 
@@ -192,7 +205,7 @@ def format_study(rows: list[dict], first: str) -> str:
 
 
 def finding(rows: list[dict], first: str) -> str:
-    """What a study found, in a line: its largest difference that is none of chance."""
+    """What a study found, in one line: its largest significant difference."""
     others = [row for row in rows if row["variant"] != first]
     sure = [row for row in others if row["low"] > 0 or row["high"] < 0]
     if not sure:
@@ -243,7 +256,3 @@ def _embed_overviews(config: RunConfig) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         use_device(config.train)
         prepare(config)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -16,17 +16,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bst.config import DataConfig
-from bst.evaluation.report import best_baseline, read_results, scored, write_results
+from bst.evaluation.report import METRICS, best_baseline, read_results, scored, write_results
 from bst.model.network import BST
 from bst.training import checkpoint
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic, write_sealed
-
-METRICS = {"mae": "MAE of expected stars", "rmse": "RMSE of expected stars",
-           "user_macro_mae": "mean over users of the MAE", "mae_star": "MAE of whole stars"}
-PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may name a place
 from scripts.support.synthetic import BUILTIN
 
+PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may hold a path of a machine
 CARD = Path(__file__).with_name("card.md")  # a Jinja template
 
 
@@ -80,7 +77,7 @@ def _name(place: str | None) -> str | None:
 
 
 def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
-    """What a folder with this model holds of its training data, a line each."""
+    """What a folder with this model holds of its training data, one line each."""
     lines = [f"ids, titles, years, genres and features of {len(fitted.movies['title']):,} items",
              "of each item, how many train ratings it has, and a vector learned from them"]
     if model.config.text:
@@ -115,4 +112,4 @@ def model_card(
     )
     return ModelCard.from_template(
         about, CARD, name=name, data=data, identity=fitted.identity, held=held, rows=rows,
-        ours=ours, rival=best_baseline(rows), measured=list(METRICS))
+        ours=ours, rival=best_baseline(rows), measured=METRICS)

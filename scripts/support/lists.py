@@ -12,7 +12,7 @@ from bst.utils.files import open_atomic
 
 
 def table_lines(items: list) -> list[str]:
-    """A line an item: rank, chance if known, predicted stars, title, what raised the stars."""
+    """One line per item: rank, chance if known, predicted stars, title, what raised the stars."""
     with_chance = any(item.chance is not None for item in items)
     head = f"{'chance':>7} " if with_chance else ""
     lines = [f"{'':>3} {head}{'stars':>5}  {'item':<48} because of your rating of"]
@@ -24,7 +24,7 @@ def table_lines(items: list) -> list[str]:
 
 
 def explanation_lines(found, num_ratings: int) -> list[str]:
-    """A line an event, the largest effect first."""
+    """One line per event, the largest effect first."""
     rated = "" if found.rated is None else f" (you rated it {found.rated:g})"
     tried = len(found.reasons)
     which = "each rating" if tried == num_ratings else f"each of the newest {tried} ratings"

@@ -106,7 +106,7 @@ def serve(models: Models, listening: socket.socket, count: int) -> int:
         send(signal.SIGTERM)
 
     def reload(*_) -> None:
-        models.stamp = ()
+        models.force_reload()
         send(signal.SIGHUP)
 
     for number, handler in zip(SIGNALS, (stop, stop, reload), strict=True):
@@ -141,6 +141,6 @@ def _work(models: Models, listening: socket.socket, parent: int) -> None:
                        timeout_notify=1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, lambda *_: setattr(models, "stamp", ()))
+    signal.signal(signal.SIGHUP, lambda *_: models.force_reload())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     server.run(sockets=[listening])

@@ -87,7 +87,7 @@ class _Movies:
         rng = np.random.default_rng([shape.seed, 1])
         n = shape.num_movies
         self.item_id = np.cumsum(rng.integers(1, 3, n))
-        self.theme = rng.dirichlet(np.full(len(THEMES), 0.15), n)  # one or two themes a movie
+        self.theme = rng.dirichlet(np.full(len(THEMES), 0.15), n)  # one or two themes per movie
         self.bias = rng.normal(0, 0.45, n)
         self.year = rng.integers(1930, 2000, n)
         weight = 1 / (np.arange(n) + 10.0)  # a long tail; the last movies are hardly rated
