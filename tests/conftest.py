@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.schema import FIRST_IDX, MOVIES, RATINGS, USERS, Tables
@@ -27,6 +28,8 @@ from scripts.support.synthetic import write_synthetic
 from tests.command import call
 
 torch.set_num_threads(1)
+quietly = settings(max_examples=60, deadline=None,
+                   suppress_health_check=[HealthCheck.function_scoped_fixture])
 NUM_USERS, NUM_MOVIES = 23, 41
 SMALL = {"widths": (5, 3), "drift": (0.01, 0.3), "forgets": (0.02, 0.1), "key_var": (0.1, 0.1),
          "width": 12, "heads": 3, "history_len": 13, "feature_dim": 3, "hidden": (17, 7, 5),

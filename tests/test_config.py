@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 
 from bst.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict
-from bst.data.formats import read_tables
+from bst.data.formats import MOVIELENS, read_tables
 from bst.data.splits import Split, split_interactions
 from bst.data.text import embed_texts, pool
 from bst.evaluation.baselines import BASELINES, SLOW
 from bst.evaluation.report import evaluate
 from bst.utils.errors import OptionError
+from tests.command import ROOT
+from tests.raw_formats import WRITERS
 
 FIELDS = [(cls, f) for cls in (DataConfig, ModelConfig, TrainConfig) for f in fields(cls)]
 NAMED = [(cls, f) for cls, f in FIELDS if get_origin(f.type) is Literal or f.type is bool]
@@ -81,8 +84,12 @@ def test_a_function_that_takes_a_name_refuses_one_it_does_not_know(call, name):
         call()
 
 
-def test_the_baselines_of_a_config_are_those_that_there_are():
+def test_a_name_of_a_config_has_its_code_its_test_and_its_line_in_the_pages():
     assert get_args(Baseline) == ("none", *BASELINES) and set(SLOW) < set(BASELINES)
+    names = {f.name: get_args(f.type) for _, f in NAMED}
+    assert names["format"] == ("auto", *MOVIELENS, "table") == ("auto", *WRITERS)
+    for page, said in (("README.md", names["protocol"]), ("data/README.md", names["format"][1:])):
+        assert {*said} <= {*re.findall(r"(?m)^\| `([\w-]+)`", (ROOT / page).read_text())}, page
 
 
 def test_the_hash_changes_with_what_changes_results_and_with_nothing_else():

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bst.config import DataConfig
@@ -15,10 +15,8 @@ from bst.data.sources import RawFiles
 from bst.training.checkpoint import config_of, load_fitted, load_model, load_resume
 from bst.utils.files import write_sealed
 from scripts.fuzzing.targets import IDENTITY, ROWS, small_run
-from tests.conftest import good_or_refused, refused, saved
+from tests.conftest import good_or_refused, quietly, refused, saved
 
-quietly = settings(max_examples=60, deadline=None,
-                   suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAMAGE = st.tuples(st.sampled_from(["flip", "cut", "put"]), st.floats(0, 1),
                    st.binary(min_size=1, max_size=9))
 ODD = st.sampled_from([None, True, -1, 0, 7, 2.5, 2**70, float("nan"), "", "x\ny", [], {},

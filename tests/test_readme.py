@@ -24,8 +24,8 @@ from tests.command import ROOT
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("*/README.md"),
                                              *ROOT.glob("*/*/README.md")]}
 README = PAGES[ROOT / "README.md"]
-SHOWN = sorted({" ".join(found.split()) for page in PAGES.values() for found in re.findall(
-    r"(?:python|torchrun [^`]*?) (scripts/\w+\.py[^\n`|]*)", page.replace("\\\n", " "))})
+SHOWN = re.findall(r"(?:python|torchrun [^\n`]*) (scripts/\w+\.py[^\n`|]*)",
+                   "\n".join(PAGES.values()).replace("\\\n", " "))
 COMMANDS = reproduce.commands("--data data/ml-1m --metadata data/movies_metadata.csv", jobs=2)
 RESULTS = sorted(path.stem for path in (ROOT / "pics").glob("*.json"))
 
@@ -46,7 +46,7 @@ def parse(monkeypatch):
                           runpy.run_path(str(ROOT / words[0]), run_name="__main__"))
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SHOWN])
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *SHOWN}))
 def test_a_command_of_the_pages_or_of_reproduce_has_flags_that_its_script_knows(command, parse):
     with pytest.raises(LookupError):
         parse(shlex.split(command))
@@ -122,11 +122,6 @@ def test_each_room_has_a_readme_that_names_its_modules():
         page = PAGES[folder / "README.md"]
         assert {path.name for path in folder.glob("[!_]*.py")} <= set(
             re.findall(r"`(\w+\.py)`", page)), folder
-
-
-def test_no_result_names_a_place_on_a_machine():
-    for path in (ROOT / "pics").glob("*.json"):
-        assert not re.search(r"/(work|root|tmp|home)/", path.read_text()), path
 
 
 def test_the_example_prints_what_the_readme_says(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bst.config import DataConfig, RunConfig
@@ -28,13 +28,11 @@ from bst.run import prepare
 from bst.utils.errors import DataError
 from bst.utils.files import sha256_of
 from tests.command import ROOT
-from tests.conftest import good_or_refused, random_tables, refused
+from tests.conftest import good_or_refused, quietly, random_tables, refused
 from tests.data.test_movielens import METADATA
 from tests.raw_formats import WRITERS, small_tables, write_csv, write_rows
 
 OWN = "user,item,rating,timestamp\n1,10,4.5,1700000000\n1,11,2,1700000060\n2,10,0.5,1700000000\n"
-quietly = settings(max_examples=60, deadline=None,
-                   suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def digest(source: Path, **options) -> str:

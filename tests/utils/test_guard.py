@@ -75,11 +75,6 @@ def test_a_reader_that_has_read_enough_is_no_error_and_the_work_is_done(work, un
     assert (done.returncode, done.stderr) == (0, b"a" if "exit" in work else b"ab")
 
 
-def test_every_script_is_guarded():
-    for path in (Path(__file__).parents[2] / "scripts").glob("*.py"):
-        assert path.read_text().splitlines()[-1].startswith(("    guarded(", "    command(")), path
-
-
 def test_a_lock_keeps_others_out_names_its_owner_and_is_gone_afterwards(tmp_path):
     folder = tmp_path / "made" / "here"
     with folder_lock(folder):
