@@ -14,7 +14,7 @@ import tyro
 
 from bst.config import Baseline, Options, option
 from scripts.support.command import command
-from scripts.support.flags import BASELINES
+from scripts.support.flags import BASELINES_HELP
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Args(Options):
     """also print the slices"""
     json: Path | None = None
     """also write the rows to this file"""
-    baselines: tuple[Baseline, ...] = option((), f"{BASELINES}, as in training")
+    baselines: tuple[Baseline, ...] = option((), f"{BASELINES_HELP}, as in training")
     data: Path | None = None
     """where the data is now; none: where it was in training"""
     metadata: Path | None = None

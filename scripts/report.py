@@ -19,7 +19,7 @@ from bst.config import (
     option,
 )
 from scripts.support.command import command
-from scripts.support.flags import BASELINES, JOBS, SEEDS
+from scripts.support.flags import BASELINES_HELP, JOBS, SEEDS
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Args(Options):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    baselines: tuple[Baseline, ...] = option((), BASELINES)
+    baselines: tuple[Baseline, ...] = option((), BASELINES_HELP)
     seeds: int = SEEDS
     jobs: int = JOBS
     runs: Path = Path("runs")

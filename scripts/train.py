@@ -21,7 +21,7 @@ from bst.config import (
     option,
 )
 from scripts.support.command import StopRequest, command
-from scripts.support.flags import BASELINES, NewRunFolder
+from scripts.support.flags import BASELINES_HELP, NewRunFolder
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Args(Options):
     train: TrainConfig = TrainConfig()
     out: NewRunFolder = None
     """run folder; none: runs/PROTOCOL-HASH"""
-    baselines: tuple[Baseline, ...] = option((), BASELINES)
+    baselines: tuple[Baseline, ...] = option((), BASELINES_HELP)
     engine: Literal["local", "ray"] = "local"
     """ray: train in --workers processes of a Ray cluster; needs pip install -e ".[ray]" """
     workers: int = option(2, "processes of --engine ray", "[1, 4096]")

@@ -9,7 +9,7 @@ ml-100k  u.user, u.item, u.data in latin-1; `|` and tabs. An age in years become
 import re
 from collections.abc import Sequence
 
-from bst.data.raw import CELLS, MOVIE, File, Layout, whole
+from bst.data.raw import CELLS, ITEM_ROW, File, Layout, whole
 from bst.data.schema import USERS
 
 AGES = ("1", "18", "25", "35", "45", "50", "56")  # codes of MovieLens-1M: youngest of the group
@@ -59,12 +59,12 @@ def _ml_file(name: str, separator: str, cells: Sequence[str], encoding: str = "l
 ML_1M = Layout(
     ratings=_ml_file("ratings.dat", "::", CELLS), is_stars=True,
     users=_ml_file("users.dat", "::", USERS), user=_user_1m,
-    movies=_ml_file("movies.dat", "::", list(MOVIE)[:3]), movie=_movie_1m,
+    movies=_ml_file("movies.dat", "::", list(ITEM_ROW)[:3]), movie=_movie_1m,
     hint="--format ml-10m takes any scale and no users.dat",
 )
 ML_10M = Layout(
     ratings=_ml_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,
-    movies=_ml_file("movies.dat", "::", list(MOVIE)[:3], "utf-8"), movie=_movie_1m,
+    movies=_ml_file("movies.dat", "::", list(ITEM_ROW)[:3], "utf-8"), movie=_movie_1m,
 )
 ML_100K = Layout(
     ratings=_ml_file("u.data", "\t", CELLS), is_stars=True,

@@ -31,7 +31,7 @@ EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 19
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
 YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # pattern of a year in titles and dates
-MOVIE = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
+ITEM_ROW = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
 FEATURE = "feature "  # begins the names of the columns of item features
 LARGEST = 10**6  # largest magnitude of a rating
 UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # cells of a feature
@@ -177,7 +177,7 @@ class Layout:
     movies: File | None = None
     links: File | None = None  # TMDB id of items
     user: Callable[..., tuple]  # cells of a row -> columns of `USERS`
-    movie: Callable[..., tuple]  # cells of a row -> columns of `MOVIE`, then features
+    movie: Callable[..., tuple]  # cells of a row -> columns of `ITEM_ROW`, then features
     features: dict = field(default_factory=dict)  # names and dtypes of features
     hint: str = "give the file alone and say what stands where with --columns 1,2,3,4"  # most bad
 
@@ -203,7 +203,7 @@ class Reading:
         self.num_again, self.again = 0, []  # what `kept` left out: the count, the first ones
         self.users = layout.users and table(files, layout.users, layout.user, USERS, self.bad)
         self.movies = layout.movies and table(
-            files, layout.movies, layout.movie, MOVIE | layout.features, self.bad)
+            files, layout.movies, layout.movie, ITEM_ROW | layout.features, self.bad)
         links = layout.links and dict(table(files, layout.links, _link, {
             "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
         if self.users is None or self.movies is None:
@@ -226,7 +226,7 @@ class Reading:
             self.users = users.with_columns(
                 pl.lit(None, pl.String).alias(name) for name in USER_FEATURES)
         if self.movies is None:
-            self.movies = items.with_columns(pl.lit("").alias(name) for name in list(MOVIE)[1:])
+            self.movies = items.with_columns(pl.lit("").alias(name) for name in list(ITEM_ROW)[1:])
 
     def ratings(self) -> Iterator[pl.DataFrame]:
         """Good rows by block: user_row and item_row (Int32), rating, timestamp, line."""
@@ -389,7 +389,7 @@ def table(
 
 
 def movies_of(found: pl.DataFrame) -> pl.DataFrame:
-    """Columns of `schema.MOVIES` from those of `MOVIE`; an item without a title is named by its id.
+    """Columns of `schema.MOVIES` from `ITEM_ROW`; an item without a title is named by its id.
 
     The year is that at the end of the title, or else that of the date.
     """

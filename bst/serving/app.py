@@ -16,8 +16,7 @@ from starlette.exceptions import HTTPException
 
 from bst.recommend.person import Person
 from bst.recommend.recommender import Recommender
-from bst.serving import messages as body
-from bst.serving import metrics
+from bst.serving import messages, metrics
 from bst.serving.gate import Gate, error_reply, reply
 from bst.serving.worker import Models, Queue
 
@@ -92,9 +91,9 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
 
         return await queue.run(work)
 
-    @app.post("/recommend", response_model=body.Top, responses=body.RESPONSES)
+    @app.post("/recommend", response_model=messages.Top, responses=messages.RESPONSES)
     async def recommend(
-        asked: Annotated[body.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
+        asked: Annotated[messages.AskRecommend, Body(examples=[person | {"k": 3, "reasons": 2}])],
     ) -> Response:
         """The k best items, and what in the history raised their stars."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
@@ -105,11 +104,11 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
             return {"by": by, "items": [vars(item) | model.catalogue.about(row)
                                         for item, row in zip(best, rows, strict=True)]}
 
-        return await answer(asked.person(explained=asked.reasons > 0), job)
+        return await answer(asked.arguments(explained=asked.reasons > 0), job)
 
-    @app.post("/predict", response_model=body.Predictions, responses=body.RESPONSES)
+    @app.post("/predict", response_model=messages.Predictions, responses=messages.RESPONSES)
     async def predict(
-        asked: Annotated[body.AskPredict, Body(examples=[person | {"movies": known[2:]}])],
+        asked: Annotated[messages.AskPredict, Body(examples=[person | {"movies": known[2:]}])],
     ) -> Response:
         """Expected stars of the items, in their order."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
@@ -119,20 +118,20 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
             return {"items": [{"movie_id": item, "stars": expected, "rated": given}
                               for item, expected, given in rows]}
 
-        return await answer(asked.person(), job)
+        return await answer(asked.arguments(), job)
 
-    @app.post("/explain", response_model=body.Explained, responses=body.RESPONSES)
+    @app.post("/explain", response_model=messages.Explained, responses=messages.RESPONSES)
     async def explain(
-        asked: Annotated[body.AskExplain, Body(examples=[person | {"movie_id": known[2]}])],
+        asked: Annotated[messages.AskExplain, Body(examples=[person | {"movie_id": known[2]}])],
     ) -> Response:
         """What each event of the history does to the prediction, the largest effect first."""
-        return await answer(asked.person(explained=True), lambda model, who, at: vars(
+        return await answer(asked.arguments(explained=True), lambda model, who, at: vars(
             model.explain(who, asked.movie_id, at=at)))
 
-    @app.get("/movies", response_model=body.Movies, responses=body.RESPONSES)
+    @app.get("/movies", response_model=messages.Movies, responses=messages.RESPONSES)
     async def movies(
         q: Annotated[str, Query(max_length=100, examples=["toy story"])] = "",
-        k: Annotated[int, Query(ge=1, le=body.TOP)] = 10,
+        k: Annotated[int, Query(ge=1, le=messages.TOP)] = 10,
     ) -> Response:
         """Items with a word of the title beginning like each word of q, the most rated first."""
         catalogue = models.current.recommender.catalogue
@@ -147,7 +146,7 @@ def _add_state(app: FastAPI, models: Models, queue: Queue) -> None:
         """200 as long as the process answers."""
         return reply({"status": "ok"})
 
-    @app.get("/readyz", responses={503: body.RESPONSES[503]})
+    @app.get("/readyz", responses={503: messages.RESPONSES[503]})
     async def readyz() -> Response:
         """200 if a request would be accepted; what is served, and why a reload failed."""
         if queue.waiting >= queue.size:

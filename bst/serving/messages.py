@@ -50,7 +50,7 @@ class Asked(_Strict):
     user: About = About()
     at: Seconds | None = Field(None, description="default: a second after the last rating")
 
-    def person(self, *, explained: bool = False) -> dict[str, Any]:
+    def arguments(self, *, explained: bool = False) -> dict[str, Any]:
         """Arguments of the recommender's calls."""
         if explained and len(self.history) > EXPLAINED:
             raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "

@@ -23,7 +23,7 @@ from bst.utils.errors import DataError
 from bst.utils.files import write_atomic, write_sealed
 from scripts.support.synthetic import BUILTIN
 
-PLACES = ("data", "metadata", "bert")  # fields of `DataConfig` that may hold a path of a machine
+LOCAL_FIELDS = ("data", "metadata", "bert")  # of `DataConfig`: may hold paths of a machine
 CARD = Path(__file__).with_name("card.md")  # a Jinja template
 
 
@@ -50,7 +50,7 @@ def publish(run: Path, out: Path) -> list[str]:
         raise DataError(f"{run}: its results have no baseline, expected one for the card; train "
                         "with the default --baselines")
     config = checkpoint.config_of(run)
-    config["data"] |= {field: _name(config["data"][field]) for field in PLACES}
+    config["data"] |= {field: _name(config["data"][field]) for field in LOCAL_FIELDS}
     config["data"]["cache"] = str(DataConfig().cache)
     about = {name: info[name] for name in ("identity", "step")}
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")

@@ -8,14 +8,7 @@ import time
 import pytest
 
 from tests.conftest import bits
-from tests.faults.child import (
-    CALLS,
-    endless_steps,
-    forbid_network,
-    kill_at,
-    slow_steps,
-    turn_clock_back,
-)
+from tests.faults import child as faults
 
 slow = pytest.mark.slow
 
@@ -47,9 +40,9 @@ def test_eight_kills_at_random_moments_leave_the_same_bits(start, finish, whole,
 
 
 @pytest.mark.parametrize("number", [pytest.param(5, marks=slow), 12, pytest.param(20, marks=slow)])
-@pytest.mark.parametrize("when", CALLS)
+@pytest.mark.parametrize("when", faults.CALLS)
 def test_a_kill_inside_a_write_leaves_the_same_bits(start, finish, tmp_path, when, number):
-    start(tmp_path / "run", fault=kill_at, about=(when, number)).ends(-signal.SIGKILL)
+    start(tmp_path / "run", fault=faults.kill_at, about=(when, number)).ends(-signal.SIGKILL)
     finish(tmp_path / "run")
 
 
@@ -57,7 +50,7 @@ def test_a_kill_inside_a_write_leaves_the_same_bits(start, finish, tmp_path, whe
     (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=slow)])
 def test_a_signal_saves_and_the_run_goes_on(start, finish, tmp_path, number, code):
     out = tmp_path / "run"
-    child = start(out, fault=slow_steps)
+    child = start(out, fault=faults.slow_steps)
     child.wait_for("epoch 1:")
     child.send(number)
     child.ends(code)
@@ -69,7 +62,7 @@ def test_a_signal_saves_and_the_run_goes_on(start, finish, tmp_path, number, cod
 @slow
 def test_a_second_signal_ends_a_run_that_is_stuck_at_once(start, finish, tmp_path):
     out = tmp_path / "run"
-    child = start(out, fault=endless_steps)
+    child = start(out, fault=faults.endless_steps)
     child.wait_for("stuck")
     child.send(signal.SIGTERM)
     time.sleep(0.3)
@@ -83,7 +76,7 @@ def test_a_second_signal_ends_a_run_that_is_stuck_at_once(start, finish, tmp_pat
 
 def test_a_second_run_is_refused_and_a_lock_of_the_dead_is_not(start, finish, tmp_path):
     out = tmp_path / "run"
-    first = start(out, fault=endless_steps)
+    first = start(out, fault=faults.endless_steps)
     first.wait_for("stuck")
     second = start(out)
     second.ends(73)
@@ -95,6 +88,7 @@ def test_a_second_run_is_refused_and_a_lock_of_the_dead_is_not(start, finish, tm
     finish(out)
 
 
-@pytest.mark.parametrize("fault", [forbid_network, pytest.param(turn_clock_back, marks=slow)])
+@pytest.mark.parametrize("fault", [
+    faults.forbid_network, pytest.param(faults.turn_clock_back, marks=slow)])
 def test_a_clock_that_goes_backwards_or_no_network_changes_nothing(finish, tmp_path, fault):
     finish(tmp_path / "run", fault=fault)
