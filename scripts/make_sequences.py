@@ -47,7 +47,7 @@ def main(args: Args) -> None:
 
     started = time.perf_counter()
     store = make_store(with_builtin(args.data), args.out)
-    print(f"{len(store):,} ratings of {store.num_users:,} users and {store.num_items:,} movies "
+    print(f"{len(store):,} ratings of {store.num_users:,} users and {store.num_items:,} items "
           f"-> {args.out} in {time.perf_counter() - started:.1f} s")
     if len(store) <= AUDITED:
         split = split_interactions(store, protocol=args.data.protocol, ties=args.data.ties,

@@ -30,9 +30,9 @@ COMMANDS = reproduce.commands("--data data/ml-1m --metadata data/movies_metadata
 RESULTS = sorted(path.stem for path in (ROOT / "pics").glob("*.json"))
 
 
-@pytest.fixture
-def parse(monkeypatch):
-    """Has a script read its flags by its own parser, and then raise LookupError: they are right."""
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *SHOWN}))
+def test_a_command_of_the_pages_or_of_reproduce_is_one_that_its_script_reads(command, monkeypatch):
+    """By its own parser, after which LookupError keeps it from doing anything."""
     read = tyro.cli
 
     def cli(flags, **options):
@@ -42,16 +42,10 @@ def parse(monkeypatch):
     for name in ("tyro.cli", "tyro.extras._subcommand_cli_from_dict.cli"):
         monkeypatch.setattr(name, cli)
     monkeypatch.setattr(sys, "path", [*sys.path])  # each script puts the root in front
-    return lambda words: (monkeypatch.setattr(sys, "argv", words),
-                          runpy.run_path(str(ROOT / words[0]), run_name="__main__"))
-
-
-@pytest.mark.parametrize("command", sorted({*COMMANDS, *SHOWN}))
-def test_a_command_of_the_pages_or_of_reproduce_has_flags_that_its_script_knows(command, parse):
-    with pytest.raises(LookupError):
-        parse(shlex.split(command))
-    with pytest.raises(SystemExit, match="2"):
-        parse([*shlex.split(command), "--no-such-flag"])
+    for more, end in (([], LookupError), (["--no-such-flag"], SystemExit)):
+        monkeypatch.setattr(sys, "argv", [*shlex.split(command), *more])
+        with pytest.raises(end):
+            runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
 
 
 def test_reproduce_makes_every_file_of_the_page_of_results_and_then_the_page():

@@ -324,10 +324,11 @@ class Reading:
             print(f"{name}: {many}; the {self.config.repeats} one counts (--repeats)")
             return
         users, items = self.users["user_id"], self.movies["item_id"]
+        more = "; ..." if self.num_again > SHOWN else ""
         listed = "; ".join(
             f"{name}:{line}: user {users[user]}, item {items[item]}"
             for line, user, item in pl.concat(self.again).sort("line").head(SHOWN).iter_rows())
-        raise DataError(f"{many}, expected none: {listed}{'; ...' * (self.num_again > SHOWN)}; "
+        raise DataError(f"{many}, expected none: {listed}{more}; "
                         "correct them, or take the latest with --repeats last")
 
 

@@ -29,7 +29,7 @@ NEAR = 50  # items that are not found, up to which those spelt almost so are loo
 def read_history(
     path: Path, recommender: Recommender, *, skip_unknown: bool = False
 ) -> tuple[list[Interaction], list[str]]:
-    """The ratings of a file with a header, and what was done to them, a line each.
+    """The ratings of a file with a header, and what was done to them, one line each.
 
     Columns, in any case: title or movie_id (both must fit), or title and year; stars; and, if
     wanted, time: seconds or milliseconds since 1970 UTC or an ISO date. `COLUMNS` has their other
@@ -64,7 +64,7 @@ def read_history(
             if cell["stars"]:
                 stars = _number(cell, "stars") * best / top
                 movie = _movie(cell, recommender.catalogue, where, notes,
-                               near=3 * (len(unknown) < NEAR))
+                               near=3 if len(unknown) < NEAR else 0)
                 events.append(Interaction(movie, stars, _time(cell.get("time")), where))
             unrated += not cell["stars"]
         except UnknownItemError as error:
@@ -73,12 +73,15 @@ def read_history(
             raise DataError(f"{where}: {error}") from error
     count = f"{len(unknown)} of {len(events) + len(unknown)} items are not found"
     if unknown and not (skip_unknown and events):
-        raise DataError(f"{count}: {'; '.join(unknown[:SHOWN])}{'; ...' * (len(unknown) > SHOWN)}"
-                        + "; correct them, or leave them out with --skip-unknown" * bool(events))
+        more = "; ..." if len(unknown) > SHOWN else ""
+        hint = "; correct them, or leave them out with --skip-unknown" if events else ""
+        raise DataError(f"{count}: {'; '.join(unknown[:SHOWN])}{more}{hint}")
     if top != best:
         notes.append(f"stars out of {top:g} count as stars out of {best:g}")
-    notes += [f"{unrated} rows without stars are left out"] * bool(unrated)
-    notes += [f"{count} and left out:", *unknown] if unknown else []
+    if unrated:
+        notes.append(f"{unrated} rows without stars are left out")
+    if unknown:
+        notes += [f"{count} and left out:", *unknown]
     return events, notes
 
 
