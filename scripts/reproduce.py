@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 
+from scripts.rank import TABLES
 from scripts.support.command import guarded
 
 STUDIES = ("layer", "dense", "readout", "text", "history", "heads")
@@ -21,8 +22,8 @@ STUDIES = ("layer", "dense", "readout", "text", "history", "heads")
 def commands(files: str, jobs: int) -> list[str]:
     """The commands, the page of results last; `files` are the flags of the data."""
     data, metadata = files.split(" --metadata ")
-    ranked = {protocol: [f"runs/{protocol}-interest-{seed}" for seed in range(5)]
-              for protocol in ("leave-last-one", "temporal")}
+    ranked = {(protocol, ties): [f"runs/{protocol}-{ties}-interest-{seed}" for seed in range(5)]
+              for protocol, tables in TABLES.items() for ties in sorted({of for of, *_ in tables})}
     study = f"{files} --jobs {jobs} --threads 1"
     return [
         f"scripts/report.py {study} --json pics/results.json",
@@ -35,12 +36,12 @@ def commands(files: str, jobs: int) -> list[str]:
         f"scripts/train.py {files} --threads 1 --protocol keras-windows --run runs/keras-windows",
         "scripts/evaluate.py --run runs/keras-windows --json pics/keras-windows.json",
         f"scripts/train.py {files} --threads 1 --run runs/ml-1m",
-        *(f"scripts/train.py {files} --threads 1 --interest 6 --protocol {protocol} --ties stable "
+        *(f"scripts/train.py {files} --threads 1 --interest 6 --protocol {protocol} --ties {ties} "
           f"--seed {seed} --run {folder}"
-          for protocol, folders in ranked.items() for seed, folder in enumerate(folders)),
+          for (protocol, ties), folders in ranked.items() for seed, folder in enumerate(folders)),
         *(f"scripts/rank.py --run {' '.join(folders)} --sasrec runs/sasrec-{protocol} "
           "--python sasrec/bin/python --json pics/ranking.json"
-          for protocol, folders in ranked.items()),
+          for (protocol, _), folders in ranked.items()),
         f"scripts/benchmark.py prep {data} --json pics/benchmark_prep.json",
         f"scripts/benchmark.py train {data} --profile --json pics/benchmark_train.json",
         "scripts/benchmark.py score --run runs/ml-1m --profile --json pics/benchmark_score.json",
