@@ -29,7 +29,7 @@ from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX, OOV, rows_of
 from bst.data.sequences import load_store, save_store
 from bst.recommend.person import seconds
-from bst.recommend.recommender import History, Recommender
+from bst.recommend.recommender import HistoryLike, Recommender
 from bst.recommend.users import Users, table_of
 from bst.run import compare, config_in, only_run_in, prepare, store_of, train_run, use_device
 from bst.utils.errors import DataError, OptionError
@@ -172,7 +172,7 @@ class BST:
         score = score if by != "stars" else np.clip(score, *self.recommender.scale)
         return self._given_back(table_of(ids, self._ids, found, score))
 
-    def recommend_for(self, history: History, k: int = 10, **options: object) -> Frame:
+    def recommend_for(self, history: HistoryLike, k: int = 10, **options: object) -> Frame:
         """The k best items for anybody: item_id, title, rank, score (stars).
 
         Ranked `by` interest or both, also chance; see `Recommender.recommend`.
@@ -194,7 +194,7 @@ class BST:
         rows = self._fitted().recommender.similar(item, k)
         return self._given_back(pl.DataFrame(rows, ["item_id", "title", "cosine"], orient="row"))
 
-    def explain(self, user: int | str | History, item: int | str) -> Frame:
+    def explain(self, user: int | str | HistoryLike, item: int | str) -> Frame:
         """What each rating of a user, or of a history, does to a prediction.
 
         Columns item_id, title, rating, difference (stars); see `Recommender.explain`.

@@ -23,7 +23,7 @@ from bst.data.text import TextVectors, embed_texts, noise_like
 from bst.evaluation import report
 from bst.evaluation.baselines import BASELINES, MANY, SLOW
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.build import FEWEST, ContentScale, build_model, genre_names
+from bst.model.build import MIN_ITEMS, ContentScale, build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
 from bst.training.distributed import first_goes_first, maximum, rank
 from bst.training.loop import fit, predict_part
@@ -89,7 +89,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     prepared = Prepared(config, store, split, text, batches)
     for name, of in [*prepared.scale.values.items()][1:]:  # after the genres
         values = store.movies["features"].struct.field(name).explode().n_unique()
-        print(f"item feature {name}: {len(of):,} of {values:,} values have {FEWEST} rated items")
+        print(f"item feature {name}: {len(of):,} of {values:,} values have {MIN_ITEMS} rated items")
     for name, (*_, is_log) in [*prepared.scale.scales.items()][1:]:  # after the year
         print(f"item feature {name}: a number{', by its logarithm' if is_log else ''}")
     return prepared

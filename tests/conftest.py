@@ -181,7 +181,7 @@ def ratings(store, user, count):
 def asked(recommender, batches, store, p):
     """The user of the target at p, with what the split lets this target see."""
     person = Users(recommender, store).person(store.users["user_id"][int(store.user_row[p])])
-    return person._keep(np.arange(batches.history.stop[p] - batches.history.start[p]))
+    return person.take(np.arange(batches.history.stop[p] - batches.history.start[p]))
 
 
 def keep(recommender, folder, **info):

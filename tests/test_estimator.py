@@ -173,7 +173,7 @@ def test_options_are_what_python_has(tmp_path):
      "2 bad rows, .*ratings.parquet:1: no item; ratings.parquet:2: no user"),
     (lambda m: m.recommend("u1"), "users is one str, expected a list of ids"),
     (lambda m: m.recommend(["u1"], at="2001-01-01"), "row 1: time '2001-01-01', expected seconds"),
-    (lambda m: m.recommend(["u1"], items=[6]), "no movie 6 in the catalogue"),
+    (lambda m: m.recommend(["u1"], items=[6]), "no item 6 in the catalogue"),
 ])
 def test_what_a_caller_gets_wrong_is_told_in_one_line(model, call, message):
     with refused(message):

@@ -110,5 +110,5 @@ def test_content_is_shares_numbers_and_components_of_texts_and_0_where_unknown(
     assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
     flat = movies.with_columns(features=pl.struct(pages=pl.lit(7.0), none=pl.lit(None, pl.Float64)))
     assert not scale_of(flat).features(cells_of(flat), text)[:, 6:10].any()
-    monkeypatch.setattr("bst.model.build.MOST", 1)
+    monkeypatch.setattr("bst.model.build.MAX_VALUES", 1)
     assert scale_of(movies).values["author"] == ["Ann"]

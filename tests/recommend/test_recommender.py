@@ -57,7 +57,7 @@ def test_the_interest_in_a_film_is_that_of_the_evaluation_path(build, store, for
     items, model = np.arange(store.num_items) + FIRST_IDX, recommender.model
     batch = batches.gather(batches.epoch("test", batch_size=10**6)[0])
     with torch.inference_mode():
-        together = model.interest_scores(batch, model.films(torch.from_numpy(items)))
+        together = model.next_item_scores(batch, model.next_item_vectors(torch.from_numpy(items)))
     for p, expected in zip(batch.position[batch.is_target].tolist()[::7], together[::7],
                            strict=True):
         person = asked(recommender, batches, store, p)
@@ -82,7 +82,7 @@ def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default
     assert named.recommend(written, k=1)[0].movie_id.startswith("tt0")
     assert named.explain(written, "tt05").reasons[0].movie_id.startswith("tt0")
     for stranger in (5, "5", "tt5", "tt005"):
-        with refused(f"no movie {stranger!r} in the catalogue"):
+        with refused(f"no item {stranger!r} in the catalogue"):
             named.predict(written, [stranger])
     for odd in (121.7, True, None, 5.0):
         with refused(f"id {odd} is neither a whole number nor text"):
@@ -111,7 +111,7 @@ def test_a_difference_is_that_of_a_history_without_the_event(
     person = recommender.person(history)
     if user_id == "longest":
         user_id = store.users["user_id"][int(np.diff(store.offsets).argmax())]
-        person = Users(recommender, store).person(user_id)._keep(np.arange(CHUNK + 1))
+        person = Users(recommender, store).person(user_id).take(np.arange(CHUNK + 1))
     elif user_id:
         person = Users(recommender, store).person(user_id)
     monkeypatch.setattr("bst.recommend.recommender.EVENTS", 5 * CHUNK)  # several batches
@@ -121,7 +121,7 @@ def test_a_difference_is_that_of_a_history_without_the_event(
     assert len(effects) == len(person) > 13  # more than the softmax heads see
     whole = recommender.score(person, items, at)[0]
     for k, item in enumerate(person.item):
-        rest = recommender.score(person._keep(np.delete(np.arange(len(person)), k)), items, at)[0]
+        rest = recommender.score(person.take(np.delete(np.arange(len(person)), k)), items, at)[0]
         assert effects[recommender.catalogue.name(item)[0]] == pytest.approx(whole - rest, abs=2e-5)
     sizes = [abs(reason.difference) for reason in reasons]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 50 * 2e-5
@@ -146,7 +146,7 @@ def test_the_list_is_what_passes_all_filters_by_score_without_what_was_seen(
     asked = interested.person(history), catalogue.items(films), history[-1][2] + 1
     stars, interest = interested.score(*asked), interested.interest(*asked)
     score = {"stars": stars, "interest": interest, "both": stars + interest}[by]
-    order = [films[k] for k in np.lexsort((-catalogue.ratings, -score))]
+    order = [films[k] for k in np.lexsort((-catalogue.train_counts, -score))]
     of_film = dict(zip(films, zip(stars.clip(1, 5), np.exp(interest), strict=True), strict=True))
     rows = store.movies.filter(
         store.movies["genres"].list.eval(pl.element().is_in(["War", "Comedy"])).list.any()
@@ -172,7 +172,7 @@ def test_equal_scores_are_ordered_by_train_ratings_then_by_the_catalogue(build, 
     found = recommender.recommend(history, 99)
     assert len({item.stars for item in found}) == 1
     rows = catalogue.items([item.movie_id for item in found]) - FIRST_IDX
-    keys = list(zip(-catalogue.ratings[rows], rows, strict=True))
+    keys = list(zip(-catalogue.train_counts[rows], rows, strict=True))
     assert keys == sorted(keys)
 
 
@@ -251,7 +251,7 @@ def test_similar_films_are_those_that_the_same_people_like(default, store, small
 
 @pytest.mark.parametrize(("call", "message"), [
     *((lambda r, h, _, event=event: r.predict([event], [7]),
-       f"event 0: {re.escape(repr(event))}, expected .movie id, stars, seconds since 1970 UTC. or")
+       f"event 0: {re.escape(repr(event))}, expected .item id, stars, seconds since 1970 UTC. or")
       for event in ((7,), (7, "4", T), (7, 10**400, T), (None, 4, T), (7.0, 4, T), "7")),
     *((lambda r, h, _, time=time: r.predict([(9, 4, T), (7, 4, time)], [7]),
        f"event 1: time {re.escape(repr(time)[:40])}, expected seconds since 1970 UTC, .* 2050")
@@ -264,7 +264,7 @@ def test_similar_films_are_those_that_the_same_people_like(default, store, small
     (lambda r, h, _: r.person(user={"sex": "X"}), "sex 'X' is not one of F, M"),
     (lambda r, h, _: r.person(user={"shoe": "X"}), "no user feature 'shoe'"),
     (lambda r, h, _: r.predict(r.person(h), [7], user={"sex": "F"}), "beside a Person"),
-    (lambda r, h, _: r.with_movies([NewMovie(7, "X")]), "movie 7 .'X'. is in the catalogue alrea"),
+    (lambda r, h, _: r.with_movies([NewMovie(7, "X")]), "item 7 .'X'. is in the catalogue alrea"),
     (lambda r, h, _: r.with_movies([NewMovie(6, "X", ("Noir",))]), "'X': no genre 'Noir'"),
     (lambda r, h, _: r.with_movies([NewMovie(6, "X", features={"author": "A"})]),
      "'X': feature author='A', expected names of none"),
@@ -300,7 +300,7 @@ def test_a_film_of_the_history_has_the_stars_that_were_given(default):
 def test_reasons_of_a_long_history_are_looked_for_among_its_newest_events(
         default, history, monkeypatch):
     whole = {reason.movie_id: reason for reason in default.explain(history, 45).reasons}
-    monkeypatch.setattr("bst.recommend.recommender.FEWEST", 2)
+    monkeypatch.setattr("bst.recommend.recommender.MIN_TRIED", 2)
     monkeypatch.setattr("bst.recommend.recommender.WORK", 5 * len(history) + 3)
     found = default.explain(history, 45).reasons
     assert {reason.movie_id for reason in found} == {film for film, *_ in history[-5:]}
