@@ -11,11 +11,12 @@ import torch
 from polars.testing import assert_frame_equal
 
 import bst
-from bst.config import DataConfig
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX
 from bst.estimator import as_polars, column
 from bst.recommend.users import Users
+from bst.run import prepare, train_run
 from tests.conftest import SMALL, contents, random_tables, refused
 from tests.raw_formats import telling
 
@@ -148,6 +149,27 @@ def test_a_saved_model_moves_with_its_ratings(model, tmp_path):
         bst.BST(**OPTIONS).fit(RATINGS.head(99), folder=tmp_path / "moved")
     assert_frame_equal(bst.BST.load(tmp_path / "moved").recommend(["u4"], k=3),
                        loaded.recommend(["u4"], k=3))
+
+
+def test_a_run_of_files_is_saved_with_its_ratings(tmp_path):
+    """With tied ratings in a drawn order, and features of items that the files alone have."""
+    raw, run = tmp_path / "raw", tmp_path / "run"
+    raw.mkdir()
+    RATINGS.write_csv(raw / "ratings.csv")
+    ITEMS.with_columns(author=pl.Series(["Ann", "Bob"] * 20 + ["Bob"])).write_csv(raw / "items.csv")
+    data = DataConfig(data=raw, item_features="author", tie_order="shuffled")
+    config = RunConfig(data=data, model=ModelConfig(**SMALL, text=False),
+                       train=TrainConfig(epochs=1, steps=2, threads=1))
+    assert train_run(prepare(config), run)
+    model = bst.BST.load(run)
+    model.save(tmp_path / "saved")
+    raw.rename(tmp_path / "gone")
+    saved = bst.BST.load(tmp_path / "saved")
+    assert_frame_equal(saved.recommend(["u4", "u1"], k=3), model.recommend(["u4", "u1"], k=3))
+    assert saved.evaluate(["item mean"])["scorer"].to_list() == ["bst", "item mean"]
+    with refused("raw: cannot read it"):
+        model.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_options_are_what_python_has(tmp_path):
