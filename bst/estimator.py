@@ -31,16 +31,7 @@ from bst.data.sequences import load_store, save_store
 from bst.recommend.person import seconds
 from bst.recommend.recommender import HistoryLike, Recommender
 from bst.recommend.users import Users, table_of
-from bst.run import (
-    compare,
-    config_in,
-    data_of,
-    only_run_in,
-    prepare,
-    store_of,
-    train_run,
-    use_device,
-)
+from bst.run import compare, config_in, only_run_in, prepare, store_of, train_run, use_device
 from bst.utils.errors import DataError, OptionError
 
 Frame = Any  # a DataFrame of polars or pandas
@@ -220,7 +211,7 @@ class BST:
             ["item_id", "title", "rating", "difference"], orient="row"))
 
     def _open(self, folder: Path, config: RunConfig) -> "BST":
-        self.config, self.folder = replace(config, data=data_of(folder)), folder
+        self.config, self.folder = config, folder
         self.recommender = Recommender.from_pretrained(folder)
         self.users = Users(self.recommender, store_of(folder))
         self._ids = pl.Series(self.recommender.catalogue.ids)

@@ -52,21 +52,20 @@ class Prepared:
 
 
 def config_in(folder: Path) -> RunConfig:
-    """The config of the run in `folder`; a DataError if it holds none."""
-    values = config_of(folder)
-    return from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
+    """The config of the run in `folder`, its data in the run's own store if it has one.
 
-
-def data_of(folder: Path) -> DataConfig:
-    """Where the data of the run in `folder` are: in its own store, if it has one."""
-    config, own = config_in(folder).data, folder / "store"
-    return replace(config, data=own, metadata=None, item_features=None) if own.exists() else config
+    A DataError if the folder holds no run.
+    """
+    values, own = config_of(folder), folder / "store"
+    config = from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
+    data = replace(config.data, data=own, metadata=None, item_features=None)
+    return replace(config, data=data) if own.exists() else config
 
 
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        return _open(data_of(folder))
+        return _open(config_in(folder).data)
 
 
 def _open(config: DataConfig, report_dir: Path | None = None) -> SequenceStore:

@@ -50,77 +50,57 @@ class Progress:
     task: str = "stars"  # `name` of the task
 
 
-class Stars:
-    """The first task: predict stars. The next-item head has no part in the loss."""
+@dataclass(frozen=True)
+class Task:
+    """Something to learn, as `fit` does it."""
 
-    name, metric = "stars", "valid_mae"  # of `Progress.task`; of `validate`: the lower, the better
-
-    def epochs(self, run: RunConfig) -> int:
-        """Epochs, unless they make fewer than `TrainConfig.steps` updates."""
-        return run.train.epochs
-
-    def groups(self, model: Network, config: TrainConfig) -> list[tuple]:
-        """Parameters, peak learning rate and weight decay; none where there is a prior instead."""
-        ids = [model.items.id.weight]
-        with_prior = [p for part in (model.items, model.users, model.prior, model.regression)
-                      if part is not None for p in part.parameters() if p is not ids[0]]
-        grouped = {id(p) for p in ids + with_prior}
-        rest = [p for p in model.parameters() if id(p) not in grouped]
-        return [(ids, config.lr_items, 0.0), (with_prior, config.lr, 0.0),
-                (rest, config.lr_dense, config.weight_decay)]
-
-    def train(self, model: Network) -> None:
-        """Put what learns into training mode."""
-        model.train()
-
-    def loss(self, model: Network, batch: Batch) -> Tensor:
-        """Mean loss over the real targets."""
-        return model.loss(batch)
-
-    def validate(self, model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
-        """Metrics over the targets of valid, the same in each process."""
-        valid = batches.split.valid
-        label = batches.store.rating[valid]
-        score = predict_part(model, batches, "valid", device=config.device)[valid]
-        return {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
+    name: str  # in `Progress`
+    part: Callable[[Network], nn.Module]  # what is in training mode
+    epochs: Callable[[RunConfig], int]  # more if they make fewer than `TrainConfig.steps` updates
+    groups: Callable[[Network, TrainConfig], list[tuple]]  # parameters, peak rate, weight decay
+    loss: Callable[[Network, Batch], Tensor]  # mean over the real targets
+    validate: Callable[[Network, Batches, TrainConfig], dict[str, float]]  # the first one decides
 
 
-class NextItem:
-    """The second task: predict which item is rated next. Only the next-item head moves."""
-
-    name, metric = "interest", "valid_nats"
-
-    def epochs(self, run: RunConfig) -> int:
-        """See `Stars`, as for the other methods."""
-        return run.model.interest
-
-    def groups(self, model: Network, config: TrainConfig) -> list[tuple]:
-        """The head alone; at twice the rate of the MLP it needs fewer epochs."""
-        return [([*model.interest.parameters()], 2 * config.lr_dense, config.weight_decay)]
-
-    def train(self, model: Network) -> None:
-        """All else stays in evaluation mode."""
-        model.eval().interest.train()
-
-    def loss(self, model: Network, batch: Batch) -> Tensor:
-        """In nats."""
-        return model.next_item_loss(batch)
-
-    @torch.inference_mode()
-    def validate(self, model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
-        """The mean loss."""
-        torch.manual_seed(config.seed)
-        model.eval()
-        total = torch.zeros(2, dtype=torch.float64)
-        for rows in shard(batches.epoch("valid", batch_size=EVAL_SIZE)):
-            batch = batches.gather(rows).to(config.device)
-            count = float(batch.is_target.sum())
-            total += torch.tensor([self.loss(model, batch).item() * count, count])
-        return {"valid_nats": float(add_up(total)[0] / total[1])}
+def _groups(model: Network, config: TrainConfig) -> list[tuple]:
+    """Groups of all parameters: those with a prior have rates of their own, and no decay."""
+    ids = [model.items.id.weight]
+    with_prior = [p for part in (model.items, model.users, model.prior, model.regression)
+                  if part is not None for p in part.parameters() if p is not ids[0]]
+    grouped = {id(p) for p in ids + with_prior}
+    rest = [p for p in model.parameters() if id(p) not in grouped]
+    return [(ids, config.lr_items, 0.0), (with_prior, config.lr, 0.0),
+            (rest, config.lr_dense, config.weight_decay)]
 
 
-STARS, NEXT_ITEM = Stars(), NextItem()
-Task = Stars | NextItem
+def _valid_errors(model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
+    valid = batches.split.valid
+    score = predict_part(model, batches, "valid", device=config.device)[valid]
+    label = batches.store.rating[valid]
+    return {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
+
+
+@torch.inference_mode()
+def _valid_nats(model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
+    """Mean of `Network.next_item_loss` over the targets of valid, the same in each process."""
+    torch.manual_seed(config.seed)
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    for rows in shard(batches.epoch("valid", batch_size=EVAL_SIZE)):
+        batch = batches.gather(rows).to(config.device)
+        count = float(batch.is_target.sum())
+        total += torch.tensor([model.next_item_loss(batch).item() * count, count])
+    return {"valid_nats": float(add_up(total)[0] / total[1])}
+
+
+STARS = Task(
+    "stars", part=lambda model: model, epochs=lambda run: run.train.epochs, groups=_groups,
+    loss=lambda model, batch: model.loss(batch), validate=_valid_errors)
+NEXT_ITEM = Task(  # all but the next-item head stays as it is
+    "interest", part=lambda model: model.interest, epochs=lambda run: run.model.interest,
+    groups=lambda model, config: [  # at twice the rate it needs fewer epochs
+        ([*model.interest.parameters()], 2 * config.lr_dense, config.weight_decay)],
+    loss=lambda model, batch: model.next_item_loss(batch), validate=_valid_nats)
 
 
 def optimizer_of(model: Network, config: TrainConfig, task: Task = STARS) -> AdamW:
@@ -157,7 +137,7 @@ def train_step(
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the weights stay as they were.
     """
-    task.train(model)
+    task.part(model.eval()).train()
     model.zero_grad(set_to_none=True)  # also of the parameters of the task before
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
@@ -355,7 +335,7 @@ class Fitting:
                 "seconds": round(time.perf_counter() - started, 1),
                 "cpu_seconds": round(time.process_time() - self.cpu, 1)}
         self.cpu = time.process_time()
-        value = found[self.task.metric]
+        value = next(iter(found.values()))
         better = value < progress.best
         progress.best = min(progress.best, value)
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1
