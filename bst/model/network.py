@@ -327,7 +327,7 @@ class Network(nn.Module):
             taste = batch.real(taste)
             means = means + _by_copy(taste * real_key, k)
             variances = batch.real(variances + noise[..., None])
-            # Computed twice on purpose: one node would add up the gradients in another order.
+            # Not shared with the line above: one node would sum its gradients in another order.
             product = taste * real_key
             of_heads = [taste, product, self.regression.by_head(product), variances.log()]
         if self.softmax is not None:

@@ -78,7 +78,7 @@ def test_the_scale_of_ratings_follows_their_unit_and_no_rating_of_many(unit):
 
 def test_content_is_shares_numbers_and_components_of_texts_and_0_where_unknown(
         store, split, text, monkeypatch):
-    """Numbers with a long tail by their logarithm; authors of three rated films or more."""
+    """Numbers with a long tail by their logarithm; authors of three rated items or more."""
     movies, rated = described(store).movies, np.unique(store.item_idx[split.train]) - FIRST_IDX
 
     def scale_of(movies):
