@@ -86,16 +86,16 @@ class NextItemHead(nn.Module):
         """
         (b, c, n), device = batch.event_item.shape, batch.event_item.device
         since = F.pad(batch.event_time.flatten(1).diff(dim=1), (1, 0)).view(b, c, n)
-        x = vectors + self.rating(rating[..., None]) + self.gap(_power(since))
+        x = vectors + self.rating(rating[..., None]) + self.gap(_bucket(since))
         x = self.dropout(self.norm_event(x))
         slots = repeat(torch.arange(n, device=device), "n -> b c n", b=b, c=c)
         itself = replace(batch, target_item=batch.event_item, target_time=batch.event_time,
                          stop=slots, label=batch.event_rating, position=slots)
         x = self.dropout(self.events(x, x, itself))
         last, is_new = batch.slot - 1, batch.seen <= 0
-        gap = _power(batch.target_time - at_slots(batch.event_time, last))
-        gap = gap.masked_fill(is_new, GAPS - 1)
-        query = torch.where(is_new[..., None], self.blank, at_slots(x, last)) + self.ahead(gap)
+        bucket = _bucket(batch.target_time - at_slots(batch.event_time, last))
+        bucket = bucket.masked_fill(is_new, GAPS - 1)
+        query = torch.where(is_new[..., None], self.blank, at_slots(x, last)) + self.ahead(bucket)
         return self.reads(x, self.norm_ask(query), batch)
 
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class NextItemHead(nn.Module):
         return is_excluded
 
 
-def _power(seconds: Tensor) -> Tensor:
+def _bucket(seconds: Tensor) -> Tensor:
     """Bucket of a number of seconds, int64 in [0, GAPS - 2]: floor(log2(seconds + 1))."""
     return (seconds.clamp(min=0) + 1).double().log2().long().clamp(max=GAPS - 2)
 

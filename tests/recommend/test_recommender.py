@@ -52,7 +52,7 @@ def test_a_prediction_is_that_of_the_evaluation_path(build, store, changes):
 
 
 @pytest.mark.parametrize("form", [*FORMS[:2], dict(protocol="random"), dict(attention="softmax")])
-def test_the_interest_in_a_item_is_that_of_the_evaluation_path(build, store, form):
+def test_the_interest_in_an_item_is_that_of_the_evaluation_path(build, store, form):
     recommender, batches = build(interest=1, **form)
     items, model = np.arange(store.num_items) + FIRST_IDX, recommender.model
     batch = batches.gather(batches.epoch("test", batch_size=10**6)[0])
@@ -284,7 +284,7 @@ def test_numbers_of_numpy_and_levels_of_the_scale_in_float64_are_taken_as_they_a
     assert (stars.tolist(), time.tolist(), notes) == (levels.tolist(), [T, T + 5, T + 9], [])
 
 
-def test_a_item_of_the_history_has_the_stars_that_were_given(default):
+def test_an_item_of_the_history_has_the_stars_that_were_given(default):
     history = [(5 + 2 * k, float(1 + k % 5), T + k) for k in range(20)]
     given = {item: stars for item, stars, _ in history}
     assert default.predict(history, list(given)).tolist() == list(given.values())
