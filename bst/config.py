@@ -21,9 +21,7 @@ PLACES = ("data", "metadata", "cache")  # fields of `DataConfig` that are paths
 
 
 def option(default, text: str, within: str | None = None):
-    """A dataclass field with its help; `within`, such as "[0, 1)", bounds a number, or each of a
-    tuple.
-    """
+    """A dataclass field and its help; `within` ("[0, 1)") bounds a number, or each of a tuple."""
     text += f"; in {within}" if within else ""
     return field(default=default, metadata={"help": text, "within": within})
 
@@ -31,12 +29,12 @@ def option(default, text: str, within: str | None = None):
 def check_option(name: str, value: object, options: type) -> None:
     """Refuse a value that a Literal type does not list: an OptionError names it and those."""
     if value not in get_args(options):
-        known = ", ".join(map(repr, get_args(options)))
-        raise OptionError(f"{name} must be one of {known}, got {value!r}")
+        listed = ", ".join(map(repr, get_args(options)))
+        raise OptionError(f"{name} must be one of {listed}, got {value!r}")
 
 
 class Options:
-    """A dataclass whose fields are checked, in Python as on the command line."""
+    """A dataclass whose fields are checked, from Python and from the command line."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -48,7 +46,7 @@ class Options:
 
 
 def _check_numbers(name: str, value: object, kind: type, within: str) -> None:
-    """Refuse what is no number of this type inside the interval, or no tuple of them."""
+    """Refuse what is not a number of this type in the interval, or not a tuple of them."""
     low, high = map(float, within[1:-1].split(","))
     parts = get_args(kind)  # of a tuple
     wanted = Integral if int in (kind, *parts) else Real
@@ -61,7 +59,7 @@ def _check_numbers(name: str, value: object, kind: type, within: str) -> None:
             for x in numbers):
         what = f"{len(parts)} numbers" if parts and parts[-1] is not Ellipsis else "numbers"
         raise OptionError(f"{name} must be {what if parts else 'a number'} in {within}"
-                          f"{', whole' * (wanted is Integral)}, got {value!r}")
+                          f"{', whole' if wanted is Integral else ''}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,21 +122,22 @@ class ModelConfig(Options):
     year: bool = option(True, "release year in the item embedding")
     audience: int = option(
         32, "principal components of who rated an item, at most; 0: none", "[0, 512]")
-    text: bool = option(True, "BERT vector of the overview in the item embedding and dense layers")
+    text: bool = option(True, "BERT vector of the overview in the item embedding and in the MLP")
     user_id: bool = option(False, "embed the user's id (most test users are new under 'temporal')")
     user_features: bool = option(True, "embed sex, age group, occupation and zip region")
     feature_dim: int = option(8, "width of a user feature's or a bucket's embedding", "[1, 4096]")
     dense: Literal["concat", "bucket", "none"] = option(
-        "concat", "dense features: scaled and concatenated, or bucketized and embedded")
+        "concat", "dense features: scaled and concatenated, or bucketized and embedded, or none")
     buckets: int = option(16, "quantile buckets of a dense feature, with bucket", "[2, 256]")
     interest: int = option(
-        0, "epochs of a second head, which learns which item is rated next; 0: none", "[0, 1000]")
-    hidden: tuple[int, int, int] = option((128, 64, 32), "widths of dense layers", "[1, 65536]")
+        0, "epochs of the next-item head, which learns which item is rated next; 0: no such head",
+        "[0, 1000]")
+    hidden: tuple[int, int, int] = option((128, 64, 32), "widths of the MLP", "[1, 65536]")
     dropout: float = option(0.1, "probability of zeroing", "[0, 1)")
     item_dropout: float = option(
         0.02, "probability that the item of a train target is shown as unrated", "[0, 1)")
     doubt: float = option(
-        1.0, "scale of the training noise on item embeddings; 1: posterior std", "[0, 10]")
+        1.0, "scale of the noise on item ids in training; 1: their posterior std", "[0, 10]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,25 +155,29 @@ class ModelConfig(Options):
 class TrainConfig(Options):
     """How the weights are fitted."""
 
-    epochs: int = option(5, "passes over the train targets, at most; see steps", "[1, 1000]")
+    epochs: int = option(
+        5, "passes over the train targets; more if these are fewer than `steps` updates",
+        "[1, 1000]")
     steps: int = option(
-        600, "optimizer steps of each task, at least; epochs grow to fit", "[1, 1000000000]")
+        600, "optimizer steps of each task, at least, unless patience ends it", "[1, 1000000000]")
     batch_size: int = option(
         2048, "events of an optimizer step, padded ones included, at most", "[1, 10000000]")
-    lr: float = option(6e-3, "peak learning rate of Adam for the regression heads", "(0, 1)")
+    lr: float = option(
+        6e-3, "peak learning rate for the regression heads, item content and users", "(0, 1)")
     lr_items: float = option(
-        0.05, "peak rate for item embeddings, in standard deviations of the prior", "(0, 1)")
-    lr_dense: float = option(1e-3, "peak rate for softmax heads and dense layers", "(0, 1)")
-    weight_decay: float = option(0.01, "of softmax heads and dense layers, decoupled", "[0, 1]")
+        0.05, "peak rate for item ids, in standard deviations of their prior", "(0, 1)")
+    lr_dense: float = option(
+        1e-3, "peak rate for softmax heads and the MLP; the next-item head has twice it", "(0, 1)")
+    weight_decay: float = option(0.01, "of what learns at lr_dense, decoupled", "[0, 1]")
     average: float = option(
         0.1, "length of the running mean of the weights as a share of all steps; 0: none", "[0, 1)")
     warmup: float = option(0.03, "share of the steps with rising rate; cosine after", "[0, 1)")
     clip: float = option(1.0, "largest norm of the gradient", "(0, 1000000]")
     patience: float = option(
-        0.3, "share of all epochs without a better validation MAE before stopping", "(0, 1]")
+        0.3, "share of all epochs without a better validation metric before stopping", "(0, 1]")
     save_every: int = option(100, "optimizer steps between resume points", "[1, 1000000000]")
     seed: int = option(0, "seed of weights, order and dropout", "[0, 2147483647]")
-    deterministic: bool = option(True, "refuse operations that are not reproducible bit by bit")
+    deterministic: bool = option(True, "refuse operations whose bits are not reproducible")
     device: str = option("cpu", "cpu, cuda or mps")
     threads: int = option(0, "torch threads; 0: one per core", "[0, 4096]")
 
@@ -186,7 +189,7 @@ class RunConfig(Options):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    baselines: tuple[Baseline, ...] = ()  # to compare with; none named: all that scale to the data
+    baselines: tuple[Baseline, ...] = ()  # to compare with; (): all that are fast enough
 
     def __post_init__(self) -> None:
         for name in self.baselines:
@@ -201,13 +204,13 @@ class RunConfig(Options):
         fixed = self.to_dict()
         del fixed["baselines"]
         for name in (*PLACES, "format", "columns", "item_features", "repeats"):
-            fixed["data"].pop(name)  # where and how, not what: the store has its hash
+            fixed["data"].pop(name)  # they decide the store, whose digest identifies it
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)
         return fixed
 
     def differences(self, other: dict) -> list[str]:
-        """Where the essentials of this config are not those of a `to_dict`: a flag each."""
+        """Flags in which the essentials of this config differ from those of a `to_dict`."""
         return [f"--{name.replace('_', '-')} was {other[group].get(name)}, is {value}"
                 for group, values in self.essentials().items() for name, value in values.items()
                 if other[group].get(name) != value]
@@ -220,20 +223,20 @@ class RunConfig(Options):
 
     @property
     def name(self) -> str:
-        """Name of the run's folder, unless told otherwise."""
+        """Default name of the run's folder."""
         return f"{self.data.protocol}-{self.hash}"
 
 
 def from_dict(cls, values: dict):
     """The config of class `cls` that `to_dict` wrote; an OptionError on a name of no field."""
-    known = {f.name: f.type for f in fields(cls)}
-    unknown = sorted(set(values) - set(known))
+    types = {f.name: f.type for f in fields(cls)}
+    unknown = sorted(set(values) - set(types))
     if unknown:
-        raise OptionError(f"{cls.__name__} has no field {unknown}; it has {sorted(known)}")
+        raise OptionError(f"{cls.__name__} has no field {unknown}; it has {sorted(types)}")
 
     def typed(name: str, value: object) -> object:
-        if is_dataclass(known[name]):
-            return from_dict(known[name], value)
+        if is_dataclass(types[name]):
+            return from_dict(types[name], value)
         if name in PLACES and value is not None:
             return Path(value)
         return tuple(value) if isinstance(value, list) else value

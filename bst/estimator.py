@@ -1,9 +1,9 @@
-"""The model on data frames: fit, predict, recommend, as other libraries have it.
+"""The model on data frames: fit, predict, recommend, as in other libraries.
 
     model = bst.BST(seed=1).fit(ratings)
     model.recommend(["u1", "u2"], k=10)
 
-Frames are of polars or pandas; what comes back is of the kind that went in. Everything is done by
+Frames are of polars or pandas; results are of the kind that `fit` was given. Everything is done by
 the functions behind the scripts: frames go to the readers of `--data` as parquet, a fitted model is
 a run folder.
 """
@@ -25,11 +25,11 @@ import numpy as np
 import polars as pl
 
 from bst.config import Baseline, DataConfig, ModelConfig, RankBy, RunConfig, TrainConfig
-from bst.data.preparation import make_store
+from bst.data.preparation import make_store, open_store
 from bst.data.schema import FIRST_IDX, OOV, rows_of
 from bst.data.sequences import load_store, save_store
 from bst.recommend.person import seconds
-from bst.recommend.recommender import History, Recommender
+from bst.recommend.recommender import HistoryLike, Recommender
 from bst.recommend.users import Users, table_of
 from bst.run import compare, config_in, only_run_in, prepare, store_of, train_run, use_device
 from bst.utils.errors import DataError, OptionError
@@ -51,9 +51,9 @@ class BST:
     """
 
     def __init__(self, **options: object) -> None:
-        known = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
-        if unknown := sorted(set(options) - set(known)):
-            raise OptionError(f"no option {unknown[0]}; there are {', '.join(sorted(known))}")
+        group_of = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
+        if unknown := sorted(set(options) - set(group_of)):
+            raise OptionError(f"no option {unknown[0]}; there are {', '.join(sorted(group_of))}")
         for name, value in options.items():  # as a caller in Python writes what flags take
             if name == "item_features" and isinstance(value, (list, tuple)):
                 options[name] = ",".join(value)
@@ -62,7 +62,7 @@ class BST:
             elif isinstance(value, list):
                 options[name] = tuple(value)
         groups = {group: cls(**{name: value for name, value in options.items()
-                                if known[name] == group}) for group, cls in GROUPS.items()}
+                                if group_of[name] == group}) for group, cls in GROUPS.items()}
         self.config, self._like = RunConfig(**groups), pl.DataFrame()
         self.folder: Path | None = None  # of the run
 
@@ -73,11 +73,11 @@ class BST:
         Args:
             ratings: columns user_id, item_id, rating and, if known, datetime (or timestamp, in
                 seconds); other usual names are known too, see data/README.md.
-            items: one row an item: item_id and, if known, title, genres, year, text, and what the
+            items: one row per item: item_id and, if known, title, genres, year, text, and what the
                 option item_features names.
-            users: one row a user: user_id and any of sex, age, occupation, zip.
-            folder: run folder, where training goes on if it was cut; None: one that goes with
-                the model.
+            users: one row per user: user_id and any of sex, age, occupation, zip.
+            folder: run folder, where training resumes if it was interrupted; None: one that is
+                deleted with the model.
             verbose: print what is found and how training goes.
 
         Raises:
@@ -111,7 +111,11 @@ class BST:
         """Copy the run, with the ratings that it was fitted on, to a new folder."""
         if Path(folder).exists():
             raise DataError(f"{folder} is there already, expected a new folder")
-        shutil.copytree(self._fitted().folder, folder)
+        has_store = (self._fitted().folder / "store").exists()
+        store = None if has_store else open_store(self.config.data)  # of a run of scripts/train.py
+        shutil.copytree(self.folder, folder)
+        if store is not None:
+            save_store(store, Path(folder) / "store")
 
     def evaluate(self, baselines: Sequence[Baseline] = ()) -> Frame:
         """Errors on the held-out test part, and those of the baselines; none named: all."""
@@ -122,14 +126,14 @@ class BST:
             {name: [row.get(name) for row in rows] for name in names}))
 
     def predict(self, pairs: Frame) -> Frame:
-        """The pairs with a column more, `prediction`: expected stars on the scale.
+        """The pairs with one more column, `prediction`: expected stars on the scale.
 
-        A user or an item that is not known gets what is usual, with a warning. A pair that is rated
-        has the stars it was given.
+        An unknown user or item gets the prediction for an average one, with a warning. A pair that
+        is rated has the stars it was given.
 
         Args:
             pairs: columns user_id and item_id and, if wanted, datetime (or timestamp, in seconds):
-                only what the user rated before it counts; without it everything does.
+                only ratings before it count; without it all do.
         """
         table, users = as_polars(pairs), self._fitted().users
         for name in ("user_id", "item_id"):
@@ -148,12 +152,12 @@ class BST:
                   by: RankBy = "stars", exact: bool = False) -> Frame:
         """The k best items of each user: user_id, item_id, rank (from 1), score.
 
-        The score is the expected stars, or see `by`. A user who is not known gets what is usual,
-        with a warning.
+        The score is the expected stars, or see `by`. An unknown user gets the list for an average
+        one, with a warning.
 
         Args:
             users: ids.
-            k: items a user.
+            k: items per user.
             exclude_seen: leave out what the user has rated before `at`.
             items: ids to choose from; None: all.
             at: a date, or seconds since 1970 UTC; None: a second after each user's last rating.
@@ -162,17 +166,17 @@ class BST:
         """
         if isinstance(users, str) or hasattr(users, "columns"):
             raise DataError(f"users is one {type(users).__name__}, expected a list of ids")
-        known, ids = self._fitted().users, column(users)
+        recommend, ids = self._fitted().users.recommend, column(users)
         at = None if at is None else int(seconds_of(column([at]))[0])
         if isinstance(items, str):
             raise DataError(f"items is the text {items!r}, expected a list of ids")
         among = None if items is None else self.recommender.catalogue.items(list(items))
-        found, score = known.recommend(self._rows(ids), k, at=at, exclude_seen=exclude_seen,
-                                       among=among, by=by, exact=exact)
+        found, score = recommend(self._rows(ids), k, at=at, exclude_seen=exclude_seen,
+                                 among=among, by=by, exact=exact)
         score = score if by != "stars" else np.clip(score, *self.recommender.scale)
         return self._given_back(table_of(ids, self._ids, found, score))
 
-    def recommend_for(self, history: History, k: int = 10, **options: object) -> Frame:
+    def recommend_for(self, history: HistoryLike, k: int = 10, **options: object) -> Frame:
         """The k best items for anybody: item_id, title, rank, score (stars).
 
         Ranked `by` interest or both, also chance; see `Recommender.recommend`.
@@ -194,7 +198,7 @@ class BST:
         rows = self._fitted().recommender.similar(item, k)
         return self._given_back(pl.DataFrame(rows, ["item_id", "title", "cosine"], orient="row"))
 
-    def explain(self, user: int | str | History, item: int | str) -> Frame:
+    def explain(self, user: int | str | HistoryLike, item: int | str) -> Frame:
         """What each rating of a user, or of a history, does to a prediction.
 
         Columns item_id, title, rating, difference (stars); see `Recommender.explain`.
@@ -207,8 +211,6 @@ class BST:
             ["item_id", "title", "rating", "difference"], orient="row"))
 
     def _open(self, folder: Path, config: RunConfig) -> "BST":
-        if (folder / "store").exists():  # where it is now
-            config = replace(config, data=replace(config.data, data=folder / "store"))
         self.config, self.folder = config, folder
         self.recommender = Recommender.from_pretrained(folder)
         self.users = Users(self.recommender, store_of(folder))
@@ -227,20 +229,20 @@ class BST:
         return rows
 
     def _items(self, ids: pl.Series) -> np.ndarray:
-        """Item indices, (n,); that of an unknown item for one that the catalogue lacks."""
+        """Item indices, (n,); `OOV` for an item that is not in the catalogue."""
         rows = rows_of(ids.cast(pl.String).str.strip_chars(), self._ids).to_numpy()
         _warn_of(ids, rows < 0, "items")
         return np.where(rows < 0, OOV, rows.astype(np.int64) + FIRST_IDX)
 
     def _given_back(self, table: pl.DataFrame) -> Frame:
-        """The table as a frame like those that the model was fitted on."""
+        """The table as a frame of the kind that the model was fitted on."""
         if isinstance(self._like, pl.DataFrame):
             return table
         return type(self._like)({name: table[name].to_numpy() for name in table.columns})
 
 
 def make_store_of(tables: dict[str, pl.DataFrame], config: DataConfig, folder: Path) -> None:
-    """The store of frames by the name of their file, by the readers and rules of `config`."""
+    """Write the store of some frames, named like files, by the readers and rules of `config`."""
     with tempfile.TemporaryDirectory() as written:
         for name, table in tables.items():
             table.write_parquet(Path(written) / f"{name}.parquet")

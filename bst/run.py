@@ -1,4 +1,4 @@
-"""The hops in one call each: open the data, prepare, train, compare with the baselines."""
+"""The steps in one call each: open the data, prepare, train, compare with the baselines."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from bst.data.text import TextVectors, embed_texts, noise_like
 from bst.evaluation import report
 from bst.evaluation.baselines import BASELINES, MANY, SLOW
 from bst.model.batches import Batches, UserVocabulary
-from bst.model.build import FEWEST, ContentScale, build_model, genre_names
+from bst.model.build import MIN_ITEMS, ContentScale, build_model, genre_names
 from bst.training.checkpoint import FITTED_VERSION, Fitted, config_of, load_model, save_fitted
 from bst.training.distributed import first_goes_first, maximum, rank
 from bst.training.loop import fit, predict_part
@@ -31,7 +32,7 @@ from bst.utils.errors import DataError, one_line
 from bst.utils.files import write_sealed
 from bst.utils.guard import FolderInUseError, folder_lock
 
-SHOWN = 300  # characters of an overview that a run folder keeps, to be shown
+OVERVIEW_CHARS = 300  # of an overview that a run folder keeps, to be shown
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,20 @@ class Prepared:
 
 
 def config_in(folder: Path) -> RunConfig:
-    """The config of the run in `folder`; a DataError if it holds none."""
-    values = config_of(folder)
-    return from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
+    """The config of the run in `folder`, its data in the run's own store if it has one.
+
+    A DataError if the folder holds no run.
+    """
+    values, own = config_of(folder), folder / "store"
+    config = from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
+    data = replace(config.data, data=own, metadata=None, item_features=None)
+    return replace(config, data=data) if own.exists() else config
 
 
 def store_of(folder: Path) -> SequenceStore:
     """The sequences that the run in `folder` was trained on; a DataError if they are gone."""
-    config, own = config_in(folder).data, folder / "store"
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
-        return _open(replace(config, data=own) if own.exists() else config)
+        return _open(config_in(folder).data)
 
 
 def _open(config: DataConfig, report_dir: Path | None = None) -> SequenceStore:
@@ -74,7 +79,7 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
         config = keras_example(config)
         print("protocol keras-windows: the Keras example's window and features (LEAKY)")
     store = _open(config.data, report_dir)
-    print(f"{len(store):,} ratings, {store.num_users:,} users, {store.num_items:,} movies")
+    print(f"{len(store):,} ratings, {store.num_users:,} users, {store.num_items:,} items")
     split = split_interactions(store, protocol=config.data.protocol, ties=config.data.ties,
                                seed=config.data.split_seed)
     for line in audit_split(store, split):
@@ -89,27 +94,27 @@ def prepare(config: RunConfig, *, report_dir: Path | None = None) -> Prepared:
     prepared = Prepared(config, store, split, text, batches)
     for name, of in [*prepared.scale.values.items()][1:]:  # after the genres
         values = store.movies["features"].struct.field(name).explode().n_unique()
-        print(f"item feature {name}: {len(of):,} of {values:,} values have {FEWEST} rated items")
+        print(f"item feature {name}: {len(of):,} of {values:,} values have {MIN_ITEMS} rated items")
     for name, (*_, is_log) in [*prepared.scale.scales.items()][1:]:  # after the year
         print(f"item feature {name}: a number{', by its logarithm' if is_log else ''}")
     return prepared
 
 
 def texts_of(store: SequenceStore, config: DataConfig) -> list[str | None]:
-    """What BERT reads for each film, by `DataConfig.text_source`."""
+    """What BERT reads for each item, by `DataConfig.text_source`."""
     if config.text_source == "title":
         return store.movies["title"].to_list()
     overviews = store.movies["overview"].to_numpy()
     if config.text_source == "shuffled":
-        known = np.flatnonzero(overviews)
-        order = np.random.default_rng([config.split_seed, 91]).permutation(known)
+        rows = np.flatnonzero(overviews)
+        order = np.random.default_rng([config.split_seed, 91]).permutation(rows)
         overviews = overviews.copy()
-        overviews[known] = overviews[order]
+        overviews[rows] = overviews[order]
     return overviews.tolist()
 
 
 def use_device(config: TrainConfig) -> None:
-    """Threads and determinism of torch, before it uses the device; a DataError if that is none."""
+    """Set threads and determinism of torch; a DataError if it does not see the device."""
     if config.threads:
         torch.set_num_threads(config.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # determinism on a GPU needs it
@@ -125,7 +130,7 @@ def run_training(
     """Prepare, train and compare: what `scripts/train.py` does, in each process of its group.
 
     The first process prepares alone, so that the others find its caches and nobody writes twice.
-    Returns the rows of the results, none in processes but the first; None when asked to stop.
+    Returns the rows of the results, in the first process alone; None when training was stopped.
     """
     use_device(config.train)
     with only_run_in(out):
@@ -162,9 +167,9 @@ def only_run_in(out: Path) -> Iterator[None]:
 def train_run(
     prepared: Prepared, out: Path, *, stop_requested: Callable[[], bool] = lambda: False
 ) -> bool:
-    """Train in the folder `out`, going on where an earlier run of the same config stopped.
+    """Train in the folder `out`, or resume where an earlier run of the same config stopped.
 
-    False when it was asked to stop before training was complete. A DataError if `out` holds a run
+    False when it was stopped before training was complete. A DataError if `out` holds a run
     of another config or of other data.
     """
     config, identity = prepared.config, _identity(prepared)
@@ -187,16 +192,17 @@ def train_run(
 
 
 def keep_fitted(prepared: Prepared, out: Path) -> None:
-    """Write what `bst.recommend` needs beside the model."""
+    """Write `Fitted`, which `bst.recommend` needs beside the model."""
     config, store, split = prepared.config.data, prepared.store, prepared.split
     movies = store.movies.select("item_id", "title", "year", "genres", "overview")
-    movies = movies.with_columns(movies["overview"].str.slice(0, SHOWN)).to_dict(as_series=False)
+    movies = movies.with_columns(pl.col("overview").str.slice(0, OVERVIEW_CHARS),
+                                 ratings=split.item_counts(store)[FIRST_IDX:])
     save_fitted(out, Fitted(
         FITTED_VERSION, _identity(prepared),
         {"protocol": config.protocol, "ties": split.ties, "seed": config.split_seed},
         {"bert": config.bert, "pooling": config.pooling, "text_source": config.text_source},
         list(genre_names(store.movies)),
-        movies | {"ratings": split.item_counts(store)[FIRST_IDX:].tolist()},
+        movies.to_dict(as_series=False),
         {"values": prepared.scale.values, "scales": prepared.scale.scales}))
 
 
@@ -215,7 +221,7 @@ def compare(
 ) -> list[dict]:
     """Rows of the best model in `out` and of every baseline on `part`, failed ones last.
 
-    Processes but the first help to predict and get no rows. Errors: see `predict_run`.
+    The other processes of a group help to predict and get no rows. Errors: see `predict_run`.
     """
     config, store, split = prepared.config, prepared.store, prepared.split
     ours = predict_run(prepared, out, part, device=device)
@@ -237,13 +243,13 @@ def compare(
 
 
 def predict_baselines(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Stars of each baseline that is asked for, each (n,), and why the others have none."""
-    store, split, asked = prepared.store, prepared.split, prepared.config.baselines
+    """Stars of each baseline of the config, each (n,), and why the others have none."""
+    store, split, chosen = prepared.store, prepared.split, prepared.config.baselines
     held_out, size = np.concatenate([split.valid, split.test]), len(split.train)
     found, failed = {}, {}
-    names = [name for name in BASELINES if not asked or name in asked]
+    names = [name for name in BASELINES if not chosen or name in chosen]
     for name in tqdm(names, desc="baselines", unit="", leave=False, disable=None):
-        if name in SLOW and not asked and size > MANY:
+        if name in SLOW and not chosen and size > MANY:
             failed[name] = f"skipped: slow on {size:,} train ratings, unless --baselines names it"
             continue
         try:

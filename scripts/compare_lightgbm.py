@@ -1,6 +1,6 @@
 """Gradient-boosted trees on what the dense layers of a network without history reading may see.
 
-Their features: the causal dense features of `bst.model.facts`; item bias, item count and streaming
+Their features: the causal dense features of `bst.model.dense`; item bias, item count and streaming
 bias, which for a train row come from the train rows of other people (out of fold: none of them has
 seen its stars); the user's features; genres. They correct the streaming bias.
 
@@ -66,16 +66,16 @@ def item_statistics(store, split) -> np.ndarray:
     return found
 
 
-def causal_facts(model, batches) -> np.ndarray:
+def dense_features_of(model, batches) -> np.ndarray:
     """The dense features of every target, (n, f); NaN at what is no target."""
-    from bst.model.facts import FACTS
+    from bst.model.dense import DENSE_FEATURES
 
-    found = np.full((len(batches.store), len(FACTS)), np.nan, dtype=np.float32)
+    found = np.full((len(batches.store), len(DENSE_FEATURES)), np.nan, dtype=np.float32)
     for part in ("train", "valid", "test"):
         for rows in batches.epoch(part, batch_size=8192):
             batch = batches.gather(rows)
             real = batch.is_target
-            found[batch.position[real]] = model.facts(batch)[real]
+            found[batch.position[real]] = model.dense_features(batch)[real]
     return found
 
 
@@ -89,7 +89,7 @@ def predict_trees(prepared) -> np.ndarray:
     statistics, names = item_statistics(store, prepared.split), genre_names(store.movies)
     genres = np.array([[name in of for name in names] for of in store.movies["genres"]])
     features = np.concatenate([
-        causal_facts(model, batches), statistics, batches.user[store.user_row][:, 1:],
+        dense_features_of(model, batches), statistics, batches.user[store.user_row][:, 1:],
         genres.reshape(store.num_items, len(names))[store.item_idx - FIRST_IDX]], axis=1)
     start = statistics[:, -1]
     rest = store.rating - start

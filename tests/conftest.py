@@ -97,7 +97,7 @@ def saved(what) -> bytes:
 
 
 def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0.5) -> Tables:
-    """Users, movies and ratings full of tied timestamps; a user never rates a film twice."""
+    """Users, movies and ratings full of tied timestamps; a user never rates an item twice."""
     rng = np.random.default_rng(seed)
     users = pl.DataFrame(
         {"user_id": np.arange(NUM_USERS) * 3 + 1, "sex": rng.choice(["F", "M"], NUM_USERS),
@@ -111,7 +111,7 @@ def random_tables(seed: int = 0, *, num_ratings: int = 700, tie_share: float = 0
          "genres": [["Drama"], ["Comedy", "War"], ["Drama", "War"], []] * 10 + [["Comedy"]],
          "overview": [f"About {k}." if k % 5 else None for k in range(NUM_MOVIES)],
          "match": ["exact" if k % 5 else "none" for k in range(NUM_MOVIES)]}, schema=MOVIES)
-    pairs = rng.permutation(NUM_USERS * (NUM_MOVIES - 3))[:num_ratings]  # 3 films are never rated
+    pairs = rng.permutation(NUM_USERS * (NUM_MOVIES - 3))[:num_ratings]  # 3 items are never rated
     step = np.where(rng.random(num_ratings) < tie_share, 0, rng.integers(1, 4000, num_ratings))
     order = rng.permutation(num_ratings)
     ratings = pl.DataFrame(
@@ -164,14 +164,14 @@ def turned(store: SequenceStore, rows: np.ndarray) -> SequenceStore:
 
 
 def described(store: SequenceStore) -> SequenceStore:
-    """The store whose films have features: authors, one of whom wrote one film, and pages."""
+    """The store whose items have features: authors, one of whom wrote one item, and pages."""
     return replace(store, movies=store.movies.with_columns(features=pl.struct(
         pl.Series("author", [["Once"]] + [["Bob", "Ann"], [], ["Bob"], ["Ann"]] * 10),
         pl.Series("pages", [k**3 if k % 6 else None for k in range(NUM_MOVIES)], pl.Float64))))
 
 
 def movie(store, p):
-    """The id of the film that is rated at p."""
+    """The id of the item that is rated at p."""
     return store.movies["item_id"][int(store.item_idx[p]) - FIRST_IDX]
 
 
@@ -184,7 +184,7 @@ def ratings(store, user, count):
 def asked(recommender, batches, store, p):
     """The user of the target at p, with what the split lets this target see."""
     person = Users(recommender, store).person(store.users["user_id"][int(store.user_row[p])])
-    return person._keep(np.arange(batches.history.stop[p] - batches.history.start[p]))
+    return person.take(np.arange(batches.history.stop[p] - batches.history.start[p]))
 
 
 def keep(recommender, folder, **info):

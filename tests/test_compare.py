@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.compare_lightgbm import causal_facts, item_statistics
+from scripts.compare_lightgbm import dense_features_of, item_statistics
 from tests.conftest import turned
 
 
@@ -23,9 +23,9 @@ def test_an_item_count_is_that_of_train_out_of_fold_too(store, split):
     assert abs(found[split.train].mean() / expected[split.train].mean() - 1) < 0.1
 
 
-def test_each_target_has_its_own_facts(small, store, split):
+def test_each_target_has_its_own_dense_features(small, store, split):
     model, batches = small()
-    found = causal_facts(model, batches)
+    found = dense_features_of(model, batches)
     targets = np.concatenate([split.train, split.valid, split.test])
     assert not np.isnan(found[targets]).any()
     seen = (batches.history.stop - batches.history.start)[targets]

@@ -11,11 +11,12 @@ import torch
 from polars.testing import assert_frame_equal
 
 import bst
-from bst.config import DataConfig
+from bst.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from bst.data.preparation import make_store
 from bst.data.schema import FIRST_IDX
 from bst.estimator import as_polars, column
 from bst.recommend.users import Users
+from bst.run import prepare, train_run
 from tests.conftest import SMALL, contents, random_tables, refused
 from tests.raw_formats import telling
 
@@ -150,6 +151,27 @@ def test_a_saved_model_moves_with_its_ratings(model, tmp_path):
                        loaded.recommend(["u4"], k=3))
 
 
+def test_a_run_of_files_is_saved_with_its_ratings(tmp_path):
+    """With tied ratings in a drawn order, and features of items that the files alone have."""
+    raw, run = tmp_path / "raw", tmp_path / "run"
+    raw.mkdir()
+    RATINGS.write_csv(raw / "ratings.csv")
+    ITEMS.with_columns(author=pl.Series(["Ann", "Bob"] * 20 + ["Bob"])).write_csv(raw / "items.csv")
+    data = DataConfig(data=raw, item_features="author", tie_order="shuffled")
+    config = RunConfig(data=data, model=ModelConfig(**SMALL, text=False),
+                       train=TrainConfig(epochs=1, steps=2, threads=1))
+    assert train_run(prepare(config), run)
+    model = bst.BST.load(run)
+    model.save(tmp_path / "saved")
+    raw.rename(tmp_path / "gone")
+    saved = bst.BST.load(tmp_path / "saved")
+    assert_frame_equal(saved.recommend(["u4", "u1"], k=3), model.recommend(["u4", "u1"], k=3))
+    assert saved.evaluate(["item mean"])["scorer"].to_list() == ["bst", "item mean"]
+    with refused("raw: cannot read it"):
+        model.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_options_are_what_python_has(tmp_path):
     items = ITEMS.with_columns(author=pl.Series(["Ann", "Bob"] * 20 + ["Bob"]))
     model = bst.BST(**OPTIONS | {"steps": 2, "epochs": 1, "hidden": [8, 8, 8]},
@@ -173,7 +195,7 @@ def test_options_are_what_python_has(tmp_path):
      "2 bad rows, .*ratings.parquet:1: no item; ratings.parquet:2: no user"),
     (lambda m: m.recommend("u1"), "users is one str, expected a list of ids"),
     (lambda m: m.recommend(["u1"], at="2001-01-01"), "row 1: time '2001-01-01', expected seconds"),
-    (lambda m: m.recommend(["u1"], items=[6]), "no movie 6 in the catalogue"),
+    (lambda m: m.recommend(["u1"], items=[6]), "no item 6 in the catalogue"),
 ])
 def test_what_a_caller_gets_wrong_is_told_in_one_line(model, call, message):
     with refused(message):

@@ -88,7 +88,7 @@ def test_what_the_recommender_refuses_is_nan(default):
         found = program(*inputs(default, history, [11, movie], at)).isnan()
         assert found.nonzero()[:, 0].tolist() == spoilt, (event, movie, at)
         if spoilt:
-            with refused("no movie|stars|not before"):
+            with refused("no item|stars|not before"):
                 default.predict(history, [11, movie], at=at)
 
 

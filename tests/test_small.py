@@ -56,6 +56,6 @@ def test_small_data_train_and_recommend_or_are_refused_in_one_line(
         ids = recommender.catalogue.ids
         for history in ([], [(ids[0], float(recommender.model.levels[0]))]):
             for by in recommender.ways:
-                for film in recommender.recommend(history, 3, by=by, exclude_seen=False, reasons=1):
-                    assert math.isfinite(film.stars) and 0 <= (film.chance or 0) <= 1
+                for item in recommender.recommend(history, 3, by=by, exclude_seen=False, reasons=1):
+                    assert math.isfinite(item.stars) and 0 <= (item.chance or 0) <= 1
             assert math.isfinite(recommender.explain(history, ids[0]).stars)

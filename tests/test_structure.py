@@ -17,7 +17,7 @@ ROOMS = [  # bottom to top; "": a module that stands in bst/ itself
     ("", ["config"]),
     ("data", ["schema", "overviews", "sources", "raw", "movielens", "formats", "text",
               "sequences", "splits", "preparation"]),
-    ("model", ["batches", "facts", "layers", "interest", "network", "build"]),
+    ("model", ["batches", "dense", "layers", "interest", "network", "build"]),
     ("evaluation", ["metrics", "baselines", "report"]),
     ("training", ["distributed", "checkpoint", "loop"]),
     ("recommend", ["person", "catalogue", "best", "recommender", "users"]),

@@ -16,8 +16,8 @@ from bst.data.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 
-CROWDED = 4  # this many targets of a chunk cost as much as one event
-CHUNK = 32  # events that are read together; what came before is carried over as a state
+TARGETS_PER_EVENT = 4  # targets of a chunk that cost as much as one event; see `packed`
+CHUNK = 32  # events that are read together; a state carries over what came before
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Batch:
     event_time: Tensor  # (b, c, n) int64, seconds since the first event of the row
     target_item: Tensor  # (b, t, i) int64, PAD where the chunk has fewer targets
     target_time: Tensor  # (b, t, i) int64
-    stop: Tensor  # (b, t, i) int64: it sees all earlier chunks, and its own's slots before this
+    stop: Tensor  # (b, t, i) int64: it sees all earlier chunks, and this many slots of its own
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
     label: Tensor  # (b, t, i) float32, stars; 0 where padded
     position: Tensor  # (b, t, i) int64, the target's position in the store; -1 where padded
@@ -61,7 +61,7 @@ class Batch:
         return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
 
     def about(self, items: np.ndarray | Tensor) -> "Batch":
-        """The same histories, asked about items (b, i) where their only targets stand."""
+        """The same histories with items (b, i) as their targets, in place of one target each."""
         return replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"),
                        is_full=True)
 
@@ -93,7 +93,7 @@ def at_slots(values: Tensor, slot: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Events:
-    """Ratings of which histories are runs: one person's, oldest first."""
+    """Ratings, flat; each history is a slice: one person's ratings, oldest first."""
 
     item: np.ndarray  # (m,) item index
     rating: np.ndarray  # (m,) stars
@@ -102,7 +102,7 @@ class Events:
 
 @dataclass(frozen=True)
 class Targets:
-    """k targets, those of a row in one run."""
+    """k targets, row by row."""
 
     row: np.ndarray  # (k,) row of the batch
     item: np.ndarray  # (k,) item index
@@ -117,14 +117,14 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
     """The batch of some histories and their targets.
 
     Chunks are cut at multiples of `CHUNK` from the newest event, so that a row's numbers do not
-    depend on the other rows. A target belongs to the chunk that holds the slot after its last
-    event; at the end of the row, to the last chunk.
+    depend on the other rows. A target belongs to the chunk that holds the slot after its last seen
+    event; a target that sees the whole row belongs to the last chunk.
 
     Args:
         events: of all rows.
         begin: (b,) the first event of each row.
         size: (b,) events of each row.
-        targets: of all rows, row by row.
+        targets: of all rows.
         user: (b, 1 + features) see `UserVocabulary.encode`.
     """
     b, c = len(size), int(num_chunks(size).max())
@@ -169,9 +169,9 @@ def lay_out(events: Events, begin: np.ndarray, size: np.ndarray, targets: Target
     )
 
 
-def asked(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray, at: np.ndarray
-          ) -> Batch:
-    """Histories with one unknown target each, at (b,) seconds; `Batch.about` fills in items."""
+def request_batch(events: Events, begin: np.ndarray, size: np.ndarray, user: np.ndarray,
+                  at: np.ndarray) -> Batch:
+    """Histories with one target each, at (b,) seconds; `Batch.about` says of which items."""
     b = len(size)
     return lay_out(events, begin, size, Targets(
         row=np.arange(b), item=np.full(b, OOV), time=at, seen=size, label=np.zeros(b),
@@ -191,12 +191,14 @@ def packed(order: np.ndarray, chunks: np.ndarray, largest: np.ndarray, batch_siz
         order: (b,) rows.
         chunks: (b,) of each row.
         largest: (b,) largest number of targets in one chunk of each row.
-        batch_size: events, padded ones included, and `CROWDED` times as many targets, at most.
+        batch_size: cost of a batch, at most. A batch costs as much as its slots for events, padded
+            ones included, or its slots for targets / `TARGETS_PER_EVENT`, whichever is more. A
+            single row that costs more is a batch of its own.
     """
     groups, longest, fullest = [], 0, 0
     for row in order:
         longest, fullest = max(longest, chunks[row]), max(fullest, largest[row])
-        size = longest * max(CHUNK, fullest / CROWDED)
+        size = longest * max(CHUNK, fullest / TARGETS_PER_EVENT)
         if not groups or (len(groups[-1]) + 1) * size > batch_size:
             groups.append([])
             longest, fullest = chunks[row], largest[row]
@@ -206,20 +208,20 @@ def packed(order: np.ndarray, chunks: np.ndarray, largest: np.ndarray, batch_siz
 
 @dataclass(frozen=True)
 class UserVocabulary:
-    """Known values of the user table; index 0 is PAD, 1 is OOV."""
+    """Values of the user table that train knows; index 0 is PAD, 1 is OOV."""
 
     user_id: list[int | str]
     features: dict[str, list[str]]  # values in index order, from FIRST_IDX on
-    always: list[str] = field(default_factory=list)  # columns that all users of train have
+    always: list[str] = field(default_factory=list)  # columns where no user of train has a gap
 
     @classmethod
     def fit(cls, store: SequenceStore, split: Split) -> "UserVocabulary":
         """Values that occur among the users of train targets."""
         rows = np.unique(store.user_row[split.train])
-        known = store.users[rows]
-        features = {f: sorted(known[f].drop_nulls().unique().to_list()) for f in USER_FEATURES}
-        always = [name for name in ("user_id", *features) if not known[name].null_count()]
-        return cls(known["user_id"].to_list(), features, always)
+        users = store.users[rows]
+        features = {f: sorted(users[f].drop_nulls().unique().to_list()) for f in USER_FEATURES}
+        always = [name for name in ("user_id", *features) if not users[name].null_count()]
+        return cls(users["user_id"].to_list(), features, always)
 
     def encode(self, users) -> np.ndarray:
         """Indices (u, 1 + features) int64 of a user table; what train did not have is OOV."""
@@ -251,14 +253,13 @@ class Batches:
 
     def epoch(self, part: str, *, batch_size: int, seed: int | None = None,
               epoch: int = 0) -> list[list[np.ndarray]]:
-        """Rows of each batch of one epoch, which depend only on (seed, epoch).
+        """Plan the batches of one epoch; the plan depends only on (seed, epoch).
 
         Users of about equally long histories share a batch, so that little is padded.
 
         Args:
             part: train, valid or test.
-            batch_size: events of a batch, padded ones included, at most (a row is never cut, so a
-                single longer one is a batch of its own), and `CROWDED` times as many targets.
+            batch_size: see `packed`.
             seed: shuffles users and batches; None keeps a fixed order for evaluation.
             epoch: number of the pass.
 
@@ -290,7 +291,7 @@ class Batches:
         return np.split(targets, new[1:]), chunks, np.maximum.reduceat(count[back], new)
 
     def gather(self, rows: list[np.ndarray]) -> Batch:
-        """Tensors of one batch from the positions of its targets, an array per row."""
+        """The batch of some targets, given by their positions: an array per row."""
         position = np.concatenate(rows)
         row = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
         first = np.array([r[0] for r in rows])

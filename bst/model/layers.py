@@ -13,38 +13,38 @@ from torch.nn import functional as F
 
 from bst.model.batches import Batch, at_slots
 
-DRIFT = 5.0  # largest step of a clock: exp(-5) = .007 is as good as forgotten; keeps exp in range
+DRIFT = 5.0  # largest step of a clock: after it exp(-5) = 0.7 % of the correlation is left
 
 
 class RegressionHeads(nn.Module):
-    """A person's taste, read off the rated history by Gaussian process regression in context.
+    """A person's taste, estimated from the rated history by Gaussian process regression.
 
-    The residual of event j (stars less what is expected of anybody) is k_j . x_j + noise, where
-    the taste x drifts: cov(x_j, x_l) = exp(-|T_j - T_l|), with a clock T of each head that runs by
-    events and by time. The prediction of a target is that of the Gaussian with this covariance,
-    given all that the target sees: exact, for a history of any length.
+    The residual of event j (stars less the baseline) is k_j . x_j + noise. The taste x drifts:
+    cov(x_j, x_l) = exp(-|T_j - T_l|), where each head has a clock T that advances with every event
+    and with time. The prediction of a target is the posterior of this Gaussian process, given all
+    events that the target sees. It is exact for a history of any length.
 
-    The history goes in chunks. What earlier chunks say of the taste is a state, its mean and its
-    covariance less the prior one. In a chunk, with L the Cholesky factor of the covariance of its
-    events, W = L^-1 cov(events, taste) and u = L^-1 residual serve every target at once: a target
-    with key q has mean q . (state + sum_s W_s u_s) over the slots s that it sees, and loses
-    (q . W_s)^2 of variance by each. That is attention, with whitened keys W and values u.
+    The history is read in chunks. What earlier chunks say of the taste is the state: the mean of
+    the taste, and its covariance less the prior one. In a chunk, with L the Cholesky factor of the
+    covariance of its events, W = L^-1 cov(events, taste) and u = L^-1 residual serve every target:
+    a target with key q has mean q . (state + sum_s W_s u_s) over the slots s that it sees, and each
+    of them lowers its variance by (q . W_s)^2. That is attention, with keys W and values u.
 
-    Numbers: the kernel between an event j and an earlier l is a product of k_j, which has
-    exp(T_mid - T_j), and W's input, which has exp(T_l - T_mid), with T_mid the middle of the chunk:
-    within exp(+-80), as `DRIFT` bounds what a chunk of 32 can drift, so float32 does. The noise on
-    the diagonal is at least `network.NOISE_FLOOR`, which keeps the factor well away from singular.
+    Numerics: the kernel between an event j and an earlier l is a product of k_j exp(T_mid - T_j)
+    and k_l exp(T_l - T_mid), with T_mid the clock in the middle of the chunk. A clock advances by
+    at most `DRIFT` = 5 per event, so by at most 32 * 5 / 2 = 80 from T_mid: exp stays in float32.
+    The noise on the diagonal is at least `network.NOISE_FLOOR`, so L is well conditioned.
 
     Source: Rasmussen and Williams 2006, ch. 2; Hartikainen and Sarkka 2010, "Kalman filtering and
     smoothing solutions to temporal Gaussian process regression models", for the state.
 
-    Several copies of the heads, each with keys of its own, read the same history; what they say is
-    averaged, which costs less variance than wider heads.
+    Several copies of the heads read the same history, each with keys of its own. Their predictions
+    are averaged, which has less variance than wider heads.
 
     Args:
         widths: of each head; they add up to the d of a copy.
-        drift: of each head between two events, at first.
-        forgets: of each head per log hour between two events, at first.
+        drift: initial clock step of each head per event.
+        forgets: initial clock step of each head per log hour between two events.
     """
 
     def __init__(self, widths: Sequence[int], drift: Sequence[float],
@@ -56,20 +56,20 @@ class RegressionHeads(nn.Module):
         self.register_buffer("head_of_column", torch.repeat_interleave(
             torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
 
-    def read(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor
+    def encode(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor
              ) -> tuple[Tensor, ...]:
-        """Encode the history once, for all targets: the `past` of `forward`.
+        """Encode the history once for all targets; returns the `encoded` of `forward`.
 
         Args:
             events: (b, c, n, k * d) keys of the k copies, 0 where padded.
             residual: (b, c, n, k) ratings less their baseline, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
-            gap: (b, c, n) log hours since the event before; below 0: none before, or padded.
+            gap: (b, c, n) see `dense.event_gap`.
 
         Returns:
             Tensors of k * b rows: the clock of each chunk, 0 at its start, before each slot and
             after the last (.., c, n + 1, h), and at its end (.., c, 1, h); the state before each
-            chunk, mean (.., c, 1, d) and moment (.., c, d, d); W (.., c, n, d), u (.., c, n, 1).
+            chunk, mean (.., c, 1, d) and moment (.., c, d, d); W (.., c, n, d); u (.., c, n, 1).
         """
         k = residual.shape[-1]
         events = rearrange(events, "b c n (k d) -> (k b) c n d", k=k)
@@ -83,32 +83,32 @@ class RegressionHeads(nn.Module):
         return slots, end, *self._chunks(events / rise, events * rise, events * self._decay(clock),
                                          half, residual, noise)
 
-    def forward(self, past: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
+    def forward(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
         """Mean and variance of the taste at the time of each target.
 
         Args:
-            past: what `read` found.
+            encoded: what `encode` returned.
             targets: (b, t, i, k * d) keys.
-            gap: (b, t, 1 or i) log hours since the last event that it sees; below 0: sees none.
-            stop: (b, t, 1 or i) it sees the slots of its chunk before this one.
+            gap: (b, t, 1 or i) see `dense.target_gap`.
+            stop: (b, t, 1 or i) a target sees the slots of its chunk before this one.
 
         Returns:
             The expected taste (b, t, 1 or i, k * d), whose product with the target's key is the
             expected residual of each copy, and the variance of that product (b, t, i, k).
         """
-        k = past[0].shape[0] // len(targets)
+        k = encoded[0].shape[0] // len(targets)
         targets = rearrange(targets, "b t i (k d) -> (k b) t i d", k=k)
         gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
-        slots, end, mean, moment, W, u = (x[:, -stop.shape[1]:] for x in past)
+        slots, end, mean, moment, W, u = (x[:, -stop.shape[1]:] for x in encoded)
         index = repeat(stop, "b t i -> b t i h", h=end.shape[-1])
         clock = slots.gather(2, index) + self._step(gap)  # of each target
         is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
         from_middle, decay = self._decay(clock - end / 2), self._decay(clock)
         cross = torch.where(is_seen, (targets * from_middle) @ W.mT, 0.0)
         taste = decay * mean + from_middle * (is_seen.to(W.dtype) @ (W * u))
-        known = targets * decay
-        variance = (targets.square().sum(-1) + ((known @ moment) * known).sum(-1)
+        decayed = targets * decay
+        variance = (targets.square().sum(-1) + ((decayed @ moment) * decayed).sum(-1)
                     - cross.square().sum(-1)).clamp(min=0)
         return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
                 rearrange(variance, "(k b) t i -> b t i k", k=k))
@@ -119,7 +119,7 @@ class RegressionHeads(nn.Module):
         return torch.stack([part.sum(-1) for part in products.split(widths, dim=-1)], dim=-1)
 
     def _step(self, gap: Tensor) -> Tensor:
-        """How far each head's clock goes in a gap, (..., h)."""
+        """How far each head's clock advances from one event to the next, (..., h)."""
         step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]
         return torch.where(gap[..., None] < 0, 0.0, step.clamp(max=DRIFT))
 
@@ -144,7 +144,7 @@ class RegressionHeads(nn.Module):
         return tuple(torch.stack(column, dim=1) for column in zip(*found, strict=True))
 
     def _loop(self, start: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What `_chunks` gives, of the last chunk alone, in a loop that `torch.export` can keep."""
+        """`_chunks` for the last chunk alone, in a loop that `torch.export` can keep."""
         size = torch.ones_like(inputs[4][0, :, 0]).sum().long()  # chunks
 
         def goes_on(k: Tensor, *_: Tensor) -> Tensor:
@@ -159,27 +159,28 @@ class RegressionHeads(nn.Module):
         return mean[:, None], moment[:, None], W[:, None], u[:, None]
 
     @staticmethod
-    def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, known: Tensor,
+    def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, decayed: Tensor,
                half: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it.
 
         Args:
             mean: (b, 1, d) of the state before it.
-            moment: (b, d, d) of that state: its covariance less the prior one.
+            moment: (b, d, d) of that state: covariance less the prior one.
             late: (b, n, d) keys times exp(T_mid - T): rows of the kernel, the later event.
             early: (b, n, d) keys times exp(T - T_mid): its columns, the earlier event.
-            known: (b, n, d) keys times exp(-T), against the state.
-            half: (b, 1, d) exp(-T_mid), with T_mid half the way to the end of the chunk.
+            decayed: (b, n, d) keys times exp(-T), multiplied with the state.
+            half: (b, 1, d) exp(-T_mid), with T_mid half the clock at the end of the chunk.
             residual: (b, n).
             noise: (b, n).
         """
-        cov = early + half * (known @ moment)  # cov(event, taste at T_mid)
+        cov = early + half * (decayed @ moment)  # cov(event, taste at T_mid)
         kernel = (late @ cov.mT).tril()  # the upper triangle may overflow
         kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
         factor = torch.linalg.cholesky(kernel)
-        rest = residual[..., None] - known @ mean.mT  # what the state does not explain
+        unexplained = residual[..., None] - decayed @ mean.mT  # by the state
         W, u = torch.linalg.solve_triangular(
-            factor, torch.cat([cov, rest], dim=-1), upper=False).split([cov.shape[-1], 1], dim=-1)
+            factor, torch.cat([cov, unexplained], dim=-1), upper=False
+        ).split([cov.shape[-1], 1], dim=-1)
         at_end, decay = W * half, half.square()  # from mid-chunk, and from its start, to its end
         mean = decay * mean + u.mT @ at_end
         moment = decay.mT * moment * decay - at_end.mT @ at_end
@@ -191,11 +192,11 @@ class SoftmaxHeads(nn.Module):
 
     With the readout `target`, keys and values of an event do not depend on the target, so all
     targets of a user share them. `flatten` is the paper's: each target's window is a sequence of
-    its own, in which all tokens see each other, and the outputs stand side by side.
+    its own, in which all tokens attend to each other, and their outputs are concatenated.
 
-    Differs from the paper: time gap and rank are a bias of the logits (each head falls with their
-    logarithms by learned slopes) instead of an embedding, which leaves keys free of the target;
-    dropout comes after the feed-forward alone.
+    Differs from the paper: time gap and rank are a bias of the attention logits instead of an
+    embedding, so that the keys do not depend on the target; dropout comes after the feed-forward
+    alone. By default the bias falls with log gap and log rank, by learned slopes of each head.
 
     Source: Chen et al. 2019, section 2.2 (arXiv 1905.06874).
 
@@ -220,8 +221,8 @@ class SoftmaxHeads(nn.Module):
         self.width_out = width * (length + 1 if readout == "flatten" else 1)
 
     def _make_slopes(self) -> None:
-        """Make the parameters of `bias`."""
-        self.rank_slope = nn.Parameter(torch.linspace(0, 1, self.heads))  # from all to the last few
+        """Create the parameters of `bias`; a subclass with another bias overrides both methods."""
+        self.rank_slope = nn.Parameter(torch.linspace(0, 1, self.heads))  # head 0 sees all
         self.gap_slope = nn.Parameter(torch.zeros(self.heads))
 
     def forward(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
@@ -263,7 +264,7 @@ class SoftmaxHeads(nn.Module):
         return -(gap_slope * far + rank_slope * back)
 
     def _near(self, x: Tensor, t: int) -> Tensor:
-        """Of slots (b, c, n, d), the window of each of the last t chunks: (b, t, length + n, d)."""
+        """The window of each of the last t chunks, (b, t, length + n, d), of slots (b, c, n, d)."""
         n = x.shape[2]
         x = F.pad(x.flatten(1, 2), (0, 0, self.length, 0))[:, -t * n - self.length:]
         return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
@@ -287,6 +288,6 @@ class SoftmaxHeads(nn.Module):
         return rearrange(out * is_seen[..., None], "b t i s d -> b t i (s d)")
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What comes after the attention: residual, norm, feed-forward, residual, norm."""
+        """The layer after the attention: residual, norm, feed-forward, residual, norm."""
         x = self.norm_attn(x + self.out(attended))
         return self.norm_ffn(x + self.dropout(self.ffn(x)))

@@ -1,1 +1,1 @@
-"""From a history and the catalogue to a top N, an explanation, a program, a Hub folder."""
+"""From a history and the catalogue to a top-N list and its reasons."""

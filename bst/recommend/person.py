@@ -1,4 +1,4 @@
-"""Somebody's history: what it may hold, and what is asked about it, as a `Batch`."""
+"""A person's history: what it may hold, and how it becomes a `Batch`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from einops import repeat
 from bst.data.raw import EARLIEST, LATEST
 from bst.data.schema import id_text
 from bst.evaluation.metrics import to_stars
-from bst.model.batches import Batch, Events, asked
+from bst.model.batches import Batch, Events, request_batch
 from bst.utils.errors import DataError
 
 NUMBER = int, float, Real  # isinstance is fast for the first two
@@ -29,13 +29,13 @@ class Interaction(NamedTuple):
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody's history, oldest first; j events."""
+    """A person's history, oldest first; j events."""
 
     item: np.ndarray  # (j,) int64 item index
     rating: np.ndarray  # (j,) float32, stars
     time: np.ndarray  # (j,) int64, seconds since 1970 UTC
     user: np.ndarray  # (1 + features,) int64, see `UserVocabulary.encode`
-    notes: tuple[str, ...] = ()  # what was changed in the ratings as they were given, a line each
+    notes: tuple[str, ...] = ()  # what was changed in the ratings that were given
 
     def __len__(self) -> int:
         return len(self.item)
@@ -47,9 +47,10 @@ class Person:
 
     def before(self, at: int) -> "Person":
         """The same person at an earlier time: the events before `at`, seconds since 1970 UTC."""
-        return self._keep(np.arange(np.searchsorted(self.time, at)))
+        return self.take(np.arange(np.searchsorted(self.time, at)))
 
-    def _keep(self, rows: np.ndarray) -> "Person":
+    def take(self, rows: np.ndarray) -> "Person":
+        """The same person with some of the events, by place or bool."""
         return replace(self, item=self.item[rows], rating=self.rating[rows], time=self.time[rows])
 
 
@@ -95,7 +96,7 @@ def checked(history: Sequence[tuple], levels: np.ndarray
 def seconds(time: float, where: str) -> int:
     """Seconds since 1970 UTC of a time in seconds or milliseconds, of 1990 to 2050 as in training.
 
-    Raises DataError if it is none, which says `where` it stands.
+    Raises a DataError that names `where` the time stands if it is none.
     """
     for unit in (1, 1000):
         if isinstance(time, NUMBER) and EARLIEST * unit <= time <= LATEST * unit:
@@ -123,22 +124,22 @@ def _place(event: Interaction, rank: int) -> str:
 
 def _typed(event: Sequence, rank: int) -> Interaction:
     try:
-        found = Interaction(*event)
-        id_text(found.movie)
-        if not isinstance(found.rating, NUMBER):
+        typed = Interaction(*event)
+        id_text(typed.movie)
+        if not isinstance(typed.rating, NUMBER):
             raise TypeError
-        float(found.rating)
-        return found
+        float(typed.rating)
+        return typed
     except (TypeError, OverflowError, DataError) as error:
-        raise DataError(f"history event {rank}: {event!r}, expected (movie id, stars, seconds "
-                        "since 1970 UTC) or (movie id, stars)") from error
+        raise DataError(f"history event {rank}: {event!r}, expected (item id, stars, seconds "
+                        "since 1970 UTC) or (item id, stars)") from error
 
 
-def ask(person: Person, at: int, kept: np.ndarray | None = None) -> Batch:
-    """A row for each of p variants of a person, to be asked `Batch.about` some items.
+def person_batch(person: Person, at: int, kept: np.ndarray | None = None) -> Batch:
+    """A row for each of p variants of a person, with one target each; see `request_batch`.
 
     Args:
-        person: somebody with j events, none after `at`.
+        person: has j events, none after `at`.
         at: seconds since 1970 UTC.
         kept: (p, j) bool, the events that each variant has; None: one variant with all of them.
     """
@@ -146,5 +147,5 @@ def ask(person: Person, at: int, kept: np.ndarray | None = None) -> Batch:
     event = np.broadcast_to(np.arange(len(person)), kept.shape)[kept]
     events = Events(person.item[event], person.rating[event], person.time[event])
     size = kept.sum(axis=1)
-    return asked(events, np.cumsum(size) - size, size, repeat(person.user, "k -> p k", p=len(kept)),
-                 np.full(len(kept), at))
+    return request_batch(events, np.cumsum(size) - size, size,
+                         repeat(person.user, "k -> p k", p=len(kept)), np.full(len(kept), at))

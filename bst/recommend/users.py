@@ -1,4 +1,4 @@
-"""The users of the store that a run was trained on, asked many at a time."""
+"""The users of the store that a run was trained on: predictions and lists of many at a time."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from bst.config import RankBy
 from bst.data.schema import FIRST_IDX, OOV, id_text, rows_of
 from bst.data.sequences import SequenceStore
 from bst.data.splits import split_interactions
-from bst.model.batches import Events, Targets, asked, lay_out, num_chunks, packed
+from bst.model.batches import Events, Targets, lay_out, num_chunks, packed, request_batch
 from bst.recommend.best import SHORTLIST, check_k
 from bst.recommend.person import Person
 from bst.recommend.recommender import EVENTS, Recommender
@@ -18,7 +18,7 @@ from bst.utils.errors import DataError
 
 
 class Users:
-    """What is known of each user of a store; u users and, in row u, somebody of whom nothing is.
+    """The u users of a store, rows 0 to u - 1; row u is an unknown user without a history.
 
     Args:
         recommender: of the run.
@@ -63,11 +63,11 @@ class Users:
     @torch.inference_mode()
     def predict(self, rows: np.ndarray, items: np.ndarray, at: np.ndarray | None = None
                 ) -> np.ndarray:
-        """Expected stars of pairs, (m,) float32; those that were given of what is rated by then.
+        """Expected stars of pairs, (m,) float32; of a pair that is rated by then, what was given.
 
         Args:
             rows: (m,) of users, see `rows`.
-            items: (m,) item indices; 1 for an item of which nothing is known.
+            items: (m,) item indices; `OOV` for an unknown item.
             at: (m,) seconds since 1970 UTC; None: a second after the user's last rating.
         """
         model, (rating, position) = self.recommender.model, self._given(rows, items)
@@ -84,7 +84,7 @@ class Users:
             batch = lay_out(self._events, self._begin[user], size[group], Targets(
                 row, items[place], at[place], seen[place], np.zeros(len(row)), place),
                 self._codes[user])
-            found = model(batch, self.recommender.known)
+            found = model(batch, self.recommender.embedded)
             stars[batch.position[batch.is_target].numpy()] = found[batch.is_target].numpy()
         stars = np.clip(stars, *self.recommender.scale)
         return np.where(position < seen, rating, stars).astype(np.float32)
@@ -107,59 +107,65 @@ class Users:
             exact: see `best_items`.
 
         Returns:
-            (m, k) item indices, 0 where too few are left, and what they are ranked by.
+            (m, k) item indices, 0 where too few are left, and the scores that they are ranked by.
         """
         check_k(k)
         n = len(self.recommender.catalogue.ids)
         time = self._after(rows) if at is None else np.broadcast_to(at, len(rows))
         seen = self._size[rows] if at is None else self._seen(rows, time)
         items, scores = np.zeros((len(rows), k), np.int64), np.full((len(rows), k), np.nan)
-        is_asked = np.ones(n, bool) if among is None else np.bincount(
+        allowed = np.ones(n, bool) if among is None else np.bincount(
             among - FIRST_IDX, minlength=n) > 0
         for group in self._groups(seen, np.full(len(rows), SHORTLIST)):
             user, count = rows[group], seen[group]
-            batch = asked(self._events, self._begin[user], count, self._codes[user], time[group])
-            found, score = self.recommender.best(batch, k, allowed=is_asked, by=by,
+            batch = request_batch(
+                self._events, self._begin[user], count, self._codes[user], time[group])
+            found, score = self.recommender.best(batch, k, allowed=allowed, by=by,
                                                  exclude_seen=exclude_seen, exact=exact)
             items[group, :found.shape[1]] = np.where(found < 0, 0, found + FIRST_IDX)
             scores[group, :found.shape[1]] = score
         return items, scores
 
-    def _groups(self, size: np.ndarray, asked_about: np.ndarray) -> Iterator[np.ndarray]:
+    def _groups(self, size: np.ndarray, num_items: np.ndarray) -> Iterator[np.ndarray]:
         """Rows that share a batch, those of about equally long histories."""
         chunks = num_chunks(size)
-        groups = packed(np.argsort(chunks, kind="stable"), chunks, asked_about, EVENTS)
+        groups = packed(np.argsort(chunks, kind="stable"), chunks, num_items, EVENTS)
         return (np.array(group) for group in groups)
 
     def _after(self, rows: np.ndarray) -> np.ndarray:
-        """A second after the last rating of each, (m,); of nobody: after all ratings."""
+        """A second after the last rating of each, (m,); without ratings: after those of all."""
         last = np.maximum(self._begin + self._size - 1, 0)[rows]
         return np.where(self._size[rows] > 0, self._events.time[last] + 1, self._now)
 
     def _seen(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """How many of each one's ratings come before a time, (m,)."""
+        """How many of each one's ratings come before a time, (m,).
+
+        One binary search in the events, sorted by user and, of a user, by time.
+        """
         user = np.repeat(np.arange(len(self._size)), self._size)
-        start = int(self._events.time.min(initial=self._now))
-        span = self._now - start + 2
-        asked_at = np.clip(at - start + 1, 0, span - 1)
-        found = np.searchsorted(user * span + self._events.time - start + 1,
-                                rows * span + asked_at, side=self._side)
+        before = int(self._events.time.min(initial=self._now)) - 1  # all events
+        span = self._now - before + 1
+
+        def key(row: np.ndarray, time: np.ndarray) -> np.ndarray:
+            return row * span + np.clip(time, before, self._now) - before
+
+        found = np.searchsorted(key(user, self._events.time), key(rows, at), side=self._side)
         return found - self._begin[rows]
 
     def _given(self, rows: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What each user gave an item, and at which place of the history: past its end if none."""
+        """Stars that each user gave an item, and its place in the history; past its end if none."""
         user = np.repeat(np.arange(len(self._size)), self._size)
-        known = pl.DataFrame({"row": user, "item": self._events.item, "rating": self._events.rating,
+        rated = pl.DataFrame({"row": user, "item": self._events.item, "rating": self._events.rating,
                               "place": np.arange(len(user)) - self._begin[user]})
         found = pl.DataFrame({"row": rows, "item": items}).join(
-            known, on=["row", "item"], how="left", maintain_order="left")
+            rated, on=["row", "item"], how="left", maintain_order="left")
         return (found["rating"].fill_null(0).to_numpy(),
                 found["place"].fill_null(np.iinfo(np.int64).max).to_numpy())
 
 
 def table_of(users: pl.Series, catalogue: pl.Series, items: np.ndarray, scores: np.ndarray
              ) -> pl.DataFrame:
-    """Lists as a table, a row an item: user_id, item_id, rank from 1, score.
+    """Lists as a table, one row per item: user_id, item_id, rank from 1, score.
 
     Args:
         users: (m,) ids.

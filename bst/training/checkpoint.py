@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from bst.config import ModelConfig, from_dict
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import UserVocabulary
-from bst.model.network import BST, Sizes
+from bst.model.network import Network, Sizes
 from bst.utils.errors import one_line
 from bst.utils.files import read_sealed, write_sealed
 
@@ -27,14 +27,14 @@ MODEL_VERSION, FITTED_VERSION = 3, 4
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run needs besides the network; row r of the movies has index r + FIRST_IDX."""
+    """What a run needs besides the network; row r of `movies` has item index r + FIRST_IDX."""
 
     version: int
     identity: dict  # hash of the config and digest of the data, as in model.json
     protocol: dict  # name, ties and seed of the split
     encoder: dict  # bert, pooling, text_source of `DataConfig`
-    genres: list[str]  # of all movies, in the order of the content features
-    movies: dict  # item_id, title, year, genres, ratings (in train), overview: a list each
+    genres: list[str]  # of all items, in the order of the content features
+    movies: dict  # of items: item_id, title, year, genres, ratings (train count), overview
     features: dict  # values and scales of `build.ContentScale`
 
 
@@ -48,10 +48,11 @@ def config_of(folder: Path) -> dict:
     return found
 
 
-def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict) -> None:
+def save_model(folder: Path, model: Network, vocabulary: UserVocabulary, info: dict) -> None:
     """Write the model; `info` is kept beside it as JSON.
 
-    What training never saw unknown of a user has the mean of the known values when it is unknown.
+    If every train user has a value of a user feature, the row of "unknown" was never trained; it is
+    written as the mean of the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
@@ -67,7 +68,7 @@ def save_model(folder: Path, model: BST, vocabulary: UserVocabulary, info: dict)
     write_sealed(folder / "model.safetensors", save(tensors))
 
 
-def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
+def load_model(folder: Path) -> tuple[Network, UserVocabulary, dict]:
     """Read what `save_model` wrote; the model is in evaluation mode.
 
     A DataError if a file is missing, damaged, from another version, or does not fit the other.
@@ -77,7 +78,7 @@ def load_model(folder: Path) -> tuple[BST, UserVocabulary, dict]:
         info = json.loads(read_sealed(folder / "model.json"))
         if info.get("version") != MODEL_VERSION:
             raise ValueError(f"version {info.get('version')!r} is not {MODEL_VERSION}")
-        model = BST(from_dict(ModelConfig, info["config"]), from_dict(Sizes, info["sizes"]))
+        model = Network(from_dict(ModelConfig, info["config"]), from_dict(Sizes, info["sizes"]))
         model.load_state_dict(load(read_sealed(folder / "model.safetensors")))
         return model.eval(), UserVocabulary(**info["vocabulary"]), info
 

@@ -1,4 +1,4 @@
-"""`train_step` and `fit`: a plain loop that can stop anywhere and go on bit by bit."""
+"""`train_step` and `fit`: a plain loop that can stop anywhere and resume with the same bits."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bst.config import RunConfig, TrainConfig
 from bst.evaluation.metrics import mae, rmse
 from bst.model.batches import Batch, Batches
-from bst.model.network import BST
+from bst.model.network import Network
 from bst.training.checkpoint import load_model, load_resume, save_model, save_resume
 from bst.training.distributed import (
     add_up,
@@ -39,39 +39,80 @@ EVAL_SIZE = 8192  # events and targets of an evaluation batch; results do not de
 
 @dataclass
 class Progress:
-    """How far a run is: with the weights and the optimizer, all that it needs to go on."""
+    """How far a run is; with the weights and the optimizer, all that it needs to resume."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0  # of this epoch
     loss_sum: float = 0.0  # of this epoch
-    best: float = math.inf  # best validation metric so far: MAE, or nats of interest
+    best: float = math.inf  # best validation metric of the task so far
     bad_epochs: int = 0  # since the best one
-    task: str = "stars"  # then interest: the second head
+    task: str = "stars"  # `name` of the task
 
 
-def optimizer_of(model: BST, config: TrainConfig, task: str = "stars") -> AdamW:
-    """Adam; tables and regression heads have rates of their own, and a prior instead of a decay.
+@dataclass(frozen=True)
+class Task:
+    """Something to learn, as `fit` does it."""
 
-    The second head alone bears twice the rate of the dense layers, and learns in fewer epochs.
-    """
-    own = [model.items.id.weight]
-    heads = [p for part in (model.items, model.users, model.prior, model.regression)
-             if part is not None for p in part.parameters() if p is not own[0]]
-    known = {id(p) for p in own + heads}
-    rest = [p for p in model.parameters() if id(p) not in known]
-    groups = [(own, config.lr_items, 0.0), (heads, config.lr, 0.0),
-              (rest, config.lr_dense, config.weight_decay)]
-    if task == "interest":
-        groups = [([*model.interest.parameters()], 2 * config.lr_dense, config.weight_decay)]
+    name: str  # in `Progress`
+    part: Callable[[Network], nn.Module]  # what is in training mode
+    epochs: Callable[[RunConfig], int]  # more if they make fewer than `TrainConfig.steps` updates
+    groups: Callable[[Network, TrainConfig], list[tuple]]  # parameters, peak rate, weight decay
+    loss: Callable[[Network, Batch], Tensor]  # mean over the real targets
+    validate: Callable[[Network, Batches, TrainConfig], dict[str, float]]  # the first one decides
+
+
+def _groups(model: Network, config: TrainConfig) -> list[tuple]:
+    """Groups of all parameters: those with a prior have rates of their own, and no decay."""
+    ids = [model.items.id.weight]
+    with_prior = [p for part in (model.items, model.users, model.prior, model.regression)
+                  if part is not None for p in part.parameters() if p is not ids[0]]
+    grouped = {id(p) for p in ids + with_prior}
+    rest = [p for p in model.parameters() if id(p) not in grouped]
+    return [(ids, config.lr_items, 0.0), (with_prior, config.lr, 0.0),
+            (rest, config.lr_dense, config.weight_decay)]
+
+
+def _valid_errors(model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
+    valid = batches.split.valid
+    score = predict_part(model, batches, "valid", device=config.device)[valid]
+    label = batches.store.rating[valid]
+    return {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
+
+
+@torch.inference_mode()
+def _valid_nats(model: Network, batches: Batches, config: TrainConfig) -> dict[str, float]:
+    """Mean of `Network.next_item_loss` over the targets of valid, the same in each process."""
+    torch.manual_seed(config.seed)
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    for rows in shard(batches.epoch("valid", batch_size=EVAL_SIZE)):
+        batch = batches.gather(rows).to(config.device)
+        count = float(batch.is_target.sum())
+        total += torch.tensor([model.next_item_loss(batch).item() * count, count])
+    return {"valid_nats": float(add_up(total)[0] / total[1])}
+
+
+STARS = Task(
+    "stars", part=lambda model: model, epochs=lambda run: run.train.epochs, groups=_groups,
+    loss=lambda model, batch: model.loss(batch), validate=_valid_errors)
+NEXT_ITEM = Task(  # all but the next-item head stays as it is
+    "interest", part=lambda model: model.interest, epochs=lambda run: run.model.interest,
+    groups=lambda model, config: [  # at twice the rate it needs fewer epochs
+        ([*model.interest.parameters()], 2 * config.lr_dense, config.weight_decay)],
+    loss=lambda model, batch: model.next_item_loss(batch), validate=_valid_nats)
+
+
+def optimizer_of(model: Network, config: TrainConfig, task: Task = STARS) -> AdamW:
+    """AdamW with a group of parameters per learning rate; `step` sets the rates."""
     return AdamW([{"params": parameters, "peak": peak, "weight_decay": decay}
-                  for parameters, peak, decay in groups], betas=(0.9, 0.99))
+                  for parameters, peak, decay in task.groups(model, config)], betas=(0.9, 0.99))
 
 
-def averaged(model: BST, reach: float) -> AveragedModel:
+def averaged(model: Network, reach: float) -> AveragedModel:
     """A copy of `model` whose weights are an exponential mean over the last `reach` steps.
 
-    It is the plain mean until then; below 1 there is no averaging.
+    It is the plain mean of the first `reach` steps; a `reach` of at most 1 is no averaging.
     """
     def mean(old: Tensor, new: Tensor, count: Tensor) -> Tensor:
         return old.lerp(new, max(1.0 / max(reach, 1.0), 1.0 / (int(count) + 1)))
@@ -80,31 +121,28 @@ def averaged(model: BST, reach: float) -> AveragedModel:
 
 
 def train_step(
-    model: BST, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0,
-    task: str = "stars",
+    model: Network, batch: Batch | None, optimizer: Optimizer, *, clip: float, share: float = 1.0,
+    task: Task = STARS,
 ) -> float:
     """One update from the shards of all processes; returns the loss before it.
 
     Args:
         model: its gradients are left in place.
         batch: this process's shard, None where it is empty.
-        optimizer: of the model's parameters.
+        optimizer: see `optimizer_of`.
         clip: largest norm of the gradient of the global batch.
         share: the shard's part of the real targets of the global batch, in [0, 1].
-        task: stars, or interest: the second head, with all other weights frozen.
+        task: what is learned.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the weights stay as they were.
     """
-    if task == "stars":
-        model.train()
-    else:
-        model.eval().interest.train()
+    task.part(model.eval()).train()
     model.zero_grad(set_to_none=True)  # also of the parameters of the task before
     loss = next(model.parameters()).new_zeros(())
     if batch is not None:
         try:
-            loss = (model.loss if task == "stars" else model.interest_loss)(batch) * share
+            loss = task.loss(model, batch) * share
             loss.backward()
         except torch.linalg.LinAlgError:
             loss = loss * torch.nan  # so that every process sees the failure in the sum
@@ -134,7 +172,7 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
+def predict_part(model: Network, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
     """Expected stars of the targets of `part`, NaN elsewhere: (n,) float32.
 
     A FloatingPointError in each process if some of them are not finite.
@@ -160,28 +198,15 @@ def predict_part(model: BST, batches: Batches, part: str, *, device: str = "cpu"
     return predictions
 
 
-@torch.inference_mode()
-def valid_nats(model: BST, batches: Batches, config: TrainConfig) -> float:
-    """Mean of `BST.interest_loss` over the targets of valid, the same in each process."""
-    torch.manual_seed(config.seed)
-    model.eval()
-    total = torch.zeros(2, dtype=torch.float64)
-    for rows in shard(batches.epoch("valid", batch_size=EVAL_SIZE)):
-        batch = batches.gather(rows).to(config.device)
-        count = float(batch.is_target.sum())
-        total += torch.tensor([model.interest_loss(batch).item() * count, count])
-    return float(add_up(total)[0] / total[1])
-
-
 def fit(
-    model: BST, batches: Batches, run: RunConfig, out: Path, *,
+    model: Network, batches: Batches, run: RunConfig, out: Path, *,
     info: dict, stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train until the epochs or the patience end; the best model stands in `out`.
 
-    First the stars; then, if the model has one, the second head, while all else stays as it is bit
-    by bit. The model is a running mean of the weights. The untrained model is also a candidate for
-    the best one.
+    First the stars; then, if the model has one, the next-item head, while the bits of all other
+    weights stay. The model that is validated and kept is a running mean of the weights. The
+    untrained model is a candidate too.
 
     Randomness depends only on (seed, epoch) or (seed, step, rank), so a run that was cut off
     anywhere ends with the same bits as one that was not. In a group of processes all call this with
@@ -206,11 +231,12 @@ def fit(
     """
     config = run.train
     model.to(config.device)
-    for task in ["stars"] if model.interest is None else ["stars", "interest"]:
-        saved = load_resume(out)
-        if task == "stars" and saved is not None and saved["progress"]["task"] == "interest":
-            continue
-        fitting = Fitting(model, batches, run, out, info, task, saved)
+    tasks = [STARS] if model.interest is None else [STARS, NEXT_ITEM]
+    if (saved := load_resume(out)) is not None:  # an earlier task is done
+        names = [task.name for task in tasks]
+        tasks = tasks[names.index(saved["progress"]["task"]):]
+    for task in tasks:
+        fitting = Fitting(model, batches, run, out, info, task, load_resume(out))
         progress = fitting.progress
         while progress.epoch < fitting.epochs and (
                 progress.bad_epochs < config.patience * fitting.epochs):
@@ -223,20 +249,19 @@ def fit(
 class Fitting:
     """A task under way: the weights, their running mean, the optimizer, and how far they are."""
 
-    def __init__(self, model: BST, batches: Batches, run: RunConfig, out: Path, info: dict,
-                 task: str, saved: dict | None) -> None:
-        self.model, self.batches, self.config, self.out, self.info = (
-            model, batches, run.train, out, info)
-        self.progress, self.log = Progress(task=task), []  # a dict a line of metrics.jsonl
+    def __init__(self, model: Network, batches: Batches, run: RunConfig, out: Path, info: dict,
+                 task: Task, saved: dict | None) -> None:
+        self.model, self.batches, self.config, self.out, self.info, self.task = (
+            model, batches, run.train, out, info, task)
+        self.progress, self.log = Progress(task=task.name), []  # a dict per line of metrics.jsonl
         self.cpu = time.process_time()
-        if saved is not None and saved["progress"]["task"] != task:
-            model.load_state_dict(load_model(out)[0].state_dict())  # the best one of the stars
+        if saved is not None and saved["progress"]["task"] != task.name:
+            model.load_state_dict(load_model(out)[0].state_dict())  # best of the task before
             self.log, saved = saved["log"], None
         self.optimizer = optimizer_of(model, run.train, task)
         steps = len(batches.epoch("train", batch_size=run.train.batch_size,
                                   seed=run.train.seed))
-        epochs = run.train.epochs if task == "stars" else model.config.interest
-        self.epochs = max(epochs, -(-run.train.steps // steps))
+        self.epochs = max(task.epochs(run), -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
         if saved is not None:
             model.load_state_dict(saved["model"])
@@ -284,7 +309,7 @@ class Fitting:
         batch, share = gather_shard(self.batches, rows, config.device)
         with self._naming():
             loss = train_step(self.model, batch, self.optimizer, clip=config.clip, share=share,
-                              task=progress.task)
+                              task=self.task)
         self.mean.update_parameters(self.model)
         progress.step += 1
         progress.batch += 1
@@ -303,20 +328,14 @@ class Fitting:
 
     def _validate(self, what: str, row: dict, started: float) -> None:
         """Score the running mean on valid, keep it if it is the best so far, log and print."""
-        progress, valid = self.progress, self.batches.split.valid
+        progress = self.progress
         with self._naming():
-            if progress.task == "interest":
-                found = {"valid_nats": valid_nats(self.mean.module, self.batches, self.config)}
-            else:
-                label = self.batches.store.rating[valid]
-                score = predict_part(self.mean.module, self.batches, "valid",
-                                     device=self.config.device)[valid]
-                found = {"valid_mae": mae(score, label), "valid_rmse": rmse(score, label)}
+            found = self.task.validate(self.mean.module, self.batches, self.config)
         row |= {"step": progress.step, **found, "processes": size(),
                 "seconds": round(time.perf_counter() - started, 1),
                 "cpu_seconds": round(time.process_time() - self.cpu, 1)}
         self.cpu = time.process_time()
-        value = found["valid_nats" if progress.task == "interest" else "valid_mae"]
+        value = next(iter(found.values()))
         better = value < progress.best
         progress.best = min(progress.best, value)
         progress.bad_epochs = 0 if better else progress.bad_epochs + 1
@@ -329,8 +348,8 @@ class Fitting:
                            {**self.info, "step": progress.step})
             lines = "".join(json.dumps(row) + "\n" for row in self.log)
             write_sealed(self.out / "metrics.jsonl", lines.encode())
-        told = ", ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in found.items())
-        print(f"{what}, {told}, {row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
+        metrics = ", ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in found.items())
+        print(f"{what}, {metrics}, {row['seconds']:.0f} s{' (best)' if better else ''}", flush=True)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:

@@ -99,7 +99,7 @@ def a_history(recommender, rng) -> list[tuple[int, float, int]]:
     import numpy as np
 
     catalogue, levels = recommender.catalogue, recommender.model.levels.tolist()
-    rated = np.array(catalogue.ids)[catalogue.ratings > 0]
+    rated = np.array(catalogue.ids)[catalogue.train_counts > 0]
     chosen = rng.choice(rated, min(HISTORY, len(rated) // 2), replace=False)
     return [(int(movie), float(rng.choice(levels)), 978_000_000 + 3600 * k)
             for k, movie in enumerate(chosen)]

@@ -34,7 +34,7 @@ def small_run(folder: Path) -> Path:
     from bst.config import ModelConfig
     from bst.data.schema import USER_FEATURES
     from bst.model.batches import UserVocabulary
-    from bst.model.network import BST, Sizes
+    from bst.model.network import Network, Sizes
     from bst.training.checkpoint import (
         FITTED_VERSION,
         Fitted,
@@ -45,7 +45,7 @@ def small_run(folder: Path) -> Path:
 
     config = ModelConfig(widths=(2,), drift=(0.1,), forgets=(0.1,), key_var=(0.1,), width=2,
                          heads=1, history_len=2, hidden=(2, 2, 2), text=False, buckets=2)
-    model = BST(config, Sizes(items=2, known_items=1, content=4, text=0, overview=0, audience=1,
+    model = Network(config, Sizes(items=2, known_items=1, content=4, text=0, overview=0, audience=1,
                               users=(3, 3, 3, 3, 3), levels=2))
     vocabulary = UserVocabulary([1], {name: ["a"] for name in USER_FEATURES})
     save_model(folder, model, vocabulary, {"identity": IDENTITY})

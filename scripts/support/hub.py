@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bst.config import DataConfig
 from bst.evaluation.report import METRICS, best_baseline, read_results, scored, write_results
-from bst.model.network import BST
+from bst.model.network import Network
 from bst.training import checkpoint
 from bst.utils.errors import DataError
 from bst.utils.files import write_atomic, write_sealed
@@ -76,7 +76,7 @@ def _name(place: str | None) -> str | None:
     return Path(place).name
 
 
-def holdings(model: BST, fitted: checkpoint.Fitted) -> list[str]:
+def holdings(model: Network, fitted: checkpoint.Fitted) -> list[str]:
     """What a folder with this model holds of its training data, one line each."""
     lines = [f"ids, titles, years, genres and features of {len(fitted.movies['title']):,} items",
              "of each item, how many train ratings it has, and a vector learned from them"]

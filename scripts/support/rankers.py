@@ -136,8 +136,8 @@ def bst_rankers(run: Recommender, requests: Requests) -> dict[str, Score]:
         for rows in batches.epoch("test", batch_size=EVAL_SIZE):
             batch = batches.gather(rows)
             place = np.searchsorted(requests.target, batch.position[batch.is_target].numpy())
-            states.append((place, run.model.person(batch).numpy()))
-        films = run.model.films(torch.arange(requests.store.num_items) + FIRST_IDX)
+            states.append((place, run.model.next_item_state(batch).numpy()))
+        films = run.model.next_item_vectors(torch.arange(requests.store.num_items) + FIRST_IDX)
     state = np.empty((len(requests), states[0][1].shape[1]), dtype=np.float32)
     for place, found in states:
         state[place] = found

@@ -12,7 +12,7 @@ import bst.model.batches
 from bst.data.schema import OOV, PAD, USER_FEATURES, Tables
 from bst.data.sequences import build_sequences
 from bst.data.splits import split_interactions
-from bst.model.batches import CROWDED, UserVocabulary
+from bst.model.batches import TARGETS_PER_EVENT, UserVocabulary
 from tests.conftest import plain_batches
 
 
@@ -107,7 +107,7 @@ def plan(batches, part, *, batch_size, seed, epoch, chunk):
     for r in sorted(range(len(rows)), key=lambda r: key[r]):
         new = [*cuts[-1], r]
         size = len(new) * max(chunks[k] for k in new)
-        size *= max(chunk, *(most[k] / CROWDED for k in new))
+        size *= max(chunk, *(most[k] / TARGETS_PER_EVENT for k in new))
         if cuts[-1] and size > batch_size:
             cuts.append([r])
         else:
@@ -137,7 +137,7 @@ def test_a_batch_plan_is_that_of_plain_loops_and_keeps_to_its_size(
         for rows, batch in zip(planned, map(batches.gather, planned), strict=True):
             assert sorted(batch.position[batch.is_target].tolist()) == sorted(
                 p for row in rows for p in row)
-            size = max(batch.event_item.numel(), batch.target_item.numel() / CROWDED)
+            size = max(batch.event_item.numel(), batch.target_item.numel() / TARGETS_PER_EVENT)
             assert size <= batch_size or len(rows) == 1
 
 

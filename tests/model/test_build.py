@@ -78,7 +78,7 @@ def test_the_scale_of_ratings_follows_their_unit_and_no_rating_of_many(unit):
 
 def test_content_is_shares_numbers_and_components_of_texts_and_0_where_unknown(
         store, split, text, monkeypatch):
-    """Numbers with a long tail by their logarithm; authors of three rated films or more."""
+    """Numbers with a long tail by their logarithm; authors of three rated items or more."""
     movies, rated = described(store).movies, np.unique(store.item_idx[split.train]) - FIRST_IDX
 
     def scale_of(movies):
@@ -110,5 +110,5 @@ def test_content_is_shares_numbers_and_components_of_texts_and_0_where_unknown(
     assert (bare == [1] + [0] * (bare.shape[1] - 1)).all()
     flat = movies.with_columns(features=pl.struct(pages=pl.lit(7.0), none=pl.lit(None, pl.Float64)))
     assert not scale_of(flat).features(cells_of(flat), text)[:, 6:10].any()
-    monkeypatch.setattr("bst.model.build.MOST", 1)
+    monkeypatch.setattr("bst.model.build.MAX_VALUES", 1)
     assert scale_of(movies).values["author"] == ["Ann"]

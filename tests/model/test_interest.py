@@ -1,4 +1,4 @@
-"""The head that says what a person rates next. Run: pytest tests/model/test_interest.py."""
+"""The next-item head. Run: pytest tests/model/test_interest.py."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from bst.data.schema import FIRST_IDX
 from bst.model import interest
 from bst.model.batches import Batches
 from bst.model.build import build_model
-from bst.training.loop import train_step
+from bst.training.loop import NEXT_ITEM, train_step
 from tests.conftest import STILL, all_rows, plain_batches, turned, window
 
 FORMS = [dict(), dict(attention="regression"), dict(text=False, user_features=False, audience=0)]
@@ -19,7 +19,7 @@ FORMS = [dict(), dict(attention="regression"), dict(text=False, user_features=Fa
 
 @pytest.fixture
 def head(small):
-    """(config changes) -> (model with an interest head in fp64, batches)."""
+    """(config changes) -> (model with a next-item head in fp64, batches)."""
     return lambda **changes: small(**{"interest": 1, **STILL, **changes})
 
 
@@ -29,42 +29,42 @@ def gathered(batches, part="test"):
 
 def scores(model, batch):
     """Of the whole catalogue for each real target, (m, items)."""
-    films = model.films(torch.arange(model.sizes.items) + FIRST_IDX)
+    vectors = model.next_item_vectors(torch.arange(model.sizes.items) + FIRST_IDX)
     with torch.inference_mode():
-        return model.interest_scores(batch, films)
+        return model.next_item_scores(batch, vectors)
 
 
 def full_softmax(model, batch, store):
-    """-log of each target's share among the films that its history lacks, one at a time."""
+    """-log of each target's share among the items that its history lacks, one at a time."""
     found, items = [], batch.event_item.flatten(1)
     for (row, chunk, i), score in zip(batch.is_target.nonzero().tolist(), scores(model, batch),
                                       strict=True):
         seen = items[row, :int(batch.slot[row, chunk, i])]
         free = np.setdiff1d(np.arange(store.num_items), seen - FIRST_IDX)
-        film = int(batch.target_item[row, chunk, i]) - FIRST_IDX
-        found.append(score[free].logsumexp(0) - score[film])
+        item = int(batch.target_item[row, chunk, i]) - FIRST_IDX
+        found.append(score[free].logsumexp(0) - score[item])
     return torch.stack(found)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_sample_of_everything_is_the_full_softmax_over_unseen_films(head, store, form):
+def test_a_sample_of_everything_is_the_full_softmax_over_unseen_items(head, store, form):
     model, batches = head(**form)
     batch = gathered(batches)
-    found = model.interest_loss(batch)
+    found = model.next_item_loss(batch)
     expected = full_softmax(model, batch, store).mean()
     assert found.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
 def test_its_gradients_are_those_of_the_plain_formula(monkeypatch):
-    """Of a sample, in blocks, with rivals left out."""
+    """Of a sample, in blocks, with excluded negatives."""
     monkeypatch.setattr(interest, "BLOCK", 3)
     torch.manual_seed(0)
     inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True)
               for size in ((7, 4), (7, 4), (7,), (5, 4), (5,))]
-    (state, own, own_shift, rivals, shift), out = inputs, torch.rand(7, 5) < 0.3
-    rival = (state @ rivals.T + shift).masked_fill(out, -torch.inf)
+    (state, own, own_shift, sampled, shift), out = inputs, torch.rand(7, 5) < 0.3
+    negative = (state @ sampled.T + shift).masked_fill(out, -torch.inf)
     score = (state * own).sum(1) + own_shift
-    plain = (torch.cat([rival, score[:, None]], dim=1).logsumexp(1) - score).mean()
+    plain = (torch.cat([negative, score[:, None]], dim=1).logsumexp(1) - score).mean()
     ours = interest.NextItemLoss.apply(*inputs, lambda here: out[here])
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(*(torch.autograd.grad(3 * x, inputs) for x in (ours, plain)))
@@ -78,7 +78,7 @@ def test_what_a_sample_stands_for_is_the_whole_catalogue_on_average(head, store,
     whole = full_softmax(model, batch, store)[0].exp().item()
     torch.manual_seed(0)
     with torch.inference_mode():
-        found = np.exp([model.interest_loss(batch).item() for _ in range(600)])
+        found = np.exp([model.next_item_loss(batch).item() for _ in range(600)])
     error = found.std() / len(found) ** 0.5
     assert abs(found.mean() - whole) < 4 * error and error < 0.1 * whole
     assert found.std() > 0  # it is a sample
@@ -120,13 +120,13 @@ def test_it_reads_items_stars_and_times_and_when_it_is_asked(head):
 
 def test_its_loss_moves_nothing_but_the_head(head):
     model, batches = head()
-    model.interest_loss(gathered(batches)).backward()
+    model.next_item_loss(gathered(batches)).backward()
     assert {name.split(".")[0] for name, p in model.named_parameters()
             if p.grad is not None} == {"interest"}
 
 
-def test_it_learns_which_film_follows_which(store, split, text):
-    """Everybody goes through the catalogue in one order, from another film on."""
+def test_it_learns_which_item_follows_which(store, split, text):
+    """Everybody goes through the catalogue in one order, from another item on."""
     rank = np.arange(len(store)) - store.offsets[:-1][store.user_row]
     items = (rank + 5 * store.user_row) % store.num_items + FIRST_IDX
     world = replace(store, item_idx=items.astype(np.int32),
@@ -138,7 +138,7 @@ def test_it_learns_which_film_follows_which(store, split, text):
     for epoch in range(25):
         for step, rows in enumerate(batches.epoch("train", batch_size=512, seed=0, epoch=epoch)):
             torch.manual_seed(step)
-            train_step(model, batches.gather(rows), optimizer, clip=1.0, task="interest")
+            train_step(model, batches.gather(rows), optimizer, clip=1.0, task=NEXT_ITEM)
     model.double().eval()
     batch = gathered(batches)
     surprise = full_softmax(model, batch, world)[batch.seen[batch.is_target] > 0]  # nats

@@ -48,7 +48,7 @@ def question(*, empty: int = 4, asked_chunks: int = CHUNKS, gap: float = 3.0) ->
 
 def answer(layer, events, targets, residual, noise, event_gap, target_gap, stop):
     """Taste and variance of `question`, whose names these are."""
-    return layer(layer.read(events, residual, noise, event_gap), targets, target_gap, stop)
+    return layer(layer.encode(events, residual, noise, event_gap), targets, target_gap, stop)
 
 
 def written_out(layer: RegressionHeads, q: dict, row: int, chunk: int, target: int):

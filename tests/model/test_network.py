@@ -11,7 +11,7 @@ from bst.data.schema import FIRST_IDX, OOV
 from bst.data.splits import split_interactions
 from bst.model.batches import Batches
 from bst.model.build import build_model
-from bst.model.facts import FACTS, LAST, SHRINK
+from bst.model.dense import DENSE_FEATURES, LAST, SHRINK
 from bst.training.loop import optimizer_of, train_step
 from tests.conftest import STILL, all_rows, from_then_on, plain_batches, turned, window
 
@@ -69,7 +69,7 @@ def test_no_feature_and_no_prediction_of_a_train_row_moves_with_its_own_stars(st
     def own(model, batches, position):
         row = split.train[store.user_row[split.train] == store.user_row[position]]
         batch = batches.gather([row])
-        dense = (model.facts(batch) - model.fact_mean) / model.fact_scale
+        dense = (model.dense_features(batch) - model.fact_mean) / model.fact_scale
         mine = batch.position == position
         return torch.cat([dense[mine].flatten(), model(batch)[mine]])
 
@@ -137,7 +137,7 @@ def test_each_model_field_has_an_effect(small, name):
 
 
 def test_the_other_fields_have_an_effect_too(small):
-    assert small(dense="bucket", buckets=3)[0].bucket.num_embeddings == 3 * len(FACTS)
+    assert small(dense="bucket", buckets=3)[0].bucket.num_embeddings == 3 * len(DENSE_FEATURES)
     loose, tight = (small(key_var=(v, v))[0].items for v in (1.0, 0.01))
     rated = torch.nonzero(loose.row >= FIRST_IDX)[:, 0]
     own = [(items(rated) - items(rated, cold=True) - items.of_audience(items.audience[rated]))
@@ -152,10 +152,10 @@ def test_the_other_fields_have_an_effect_too(small):
     assert tested == {f.name for f in fields(ModelConfig)}
 
 
-def test_dense_features_are_facts_of_the_history(small, store):
+def test_dense_features_are_those_of_plain_loops_over_the_history(small, store):
     model, batches = small()
     batch = batches.gather(all_rows(batches)).to("cpu", torch.float64)
-    values, real = model.facts(batch), batch.is_target
+    values, real = model.dense_features(batch), batch.is_target
     count = np.bincount(store.item_idx[batches.split.train], minlength=store.num_items + 2)
     center, spread = model.center.item(), model.spread.item()
     for position, found in zip(batch.position[real].tolist(), values[real].tolist(), strict=True):
@@ -172,7 +172,7 @@ def test_dense_features_are_facts_of_the_history(small, store):
             *(z[-last:].sum() / (min(size, last) + SHRINK) for last in LAST),
             z.sum() / (size + SHRINK), (z**2 - 1).sum() / (size + SHRINK)]
         assert found == pytest.approx(expected, abs=1e-5)
-        assert len(found) == len(FACTS)
+        assert len(found) == len(DENSE_FEATURES)
 
 
 @pytest.mark.parametrize("attention", ["both", "regression", "softmax"])

@@ -130,13 +130,13 @@ def test_the_answers_are_those_of_the_recommender(port, models, recommender):
     ([(7, 4, T * 1000 + 5), (9, 2, T * 1000 + 60_000)], [(7, 4, T), (9, 2, T + 60)],
      "2 of 2 times count as milliseconds, like 978000000005"),
     ([(7, 1, T), (9, 2, T + 1), ("7", 5, T + 2)], [(9, 2, T + 1), (7, 5, T + 2)],
-     "1 of 3 ratings do not count: the same film is rated again"),
+     "1 of 3 ratings do not count: the same item is rated again"),
     ([(7, 4), (9, 1), (11, 5)], [(7, 4, T), (9, 1, T + 60), (11, 5, T + 120)], None),
     ([(9, 1, T + 60), ("7", 4, T)], [(7, 4, T), (9, 1, T + 60)], None),
     *(([(7, stars, T)], None, f"{stars:g} stars, expected one of 1, 2, 3, 4, 5")
       for stars in (6, 5.5, 0.4, float("nan"), float("inf"))),
     *(([(7, 4, time)], None, "time .*since 1970") for time in (5, -T, T * 10**6, 10**30)),
-    *(([(film, 4, T)], None, f"no movie .?{film}.? in the catalogue of 41, whose ids")
+    *(([(film, 4, T)], None, f"no item .?{film}.? in the catalogue of 41, whose ids")
       for film in (6, "07", "7.0", "film", 2**80)),
     ([(7, 4, T), (9, 4)], None, "only some events have a time"),
 ])
@@ -174,7 +174,7 @@ MANY = as_json([(k, 3) for k in range(HISTORY + 1)])
 
 @pytest.mark.parametrize(("path", "body", "status", "message"), [
     ("/predict", {"movies": [7], "history": [{"movie_id": 9, "stars": 1}], "at": 5}, 422, "at: "),
-    ("/predict", {"movies": ["7", "a\nb"]}, 422, r"no movie 'a\\nb' in the catalogue"),
+    ("/predict", {"movies": ["7", "a\nb"]}, 422, r"no item 'a\\nb' in the catalogue"),
     ("/predict", {"movies": [7], "histroy": []}, 422, "histroy: Extra inputs"),
     ("/predict", {"movies": [7] * (MOVIES + 1)}, 422, f"movies: .* at most {MOVIES} items"),
     ("/predict", {"movies": [7], "history": MANY}, 422, f"history: .* at most {HISTORY} items"),

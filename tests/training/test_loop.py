@@ -13,7 +13,7 @@ from bst.config import TrainConfig
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batches
 from bst.model.build import build_model
-from bst.model.network import BST
+from bst.model.network import Network
 from bst.training.checkpoint import load_model, load_resume
 from bst.training.loop import averaged, fit, learning_rate, optimizer_of, predict_part
 from tests.conftest import RUN, bits, logged, plain_batches
@@ -191,7 +191,7 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert job(whole, epochs=1)
     step = logged(whole)[epoch]["step"]
-    validations, predict = [], BST.predict
+    validations, predict = [], Network.predict
 
     def predict_or_fail(model, batch):
         validations.append(1)
@@ -199,7 +199,7 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
             torch.linalg.cholesky(-torch.eye(2))
         return predict(model, batch)
 
-    monkeypatch.setattr(BST, "predict", predict_or_fail)
+    monkeypatch.setattr(Network, "predict", predict_or_fail)
     with pytest.raises(FloatingPointError, match=(
             f"^step {step}: {len(split.valid)} of the predictions of valid are not finite; ")):
         job(out)

@@ -1,4 +1,4 @@
-"""Dense features: facts of the history, the item's year and its train count, on the device.
+"""Dense features of a target: of the history before it, its item's year and train count.
 
 None of them reads the target's own stars or what other people gave its item, so they are the same
 for train, valid, test and requests.
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from bst.model.batches import Batch, at_slots
 
-FIFTHS = 5  # of a scale that runs from the lowest to the highest train rating
+POINTS = 5  # evenly spaced on the scale, from the lowest to the highest train rating
 SHRINK = 3.0  # pseudo-events in a running mean
 LAST = (3, 20)  # events of the short running means
-FACTS = {  # name: usual size; None: reads no stars, so that its scale may be fitted
+DENSE_FEATURES = {  # name: fixed scale; None: reads no stars, so its scale is fitted; these first
     "log hours since first rating": None, "log hours since last rating": None,
     "log history length": None, "log train ratings of the item": None, "release year": None,
-    **{f"share of ratings in fifth {k + 1} of the scale": 0.15 for k in range(FIFTHS)},
+    **{f"share of ratings nearest to point {k + 1} of the scale": 0.15 for k in range(POINTS)},
     **{f"mean residual of the last {k} ratings": 0.5 for k in LAST},
     "mean residual of all ratings": 0.4, "variance of the residuals less 1": 0.4,
 }
@@ -43,8 +43,9 @@ def target_gap(batch: Batch) -> Tensor:
     return torch.where(batch.seen > 0, log_hours(batch.target_time - last), -1.0)
 
 
-def facts(batch: Batch, residual: Tensor, height: Tensor, count: Tensor, year: Tensor) -> Tensor:
-    """The features named in `FACTS`, (b, t, i, f) float32, unscaled.
+def dense_features(batch: Batch, residual: Tensor, height: Tensor, count: Tensor, year: Tensor
+                   ) -> Tensor:
+    """The features in the order of `DENSE_FEATURES`, (b, t, i, f) float32, unscaled.
 
     Args:
         batch: b rows, c * n slots.
@@ -55,10 +56,10 @@ def facts(batch: Batch, residual: Tensor, height: Tensor, count: Tensor, year: T
     """
     is_event, seen, slot = batch.is_event, batch.seen, batch.slot
     has = seen > 0
-    since_first = torch.where(has, log_hours(batch.target_time), 0.0)
+    since_first = torch.where(has, log_hours(batch.target_time), 0.0)  # the first event is time 0
     since_last = target_gap(batch).clamp(min=0)
-    fifth = (height * (FIFTHS - 1)).round().clamp(0, FIFTHS - 1).long()
-    shares = (F.one_hot(fifth, FIFTHS) - 1 / FIFTHS) * is_event[..., None]
+    point = (height * (POINTS - 1)).round().clamp(0, POINTS - 1).long()
+    shares = (F.one_hot(point, POINTS) - 1 / POINTS) * is_event[..., None]
     columns = torch.cat([shares, residual[..., None], (residual.square() - 1)[..., None]], dim=-1)
     columns = rearrange(columns * is_event[..., None], "b c n f -> b (c n) f")
     total = F.pad(columns.cumsum(dim=1), (0, 0, 1, 0))[:, None]  # (b, 1, slots + 1, f)
@@ -67,9 +68,9 @@ def facts(batch: Batch, residual: Tensor, height: Tensor, count: Tensor, year: T
     recent = []
     for size in LAST:
         start = torch.minimum(seen, seen.new_tensor(size))
-        sums = until[..., FIFTHS] - at_slots(total[..., FIFTHS], slot - start)
+        sums = until[..., POINTS] - at_slots(total[..., POINTS], slot - start)
         recent.append(sums / (start + SHRINK))
     columns = torch.broadcast_tensors(
         since_first, since_last, torch.log1p(seen.float()), count, year,
-        *mean[..., :FIFTHS].unbind(-1), *recent, *mean[..., FIFTHS:].unbind(-1))
+        *mean[..., :POINTS].unbind(-1), *recent, *mean[..., POINTS:].unbind(-1))
     return torch.stack(columns, dim=-1)
