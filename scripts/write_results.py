@@ -15,7 +15,8 @@ Every table names its protocol and its seeds; ties are strict and the part is te
 otherwise. Settings were chosen on valid; test was looked at to write these tables. Brackets are
 95 % intervals by a bootstrap over users, whose draws cycle through the seeds: an interval is for
 one run, not for their mean. `+-` is the standard deviation between seeds (n - 1). MAE and RMSE are
-those of the expected stars; MAE* of whole stars; user MAE is the mean over users.
+those of the expected stars; MAE* is the MAE after rounding to the nearest rating of the scale; user
+MAE is the mean over users.
 
 In the copy of MovieLens-1M used here about 9.8 % of the timestamps (users from 3000 on, 1 to 3
 stars, first 80 % of time) are reconstructed to within about a minute; the valid and test periods of
@@ -39,8 +40,8 @@ softmax tokens from a product with the target; eight epochs instead of five or s
 ## What helps on small data
 
 Found on the valid part of generated sets, a random one among them; on MovieLens-1M it changes
-little. An audience only for items whose raters rated much else: of the others it tells who is asked
-about rather than what the item is. Noise on what is learned per item, as wide as its ratings leave
+little. An audience only for items whose raters rated much else: of the others it identifies the raters
+instead of describing the item. Noise on what is learned per item, as wide as its ratings leave
 it open: without it items with few ratings look the most certain in training. Tables in units of
 their prior. A start that trusts a person's own level little: with random stars a small set ends too
 early to unlearn more. A higher rate for all heads helps where nothing is to be learned, and costs

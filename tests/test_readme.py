@@ -148,7 +148,7 @@ def test_the_mutation_table_is_the_one_of_its_file():
 
 
 def test_the_package_its_tests_and_its_front_page_keep_to_their_budgets():
-    for folder, most in (("bst", 7000), ("tests", 7100)):
+    for folder, most in (("bst", 7000), ("tests", 7200)):
         files = [path.read_text() for path in ROOT.glob(f"{folder}/**/*.py")]
         assert sum(len(text.splitlines()) for text in files) <= most, folder
     assert len(README.split()) <= 1500
