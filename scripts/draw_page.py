@@ -23,7 +23,7 @@ from scripts.support.command import command
 from scripts.support.flags import RunFolder
 
 NAMES = ("Last {}, The", "{} at Dawn", "Beyond the {}", "Return of the {}", "Midnight {}",
-         "My Friend the {}", "{} of Ghent, The", "Letters to a {}", "Summer of the {}",
+         "My Friend the {}", "{} of Ghent, The", "Letters to the {}", "Summer of the {}",
          "Nobody's {}", "Red {}, The", "Quiet {}, A", "Goodbye, {}", "{} Next Door, The",
          "Song of the {}", "One More {}", "Longest {}, The", "{} Street")
 ENDINGS = ("one summer changes all of them.", "a promise made in childhood comes due.",
