@@ -42,10 +42,10 @@ softmax tokens from a product with the target; eight epochs instead of five or s
 Found on the valid part of generated sets, a random one among them; on MovieLens-1M it changes
 little. An audience only for items whose raters rated much else: of the others it identifies the
 raters instead of describing the item. Noise on what is learned per item, as wide as its ratings
-leave it open: without it items with few ratings look the most certain in training. Tables in units of
-their prior. A start that trusts a person's own level little: with random stars a small set ends too
-early to unlearn more. A higher rate for all heads helps where nothing is to be learned, and costs
-MovieLens-1M more than the spread of the seeds."""
+leave it open: without it items with few ratings look the most certain in training. Tables in units
+of their prior. A start that trusts a person's own level little: with random stars a small set ends
+too early to unlearn more. A higher rate for all heads helps where nothing is to be learned, and
+costs MovieLens-1M more than the spread of the seeds."""
 SECTIONS = [  # heading, what to know before the table, file
     ("MovieLens-1M", "Version 1 (a Kalman-filtered factor model with item neighbours outside the "
      "network, corrected by a transformer; its code is gone) had MAE 0.6402 +- 0.0003, RMSE 0.8185 "
@@ -81,12 +81,12 @@ SECTIONS = [  # heading, what to know before the table, file
      "and the difference pairs each run of bst with it. CPU seconds are those of training, for "
      "bst of the stars and of the second head, on a core of an Intel Xeon that shares its "
      "arithmetic with a busy one. What is published is of other code and one seed.\n\n"
-     "Settings of the second head were compared on valid of leave-last-one, stable (NDCG@10, seed 0). Ten epochs of width 64, "
-     "rate 0.001 and dropout 0.2 give 0.209. Six epochs on an H100: width 128 0.210, with dropout "
-     "0.1 as well 0.218, or with twice the rate 0.220; width 64 with both 0.213. In batches of "
-     "four times as many events, half-way through eight epochs: 0.155, width 128 0.173, dropout "
-     "0.3 0.145, label smoothing of 0.1 0.154, a reach of 200 events instead of 64 0.154, a second "
-     "layer of events 0.111.",
+     "Settings of the second head were compared on valid of leave-last-one, stable (NDCG@10, seed"
+     " 0). Ten epochs of width 64, rate 0.001 and dropout 0.2 give 0.209. Six epochs on an H100: "
+     "width 128 0.210, with dropout 0.1 as well 0.218, or with twice the rate 0.220; width 64 "
+     "with both 0.213. In batches of four times as many events, half-way through eight epochs: "
+     "0.155, width 128 0.173, dropout 0.3 0.145, label smoothing of 0.1 0.154, a reach of 200 "
+     "events instead of 64 0.154, a second layer of events 0.111.",
      "ranking"),
 ]
 
