@@ -93,6 +93,13 @@ def test_the_table_of_the_readme_is_that_of_the_results():
     assert sum(name in line for line in lines for name in ("**bst**", "item kNN")) == 2
 
 
+def test_the_ranking_of_the_readme_is_that_of_the_results():
+    (line,) = [line for line in table_lines(README) if "NDCG@10" in line]
+    found = [next(row["ndcg10"] for row in table["rows"] if row["scorer"] == scorer)
+             for table in rows("ranking")[:2] for scorer in ("bst", "SASRec")]  # strict, stable
+    assert [float(x) for x in re.findall(r"0\.\d{3}", line)] == [round(x, 3) for x in found]
+
+
 @pytest.mark.parametrize("work", ["prep", "train", "score", "text", "scale"])
 def test_each_benchmark_with_a_goal_is_the_one_of_its_file(work):
     with_goal = [Row(**row) for row in rows(f"benchmark_{work}") if row["goal"] is not None]
