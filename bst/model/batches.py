@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from bst.data.schema import FIRST_IDX, OOV, PAD, USER_FEATURES
 from bst.data.sequences import SequenceStore
@@ -36,7 +37,7 @@ class Batch:
     user: Tensor  # (b, 1 + features) int64: user index, then one index per user feature
     label: Tensor  # (b, t, i) float32, stars; 0 where padded
     position: Tensor  # (b, t, i) int64, the target's position in the store; -1 where padded
-    is_full: bool = False  # no target is padded, as in a request
+    is_request: bool = False  # no target is padded, and each sees all events of its row
 
     @cached_property
     def is_event(self) -> Tensor:
@@ -60,29 +61,52 @@ class Batch:
         """Number of events that each target sees, shaped as `stop`."""
         return self.slot - (~self.is_event).sum(dim=(1, 2))[:, None, None]
 
+    @cached_property
+    def event_gap(self) -> Tensor:
+        """Log hours between an event and the one before, (b, c, n); -1: none before, or padded."""
+        time = rearrange(self.event_time, "b c n -> b (c n)")
+        is_event = rearrange(self.is_event, "b c n -> b (c n)")
+        has_earlier = F.pad(is_event[:, :-1], (1, 0)) & is_event
+        gap = torch.where(has_earlier, log_hours(time.diff(dim=1, prepend=time[:, :1])), -1.0)
+        return gap.view_as(self.event_time)
+
+    @cached_property
+    def target_gap(self) -> Tensor:
+        """Log hours since the last event that each target sees, shaped as `stop`; -1: none."""
+        last = at_slots(self.event_time, self.slot - 1)
+        return torch.where(self.seen > 0, log_hours(self.target_time - last), -1.0)
+
     def about(self, items: np.ndarray | Tensor) -> "Batch":
-        """The same histories with items (b, i) as their targets, in place of one target each."""
-        return replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"),
-                       is_full=True)
+        """The same request with items (b, i) as its targets; what was computed of it is kept."""
+        other = replace(self, target_item=rearrange(torch.as_tensor(items), "b i -> b 1 i"))
+        other.__dict__.update({name: self.__dict__[name] for name in self.__dict__.keys()
+                               & {"is_event", "slot", "seen", "event_gap", "target_gap"}})
+        return other
 
     def real(self, values: Tensor) -> Tensor:
-        """Values (b, t, 1 or i, ...) of the m real targets, (m, ...)."""
-        values = values.expand(*self.target_item.shape, *values.shape[3:])
-        return values.flatten(0, 2) if self.is_full else values[self.is_target]
+        """Values (b, t, 1 or i, ...) of the m real targets, (m, ...); of a request as they are."""
+        if self.is_request:
+            return values
+        return values.expand(*self.target_item.shape, *values.shape[3:])[self.is_target]
 
     def in_place(self, values: Tensor) -> Tensor:
-        """Values (m,) of the real targets in their places, (b, t, i); 0 where padded."""
-        if self.is_full:
-            return values.view(self.is_target.shape)
+        """Values of the real targets, as of `real`, in their places, (b, t, i); 0 where padded."""
+        if self.is_request:
+            return values
         return values.new_zeros(self.is_target.shape).masked_scatter(self.is_target, values)
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
         moved = {}
-        for name in (f.name for f in fields(self) if f.name != "is_full"):
+        for name in (f.name for f in fields(self) if f.name != "is_request"):
             tensor = getattr(self, name).to(device)
             moved[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return replace(self, **moved)
+
+
+def log_hours(seconds: Tensor) -> Tensor:
+    """Log of hours + 1, float; times out of order count as none."""
+    return torch.log1p(seconds.clamp(min=0).float() / 3600)
 
 
 def at_slots(values: Tensor, slot: Tensor) -> Tensor:
@@ -173,9 +197,9 @@ def request_batch(events: Events, begin: np.ndarray, size: np.ndarray, user: np.
                   at: np.ndarray) -> Batch:
     """Histories with one target each, at (b,) seconds; `Batch.about` says of which items."""
     b = len(size)
-    return lay_out(events, begin, size, Targets(
+    return replace(lay_out(events, begin, size, Targets(
         row=np.arange(b), item=np.full(b, OOV), time=at, seen=size, label=np.zeros(b),
-        position=np.arange(b)), user)
+        position=np.arange(b)), user), is_request=True)
 
 
 def num_chunks(size: np.ndarray) -> np.ndarray:

@@ -24,11 +24,12 @@ class RegressionHeads(nn.Module):
     and with time. The prediction of a target is the posterior of this Gaussian process, given all
     events that the target sees. It is exact for a history of any length.
 
-    The history is read in chunks. What earlier chunks say of the taste is the state: the mean of
-    the taste, and its covariance less the prior one. In a chunk, with L the Cholesky factor of the
-    covariance of its events, W = L^-1 cov(events, taste) and u = L^-1 residual serve every target:
-    a target with key q has mean q . (state + sum_s W_s u_s) over the slots s that it sees, and each
-    of them lowers its variance by (q . W_s)^2. That is attention, with keys W and values u.
+    The history is read in chunks. What earlier chunks say of the taste is the state, one matrix: its
+    covariance less the prior one, and in the last column its mean. In a chunk, with L the Cholesky
+    factor of the covariance of its events, W = L^-1 cov(events, taste) and u = L^-1 residual serve
+    every target: a target with key q has mean q . (state + sum_s W_s u_s) over the slots s that it
+    sees, and each of them lowers its variance by (q . W_s)^2. That is attention, with keys W and
+    values u. The target of a request sees all events, so the state after them is enough.
 
     Numerics: the kernel between an event j and an earlier l is a product of k_j exp(T_mid - T_j)
     and k_l exp(T_l - T_mid), with T_mid the clock in the middle of the chunk. A clock advances by
@@ -53,35 +54,50 @@ class RegressionHeads(nn.Module):
         self.widths = list(widths)
         self.log_drift = nn.Parameter(torch.tensor(drift).log())
         self.log_forgets = nn.Parameter(torch.tensor(forgets).log())
-        self.register_buffer("head_of_column", torch.repeat_interleave(
-            torch.arange(len(self.widths)), torch.tensor(self.widths)), persistent=False)
+        head = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
+        self.register_buffer("columns", F.one_hot(head).T.float(), persistent=False)  # (h, d)
 
-    def encode(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor
-             ) -> tuple[Tensor, ...]:
+    def encode(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor,
+               until: Tensor | None = None) -> tuple[Tensor, ...]:
         """Encode the history once for all targets; returns the `encoded` of `forward`.
 
         Args:
             events: (b, c, n, k * d) keys of the k copies, 0 where padded.
             residual: (b, c, n, k) ratings less their baseline, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
-            gap: (b, c, n) see `dense.event_gap`.
+            gap: (b, c, n) see `Batch.event_gap`.
+            until: (b, 1, 1) `Batch.target_gap` of a request, whose targets see all events; else
+                None.
 
         Returns:
-            Tensors of k * b rows: the clock of each chunk, 0 at its start, before each slot and
-            after the last (.., c, n + 1, h), and at its end (.., c, 1, h); the state before each
-            chunk, mean (.., c, 1, d) and moment (.., c, d, d); W (.., c, n, d); u (.., c, n, 1).
+            Tensors of k * b rows. The state before each chunk (.., c, d, d + 1), W and in the last
+            column u of each chunk (.., c, n, d + 1), the clock of each chunk, 0 at its start,
+            before each slot and after the last (.., c, n + 1, h), and at its end (.., c, 1, h). Of
+            a request the mean (.., 1, 1, d) and the covariance (.., 1, d, d) of the taste.
         """
         k = residual.shape[-1]
-        events = rearrange(events, "b c n (k d) -> (k b) c n d", k=k)
-        residual = rearrange(residual, "b c n k -> (k b) c n")
+        events, residual = (rearrange(x, "b c n (k d) -> (k b) c n d", k=k)
+                            for x in (events, residual))
         noise, gap = (repeat(x, "b c n -> (k b) c n", k=k) for x in (noise, gap))
         clock = self._step(gap).cumsum(dim=2)
         end = clock[:, :, -1:]
-        slots = F.pad(clock, (0, 0, 1, 0))
-        half = self._decay(end / 2)
-        rise = self._decay(end / 2 - clock)  # exp(T - T_mid)
-        return slots, end, *self._chunks(events / rise, events * rise, events * self._decay(clock),
-                                         half, residual, noise)
+        since, middle = clock @ self.columns, (end / 2) @ self.columns
+        rise, half = torch.exp(since - middle), torch.exp(-middle)
+        decay, noise = half.square(), torch.diag_embed(noise)
+        chunks = (events / rise, events * torch.exp(-since),
+                  torch.cat([events * rise, residual], dim=-1), F.pad(half, (0, 1), value=-1.0),
+                  decay.mT * F.pad(decay, (0, 1), value=1.0), noise,
+                  torch.ones_like(noise[0, 0], dtype=torch.bool).tril().expand_as(noise))
+        if until is not None:
+            state = self._last_state(*chunks)[:, None]
+            return self._at(repeat(until, "b t i -> (k b) t i", k=k), state)
+        state, found = torch.zeros_like(chunks[4][:, 0]), []
+        for chunk in zip(*(x.unbind(1) for x in chunks), strict=True):
+            read, after = self._chunk(state, *chunk)
+            found.append((state, read))
+            state = after
+        states, reads = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
+        return states, reads, F.pad(clock, (0, 0, 1, 0)), end
 
     def forward(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
@@ -90,101 +106,101 @@ class RegressionHeads(nn.Module):
         Args:
             encoded: what `encode` returned.
             targets: (b, t, i, k * d) keys.
-            gap: (b, t, 1 or i) see `dense.target_gap`.
+            gap: (b, t, 1 or i) see `Batch.target_gap`.
             stop: (b, t, 1 or i) a target sees the slots of its chunk before this one.
 
         Returns:
             The expected taste (b, t, 1 or i, k * d), whose product with the target's key is the
             expected residual of each copy, and the variance of that product (b, t, i, k).
         """
-        k = encoded[0].shape[0] // len(targets)
+        k = len(encoded[0]) // len(targets)
         targets = rearrange(targets, "b t i (k d) -> (k b) t i d", k=k)
-        gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
-        slots, end, mean, moment, W, u = (x[:, -stop.shape[1]:] for x in encoded)
-        index = repeat(stop, "b t i -> b t i h", h=end.shape[-1])
-        clock = slots.gather(2, index) + self._step(gap)  # of each target
-        is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
-        from_middle, decay = self._decay(clock - end / 2), self._decay(clock)
-        cross = torch.where(is_seen, (targets * from_middle) @ W.mT, 0.0)
-        taste = decay * mean + from_middle * (is_seen.to(W.dtype) @ (W * u))
-        decayed = targets * decay
-        variance = (targets.square().sum(-1) + ((decayed @ moment) * decayed).sum(-1)
-                    - cross.square().sum(-1)).clamp(min=0)
-        return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
-                rearrange(variance, "(k b) t i -> b t i k", k=k))
+        if len(encoded) == 2:  # a request
+            taste, covariance = encoded
+            variance = ((targets @ covariance) * targets).sum(-1)
+        else:
+            gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
+            taste, variance = self._among_slots(encoded, targets, gap, stop)
+        return self.by_row(taste, k), rearrange(variance.clamp(min=0), "(k b) t i -> b t i k", k=k)
+
+    def by_row(self, taste: Tensor, copies: int) -> Tensor:
+        """The tastes (k * b, t, i, d) of the copies side by side, (b, t, i, k * d)."""
+        return rearrange(taste, "(k b) t i d -> b t i (k d)", k=copies)
 
     def by_head(self, products: Tensor) -> Tensor:
         """Sums (..., k * h) of products (..., k * d) over the columns of each head of each copy."""
-        widths = self.widths * (products.shape[-1] // sum(self.widths))
-        return torch.stack([part.sum(-1) for part in products.split(widths, dim=-1)], dim=-1)
+        k = products.shape[-1] // self.columns.shape[1]
+        return rearrange(rearrange(products, "... (k d) -> ... k d", k=k) @ self.columns.T,
+                         "... k h -> ... (k h)")
 
     def _step(self, gap: Tensor) -> Tensor:
         """How far each head's clock advances from one event to the next, (..., h)."""
         step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]
         return torch.where(gap[..., None] < 0, 0.0, step.clamp(max=DRIFT))
 
-    def _decay(self, clock: Tensor) -> Tensor:
-        """exp(-clock) (..., h) for each column of the keys, (..., d)."""
-        return torch.exp(-clock)[..., self.head_of_column]
+    def _at(self, until: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (b, t, 1, d) and covariance (b, t, d, d) a while after a state (b, t, d, d + 1)."""
+        decay = torch.exp(-self._step(until) @ self.columns)
+        moment, mean = state.split([state.shape[-1] - 1, 1], dim=-1)
+        prior = torch.eye(moment.shape[-1], device=moment.device)
+        return decay * mean.mT, prior + decay.mT * moment * decay
 
-    def _chunks(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The state before each chunk, (b, c, 1, d) and (b, c, d, d), and W and u of each chunk.
+    def _among_slots(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
+                     ) -> tuple[Tensor, Tensor]:
+        """Taste (b, t, 1 or i, d) and variance (b, t, i) of targets that see a part of a chunk."""
+        state, read, clocks, end = (x[:, -stop.shape[1]:] for x in encoded)
+        (moment, mean), (W, u) = (x.split([x.shape[-1] - 1, 1], dim=-1) for x in (state, read))
+        clock = clocks.gather(2, repeat(stop, "b t i -> b t i h", h=end.shape[-1]))
+        clock = clock + self._step(gap)  # of each target
+        is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
+        decay, from_middle = (torch.exp(-x @ self.columns) for x in (clock, clock - end / 2))
+        cross = torch.where(is_seen, (targets * from_middle) @ W.mT, 0.0)
+        taste = decay * mean.mT + from_middle * (is_seen.to(W.dtype) @ (W * u))
+        decayed = targets * decay
+        return taste, (targets.square().sum(-1) + ((decayed @ moment) * decayed).sum(-1)
+                       - cross.square().sum(-1))
 
-        The inputs are those of `_chunk`, with an axis c after the first.
-        """
-        b, d = len(inputs[0]), inputs[0].shape[-1]
-        state = inputs[0].new_zeros(b, 1, d), inputs[0].new_zeros(b, d, d)
-        if torch.compiler.is_exporting():  # whose loops may not depend on sizes
-            return self._loop(state, inputs)
-        found = []
-        for chunk in zip(*(x.unbind(1) for x in inputs), strict=True):
-            W, u, *after = self._chunk(*state, *chunk)
-            found.append((*state, W, u))
-            state = after
-        return tuple(torch.stack(column, dim=1) for column in zip(*found, strict=True))
+    def _last_state(self, *chunks: Tensor) -> Tensor:
+        """The state after the last chunk, (b, d, d + 1), of chunks with an axis c after the first."""
+        state = torch.zeros_like(chunks[4][:, 0])
+        if not torch.compiler.is_exporting():
+            for chunk in zip(*(x.unbind(1) for x in chunks), strict=True):
+                state = self._chunk(state, *chunk)[1]
+            return state
+        size = torch.ones_like(chunks[0][0, :, 0, 0]).sum().long()  # chunks
 
-    def _loop(self, start: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """`_chunks` for the last chunk alone, in a loop that `torch.export` can keep."""
-        size = torch.ones_like(inputs[4][0, :, 0]).sum().long()  # chunks
+        def goes_on(k: Tensor, _: Tensor) -> Tensor:
+            return k < size
 
-        def goes_on(k: Tensor, *_: Tensor) -> Tensor:
-            return k < size - 1
+        def body(k: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return k + 1, self._chunk(state, *(x.index_select(1, k[None])[:, 0] for x in chunks))[1]
 
-        def body(k: Tensor, mean: Tensor, moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            here = (x.index_select(1, k[None])[:, 0] for x in inputs)
-            return k + 1, *self._chunk(mean, moment, *here)[2:]
-
-        _, mean, moment = torch.while_loop(goes_on, body, (torch.tensor(0), *start))
-        W, u, *_ = self._chunk(mean, moment, *(x[:, -1] for x in inputs))
-        return mean[:, None], moment[:, None], W[:, None], u[:, None]
+        # A loop that `torch.export` can keep: it may not unroll one that depends on sizes.
+        return torch.while_loop(goes_on, body, (torch.tensor(0), state))[1]
 
     @staticmethod
-    def _chunk(mean: Tensor, moment: Tensor, late: Tensor, early: Tensor, decayed: Tensor,
-               half: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """W (b, n, d) and u (b, n, 1) of one chunk, and the state after it.
+    def _chunk(state: Tensor, late: Tensor, decayed: Tensor, known: Tensor, scale: Tensor,
+               decay: Tensor, noise: Tensor, is_lower: Tensor) -> tuple[Tensor, Tensor]:
+        """W and u of one chunk, (b, n, d + 1), and the state after it, (b, d, d + 1).
 
         Args:
-            mean: (b, 1, d) of the state before it.
-            moment: (b, d, d) of that state: covariance less the prior one.
+            state: before the chunk.
             late: (b, n, d) keys times exp(T_mid - T): rows of the kernel, the later event.
-            early: (b, n, d) keys times exp(T - T_mid): its columns, the earlier event.
             decayed: (b, n, d) keys times exp(-T), multiplied with the state.
-            half: (b, 1, d) exp(-T_mid), with T_mid half the clock at the end of the chunk.
-            residual: (b, n).
-            noise: (b, n).
+            known: (b, n, d + 1) keys times exp(T - T_mid), columns of the kernel, the earlier event;
+                and the residual.
+            scale: (b, 1, d + 1) exp(-T_mid), with T_mid half the clock at the end; and -1.
+            decay: (b, d, d + 1) of the state, from the start of the chunk to its end.
+            noise: (b, n, n) variances on the diagonal.
+            is_lower: (b, n, n) the triangle with the diagonal; the other one may overflow.
         """
-        cov = early + half * (decayed @ moment)  # cov(event, taste at T_mid)
-        kernel = (late @ cov.mT).tril()  # the upper triangle may overflow
-        kernel = kernel + kernel.tril(-1).mT + torch.diag_embed(noise)
-        factor = torch.linalg.cholesky(kernel)
-        unexplained = residual[..., None] - decayed @ mean.mT  # by the state
-        W, u = torch.linalg.solve_triangular(
-            factor, torch.cat([cov, unexplained], dim=-1), upper=False
-        ).split([cov.shape[-1], 1], dim=-1)
-        at_end, decay = W * half, half.square()  # from mid-chunk, and from its start, to its end
-        mean = decay * mean + u.mT @ at_end
-        moment = decay.mT * moment * decay - at_end.mT @ at_end
-        return W, u, mean, moment
+        found = torch.addcmul(known, scale, decayed @ state)  # cov(event, taste at T_mid), unexplained
+        kernel = late @ found[..., :-1].mT
+        kernel = torch.where(is_lower, kernel, kernel.mT)
+        read = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(kernel + noise), found, upper=False)
+        at_end = read * scale
+        return read, torch.baddbmm(decay * state, at_end[..., :-1].mT, at_end, alpha=-1)
 
 
 class SoftmaxHeads(nn.Module):
@@ -235,24 +251,24 @@ class SoftmaxHeads(nn.Module):
         """
         if self.readout == "flatten":
             return self._windows(events, targets, batch)
-        # The targets of a chunk read one window: its slots and `reach` slots before them. Each
-        # target masks what it does not see, and attends to itself too (`own`).
-        (t, n), reach = (targets.shape[1], events.shape[2]), self.length
+        # The targets of a chunk read one window: its slots and `length` slots before them. Each
+        # target masks what it does not see, and attends to itself too (`own`). A request sees all
+        # slots, so the last `length` are its window.
+        t, n, width = targets.shape[1], events.shape[2], targets.shape[-1]
         q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
                                     three=3, h=self.heads)
-        width = targets.shape[-1]
+        q = q * (width // self.heads) ** -0.5
         kv = F.linear(events, self.qkv.weight[width:], self.qkv.bias[width:])
-        k, v = rearrange(self._near(kv, t), "b t j (two h e) -> two b t h j e", two=2, h=self.heads)
-        time = self._near(batch.event_time[..., None], t)[..., 0]
-        place = torch.arange(-reach, n, device=q.device)  # from the first slot of the chunk
+        k, v = rearrange(self._near(kv, batch), "b t j (two h e) -> two b t h j e", two=2,
+                         h=self.heads)
+        time = self._near(batch.event_time[..., None], batch)[..., 0]
+        place = torch.arange(n - time.shape[-1], n, device=q.device)  # from the chunk's first slot
         rank = batch.stop[..., None] - place  # (b, t, i, j): 1 is the event just before
-        is_seen = (rank >= 1) & (rank <= batch.seen.clamp(max=reach)[..., None])
-        scale = (width // self.heads) ** -0.5
+        is_seen = (rank >= 1) & (rank <= batch.seen.clamp(max=self.length)[..., None])
         gap = batch.target_time[..., None] - time[:, :, None]
-        logits = q @ k.mT * scale + self.bias(gap, rank.clamp(min=0))
-        logits = logits.masked_fill(~is_seen[:, :, None], -torch.inf)
-        own = einsum(q, own_k, "b t h i e, b t h i e -> b t h i")[..., None] * scale
-        weight = torch.cat([own, logits], dim=-1).softmax(dim=-1)
+        bias = self.bias(gap, rank.clamp(min=0)).masked_fill(~is_seen[:, :, None], -torch.inf)
+        own = einsum(q, own_k, "b t h i e, b t h i e -> b t h i")[..., None]
+        weight = torch.cat([own, q @ k.mT + bias], dim=-1).softmax(dim=-1)
         attended = weight[..., :1] * own_v + weight[..., 1:] @ v
         return self._rest(targets, rearrange(attended, "b t h i e -> b t i (h e)"))
 
@@ -263,11 +279,14 @@ class SoftmaxHeads(nn.Module):
         gap_slope, rank_slope = (x[:, None, None] for x in (self.gap_slope, self.rank_slope))
         return -(gap_slope * far + rank_slope * back)
 
-    def _near(self, x: Tensor, t: int) -> Tensor:
-        """The window of each of the last t chunks, (b, t, length + n, d), of slots (b, c, n, d)."""
-        n = x.shape[2]
-        x = F.pad(x.flatten(1, 2), (0, 0, self.length, 0))[:, -t * n - self.length:]
-        return rearrange(x.unfold(1, self.length + n, n), "b t d j -> b t j d")
+    def _near(self, x: Tensor, batch: Batch) -> Tensor:
+        """The window of each of the last t chunks, (b, t, j, d), of slots (b, c, n, d)."""
+        t, n = batch.stop.shape[1], x.shape[2]
+        x = F.pad(x.flatten(1, 2), (0, 0, self.length, 0))
+        if batch.is_request:
+            return x[:, None, -self.length:]
+        x = x[:, -t * n - self.length:].unfold(1, self.length + n, n)
+        return rearrange(x, "b t d j -> b t j d")
 
     def _windows(self, events: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """`forward` with the readout `flatten`."""

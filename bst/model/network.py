@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX, OOV
-from bst.model.batches import Batch
-from bst.model.dense import DENSE_FEATURES, dense_features, event_gap, target_gap
+from bst.model.batches import CHUNK, Batch
+from bst.model.dense import DENSE_FEATURES, dense_features
 from bst.model.interest import NextItemHead, NextItemLoss
 from bst.model.layers import RegressionHeads, SoftmaxHeads
 
@@ -50,17 +50,20 @@ class EmbeddedItems:
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
     token: Tensor | None = None  # (n, width) for the softmax heads; None: none, or not yet made
+    target: Tensor | None = None  # (n, width) the token of a target
+    share: Tensor | None = None  # (n, hidden) of the first dense layer; None: not yet made
 
 
 @dataclass(frozen=True)
 class EncodedHistory:
     """The histories of a batch, encoded once for any targets. None: the network lacks that part."""
 
+    user: Tensor  # (b, columns) embedded features of the user
     prior: Tensor | None  # (b, d + 1) mean taste and bias, predicted from the user's features
     residual: Tensor  # (b, c, n) standardised stars less their baseline, 0 where padded
     regression: tuple[Tensor, ...] | None  # see `RegressionHeads.encode`
-    item_tokens: Tensor | None  # (n, width) for the softmax heads, see `EmbeddedItems.token`
-    event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads
+    target_tokens: Tensor | None  # see `EmbeddedItems.target`
+    event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads; of a request the last
 
 
 class ItemEmbedding(nn.Module):
@@ -136,6 +139,24 @@ class ItemEmbedding(nn.Module):
         return 0.5 * own / self.log_count[items].expm1().clamp(min=1.0)
 
 
+class NamedLinear(nn.Linear):
+    """A linear layer whose input columns have names, so that parts of them can be multiplied apart.
+
+    What depends on the item alone is multiplied once an item, and so on.
+    """
+
+    def __init__(self, widths: dict[str, int], size: int) -> None:
+        super().__init__(sum(widths.values()), size)
+        self.widths = widths
+
+    def forward(self, **columns: Tensor) -> Tensor:
+        """Products (..., size) of some columns, (..., width) each, without the bias."""
+        weights = self.weight.split(list(self.widths.values()), dim=1)
+        weight = [w for name, w in zip(self.widths, weights, strict=True) if name in columns]
+        values = [columns[name] for name in self.widths if name in columns]
+        return F.linear(torch.cat(values, dim=-1), torch.cat(weight, dim=1))
+
+
 def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Keys (..., d), biases (...) and noise variances (...) of rows of `ItemEmbedding`."""
     return found[..., :-2], found[..., -2], found[..., -1]
@@ -185,23 +206,29 @@ class Network(nn.Module):
         self.prior = nn.Linear(num_user, d + 1) if num_user else None  # of the taste, and the bias
         self.regression = self.softmax = None
         per_feature = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
-        columns = d + num_user + 1 + sizes.text + per_feature * len(DENSE_FEATURES)  # of the MLP
+        heads = length = 0
         if config.attention in ("both", "regression"):
             self.regression = RegressionHeads(config.widths, config.drift, config.forgets)
-            columns += 2 * d + config.ensemble * (len(config.widths) + 1)
+            heads = config.ensemble * len(config.widths)
         if config.attention in ("both", "softmax"):
             self.token = nn.Linear(d, config.width)
             self.rating = nn.Linear(2, config.width)
             self.norm_token = nn.LayerNorm(config.width)
             self.softmax = SoftmaxHeads(config.width, config.heads, config.history_len,
                                         config.dropout, config.readout)
-            columns += self.softmax.width_out
+            length = self.softmax.width_out
         if config.dense == "bucket":
             self.bucket = nn.Embedding(len(DENSE_FEATURES) * config.buckets, config.feature_dim)
-        widths, layers = [columns, *config.hidden], []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.head = nn.Sequential(*layers[:-1], nn.Linear(widths[-1], 1))
+        taste, copies = (d, config.ensemble) if heads else (0, 0)
+        layers, before = [], {
+            "key": d, "user": num_user, "mean": 1, "taste": taste, "product": taste,
+            "by_head": heads, "log_variance": copies, "read": length, "text": sizes.text,
+            "dense": per_feature * len(DENSE_FEATURES)}
+        for width in config.hidden:
+            linear = NamedLinear(before, width) if not layers else nn.Linear(before, width)
+            layers += [linear, nn.ReLU(), nn.Dropout(config.dropout)]
+            before = width
+        self.head = nn.Sequential(*layers[:-1], nn.Linear(before, 1))
         for table in self.users:
             nn.init.normal_(table.weight, std=0.05)
         for zero in filter(None, (self.prior, self.head[-1])):  # starts as the heads' mean
@@ -261,8 +288,23 @@ class Network(nn.Module):
 
     def embed_items(self) -> EmbeddedItems:
         """Embed the whole catalogue, row by item index, for requests."""
-        table = self.items(torch.arange(self.sizes.items + FIRST_IDX))
-        return EmbeddedItems(table, None if self.softmax is None else self.token(table[:, :-2]))
+        items = torch.arange(self.sizes.items + FIRST_IDX)
+        table = self.items(items)
+        token, target = self._tokens(table)
+        return EmbeddedItems(table, token, target, self._share(table[:, :-2], items))
+
+    def _tokens(self, table: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens (n, width) of items for the softmax heads, before and after the norm."""
+        if self.softmax is None:
+            return None, None
+        token = self.token(table[:, :-2])
+        return token, self.norm_token(token)
+
+    def _share(self, key: Tensor, items: Tensor) -> Tensor:
+        """Share of the first dense layer, with its bias, of items (n,) and their keys: (n, hidden)."""
+        first = self.head[0]
+        text = self.items.content[items][..., self.sizes.content - self.sizes.text:]
+        return first(key=key, text=text) + first.bias
 
     def glance(self, batch: Batch, embedded: EmbeddedItems) -> tuple[EncodedHistory, Tensor]:
         """The encoded histories, and cheap scores of all items: (b, items + 2), standardised stars.
@@ -273,38 +315,37 @@ class Network(nn.Module):
             batch: one target per row, of any item.
             embedded: what `embed_items` returned.
         """
-        user, k = self._user(batch), self.config.ensemble
-        history = self._encode(batch, embedded, batch.event_item, user)
+        history = self._encode(batch, embedded, batch.event_item)
         key, bias, _ = _columns(embedded.table)
-        blank = key.new_zeros(len(user), 1, 1, key.shape[1])
-        taste = blank[:, 0, 0]
+        taste, k = key.new_zeros(len(batch.user), key.shape[1]), self.config.ensemble
         if self.regression is not None:
-            found, _ = self.regression(history.regression, blank, target_gap(batch), batch.stop)
-            taste = found[:, -1, 0]  # the one target of each row, in its last chunk
+            taste = self.regression.by_row(history.regression[0], k)[:, 0, 0]
         if history.prior is not None:
             taste, bias = taste + history.prior[:, :-1], bias + history.prior[:, -1:]
         return history, bias + taste @ key.T / k
 
-    def _encode(self, batch: Batch, embedded: EmbeddedItems, at_event: Tensor, user: Tensor
-                ) -> EncodedHistory:
+    def _encode(self, batch: Batch, embedded: EmbeddedItems, at_event: Tensor) -> EncodedHistory:
         """Encode the histories; `at_event` (b, c, n): rows of the embedded items."""
+        user = self._user(batch)
         prior = None if self.prior is None else self.prior(user)
         is_event, k = batch.is_event, self.config.ensemble
         key, bias, noise = _columns(F.embedding(at_event, embedded.table))
         rating = self._rating(batch)
         residuals = (rating[..., None] - _baseline(key, bias, prior, k)) * is_event[..., None]
-        residual, item_tokens = residuals.mean(-1), embedded.token
-        regression = event_tokens = None
+        residual, regression, target_tokens, event_tokens = residuals.mean(-1), None, None, None
         if self.regression is not None:
             regression = self.regression.encode(
                 key * is_event[..., None], residuals.expand(*residuals.shape[:-1], k),
-                torch.where(is_event, noise, 1.0), event_gap(batch))
+                torch.where(is_event, noise, 1.0), batch.event_gap,
+                batch.target_gap if batch.is_request else None)
         if self.softmax is not None:
-            if item_tokens is None:
-                item_tokens = self.token(embedded.table[:, :-2])
-            event_tokens = self.norm_token(F.embedding(at_event, item_tokens) + self.rating(
-                torch.stack([rating, residual], dim=-1)))
-        return EncodedHistory(prior, residual, regression, item_tokens, event_tokens)
+            token, target_tokens = (embedded.token, embedded.target) if embedded.token is not None \
+                else self._tokens(embedded.table)
+            last = -(-self.config.history_len // CHUNK) if batch.is_request else 0
+            stars = torch.stack([rating, residual], dim=-1)[:, -last:]
+            event_tokens = self.norm_token(
+                F.embedding(at_event[:, -last:], token) + self.rating(stars))
+        return EncodedHistory(user, prior, residual, regression, target_tokens, event_tokens)
 
     def read(self, batch: Batch, embedded: EmbeddedItems | None = None,
              history: EncodedHistory | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -316,29 +357,31 @@ class Network(nn.Module):
             baseline, and None.
         """
         embedded, at_event, at_target, is_cold = self._items(batch, embedded)
-        user, k = self._user(batch), self.config.ensemble
-        history = self._encode(batch, embedded, at_event, user) if history is None else history
+        history = self._encode(batch, embedded, at_event) if history is None else history
         key, bias, noise = _columns(F.embedding(at_target, embedded.table))
+        k, first = self.config.ensemble, self.head[0]
         means, variances = batch.real(_baseline(key, bias, history.prior, k)), None
-        real_key, of_heads = batch.real(key), []  # columns that the MLP reads
+        real_key = batch.real(key)
+        of_row, of_target = first(user=rearrange(history.user, "b k -> b 1 1 k")), {}
         if self.regression is not None:
             taste, variances = self.regression(
-                history.regression, key, target_gap(batch), batch.stop)
-            taste = batch.real(taste)
-            means = means + _by_copy(taste * real_key, k)
+                history.regression, key, batch.target_gap, batch.stop)
+            of_row = of_row + first(taste=taste)
+            product = batch.real(taste) * real_key
+            by_head = self.regression.by_head(product)
+            means = means + _by_copy(by_head, k)
             variances = batch.real(variances + noise[..., None])
-            # Not shared with the line above: one node would sum its gradients in another order.
-            product = taste * real_key
-            of_heads = [taste, product, self.regression.by_head(product), variances.log()]
+            of_target |= dict(product=product, by_head=by_head, log_variance=variances.log())
         if self.softmax is not None:
-            target = self.norm_token(F.embedding(at_target, history.item_tokens))
-            of_heads.append(batch.real(self.softmax(history.event_tokens, target, batch)))
-        user, mean = batch.real(rearrange(user, "b k -> b 1 1 k")), means.mean(-1)
-        content = self.items.content[batch.real(batch.target_item)]
+            target = F.embedding(at_target, history.target_tokens)
+            of_target["read"] = batch.real(self.softmax(history.event_tokens, target, batch))
+        mean = means.mean(-1)
         dense = batch.real(self.dense_features(batch, history.residual.detach(), is_cold))
-        columns = [real_key, user, mean[:, None], *of_heads,
-                   content[:, self.sizes.content - self.sizes.text:], self._scale_dense(dense)]
-        return mean + self.head(torch.cat(columns, dim=-1))[:, 0], means, variances
+        of_item = self._share(real_key, batch.real(batch.target_item)) if embedded.share is None \
+            else F.embedding(batch.real(at_target), embedded.share)
+        hidden = of_item + batch.real(of_row) + first(
+            mean=mean[..., None], dense=self._scale_dense(dense), **of_target)
+        return mean + self.head[1:](hidden)[..., 0], means, variances
 
     def _items(self, batch: Batch, embedded: EmbeddedItems | None
                ) -> tuple[EmbeddedItems, Tensor, Tensor, Tensor | None]:
@@ -383,7 +426,7 @@ class Network(nn.Module):
         """State of the next-item head after the history before each real target, (m, d)."""
         items, back = batch.event_item.unique(return_inverse=True)
         vectors = F.embedding(back, self.next_item_vectors(items)[0])
-        return batch.real(self.interest(batch, vectors, self._rating(batch)))
+        return batch.real(self.interest(batch, vectors, self._rating(batch))).flatten(0, -2)
 
     def next_item_scores(self, batch: Batch, items: tuple[Tensor, Tensor]) -> Tensor:
         """Scores (m, n) of n items, given by `next_item_vectors`, before each real target.
@@ -422,17 +465,17 @@ class Network(nn.Module):
         return torch.where(batch.is_event, rating, 0.0)
 
     def _scale_dense(self, values: Tensor) -> Tensor:
-        """Dense features (m, f), scaled, or bucketized and embedded: (m, columns).
+        """Dense features (..., f), scaled, or bucketized and embedded: (..., columns).
 
         Source: scaled and concatenated is Wide & Deep, Fig. 4 (arXiv 1606.07792).
         """
         if self.config.dense == "concat":
             return ((values - self.fact_mean) / self.fact_scale).clamp(-5, 5)
         if self.config.dense == "bucket":
-            bucket = (values[..., None] >= self.fact_edges).sum(-1)  # (m, f)
+            bucket = (values[..., None] >= self.fact_edges).sum(-1)  # (..., f)
             start = torch.arange(len(DENSE_FEATURES), device=values.device) * self.config.buckets
-            return rearrange(self.bucket(bucket + start), "m f d -> m (f d)")
-        return values[:, :0]
+            return rearrange(self.bucket(bucket + start), "... f d -> ... (f d)")
+        return values[..., :0]
 
     def _user(self, batch: Batch) -> Tensor:
         """Embedded features of the user of each row, (b, columns)."""

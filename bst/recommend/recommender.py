@@ -26,7 +26,7 @@ from bst.recommend.person import Person, checked, person_batch, seconds
 from bst.training.checkpoint import Fitted, load_fitted, load_model
 from bst.utils.errors import DataError
 
-EVENTS = 2**14  # of a batch of the network, when each row is a person, or a variant of one
+EVENTS = 2**13  # of a batch of the network, when each row is a person, or a variant of one
 WORK, MIN_TRIED = 2**19, 32  # for an explanation: budget in events; events that are tried anyway
 
 

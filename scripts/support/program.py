@@ -81,7 +81,7 @@ class Program(nn.Module):
             event_time=events(time - start), target_item=targets(asked),
             target_time=targets(at - start), stop=targets(zero + CHUNK),
             user=F.pad(user, (1, 0), value=OOV)[None], label=targets(zero.float()),
-            position=targets(zero), is_full=True))
+            position=targets(zero), is_request=True))
         is_early = (time < at) if self.is_strict else (time <= at)
         given = torch.full((len(self.index) + FIRST_IDX,), torch.nan).scatter(0, rated, rating)
         stars = torch.where(given[asked].isnan(), stars[0, 0], given[asked])

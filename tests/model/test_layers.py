@@ -148,7 +148,7 @@ def test_flattened_softmax_heads_are_the_bert_layer_of_transformers():
     ours.rank_slope.data.zero_()
     events, target = torch.randn(3, 2, 4, 20), torch.randn(3, 1, 1, 20)
     seen = torch.tensor([6, 2, 0])
-    batch = SimpleNamespace(
+    batch = SimpleNamespace(is_request=False, 
         slot=torch.full((3, 1, 1), 8), stop=torch.full((3, 1, 1), 4), seen=seen[:, None, None],
         event_time=torch.zeros(3, 2, 4, dtype=torch.long),
         target_time=torch.zeros(3, 1, 1, dtype=torch.long))
