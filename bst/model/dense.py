@@ -35,7 +35,7 @@ def dense_features(batch: Batch, residual: Tensor, height: Tensor, count: Tensor
         year: (b, t, i) standardised release year of the target.
     """
     seen, slot = batch.seen, batch.slot
-    since_first = torch.where(seen > 0, log_hours(batch.target_time), 0.0)  # time 0: the first event
+    since_first = torch.where(seen > 0, log_hours(batch.target_time), 0.0)  # time 0 is it
     point = (height * (POINTS - 1)).round().clamp(0, POINTS - 1)
     shares = (point[..., None] == torch.arange(POINTS, device=point.device)).float() - 1 / POINTS
     columns = torch.cat([shares, residual[..., None], (residual.square() - 1)[..., None]], dim=-1)

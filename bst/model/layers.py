@@ -24,12 +24,12 @@ class RegressionHeads(nn.Module):
     and with time. The prediction of a target is the posterior of this Gaussian process, given all
     events that the target sees. It is exact for a history of any length.
 
-    The history is read in chunks. What earlier chunks say of the taste is the state, one matrix: its
-    covariance less the prior one, and in the last column its mean. In a chunk, with L the Cholesky
-    factor of the covariance of its events, W = L^-1 cov(events, taste) and u = L^-1 residual serve
-    every target: a target with key q has mean q . (state + sum_s W_s u_s) over the slots s that it
-    sees, and each of them lowers its variance by (q . W_s)^2. That is attention, with keys W and
-    values u. The target of a request sees all events, so the state after them is enough.
+    The history is read in chunks. What earlier chunks say of the taste is the state: its covariance
+    less the prior one, and in one more column its mean. In a chunk, with L the Cholesky factor of
+    the covariance of its events, W = L^-1 cov(events, taste) and u = L^-1 residual serve every
+    target: a target with key q has mean q . (mean of the state + sum_s W_s u_s) over the slots s
+    that it sees, and each of them lowers its variance by (q . W_s)^2. That is attention, with keys
+    W and values u. The targets of a request see all events: the state after the last is enough.
 
     Numerics: the kernel between an event j and an earlier l is a product of k_j exp(T_mid - T_j)
     and k_l exp(T_l - T_mid), with T_mid the clock in the middle of the chunk. A clock advances by
@@ -161,7 +161,7 @@ class RegressionHeads(nn.Module):
                        - cross.square().sum(-1))
 
     def _last_state(self, *chunks: Tensor) -> Tensor:
-        """The state after the last chunk, (b, d, d + 1), of chunks with an axis c after the first."""
+        """The state (b, d, d + 1) after the last of the chunks, whose axis is the second."""
         state = torch.zeros_like(chunks[4][:, 0])
         if not torch.compiler.is_exporting():
             for chunk in zip(*(x.unbind(1) for x in chunks), strict=True):
@@ -187,14 +187,14 @@ class RegressionHeads(nn.Module):
             state: before the chunk.
             late: (b, n, d) keys times exp(T_mid - T): rows of the kernel, the later event.
             decayed: (b, n, d) keys times exp(-T), multiplied with the state.
-            known: (b, n, d + 1) keys times exp(T - T_mid), columns of the kernel, the earlier event;
+            known: (b, n, d + 1) keys times exp(T - T_mid), the earlier event of a kernel's columns;
                 and the residual.
             scale: (b, 1, d + 1) exp(-T_mid), with T_mid half the clock at the end; and -1.
             decay: (b, d, d + 1) of the state, from the start of the chunk to its end.
             noise: (b, n, n) variances on the diagonal.
             is_lower: (b, n, n) the triangle with the diagonal; the other one may overflow.
         """
-        found = torch.addcmul(known, scale, decayed @ state)  # cov(event, taste at T_mid), unexplained
+        found = torch.addcmul(known, scale, decayed @ state)  # cov(event, taste), unexplained
         kernel = late @ found[..., :-1].mT
         kernel = torch.where(is_lower, kernel, kernel.mT)
         read = torch.linalg.solve_triangular(
@@ -254,7 +254,7 @@ class SoftmaxHeads(nn.Module):
         # The targets of a chunk read one window: its slots and `length` slots before them. Each
         # target masks what it does not see, and attends to itself too (`own`). A request sees all
         # slots, so the last `length` are its window.
-        t, n, width = targets.shape[1], events.shape[2], targets.shape[-1]
+        n, width = events.shape[2], targets.shape[-1]
         q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
                                     three=3, h=self.heads)
         q = q * (width // self.heads) ** -0.5

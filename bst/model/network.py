@@ -9,7 +9,6 @@ Inside, stars are standardised by the mean and the spread of the train ratings, 
 depends on the scale.
 """
 
-import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from bst.config import ModelConfig
 from bst.data.schema import FIRST_IDX, OOV
-from bst.model.batches import CHUNK, Batch
+from bst.model.batches import Batch
 from bst.model.dense import DENSE_FEATURES, dense_features
 from bst.model.interest import NextItemHead, NextItemLoss
 from bst.model.layers import RegressionHeads, SoftmaxHeads
@@ -49,9 +48,9 @@ class EmbeddedItems:
     """The items of a batch, or the whole catalogue, computed once for serving."""
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
-    token: Tensor | None = None  # (n, width) for the softmax heads; None: none, or not yet made
-    target: Tensor | None = None  # (n, width) the token of a target
-    share: Tensor | None = None  # (n, hidden) of the first dense layer; None: not yet made
+    share: Tensor  # (n, hidden) what the item alone adds to the first dense layer
+    event: Tensor | None  # (n, width) token of a rated item for the softmax heads; None: no heads
+    target: Tensor | None  # (n, width) token of a target
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ class EncodedHistory:
     prior: Tensor | None  # (b, d + 1) mean taste and bias, predicted from the user's features
     residual: Tensor  # (b, c, n) standardised stars less their baseline, 0 where padded
     regression: tuple[Tensor, ...] | None  # see `RegressionHeads.encode`
-    target_tokens: Tensor | None  # see `EmbeddedItems.target`
-    event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads; of a request the last
+    event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads
 
 
 class ItemEmbedding(nn.Module):
@@ -289,22 +287,16 @@ class Network(nn.Module):
     def embed_items(self) -> EmbeddedItems:
         """Embed the whole catalogue, row by item index, for requests."""
         items = torch.arange(self.sizes.items + FIRST_IDX)
-        table = self.items(items)
-        token, target = self._tokens(table)
-        return EmbeddedItems(table, token, target, self._share(table[:, :-2], items))
+        return self._embedded(self.items(items), items)
 
-    def _tokens(self, table: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens (n, width) of items for the softmax heads, before and after the norm."""
-        if self.softmax is None:
-            return None, None
-        token = self.token(table[:, :-2])
-        return token, self.norm_token(token)
-
-    def _share(self, key: Tensor, items: Tensor) -> Tensor:
-        """Share of the first dense layer, with its bias, of items (n,) and their keys: (n, hidden)."""
-        first = self.head[0]
-        text = self.items.content[items][..., self.sizes.content - self.sizes.text:]
-        return first(key=key, text=text) + first.bias
+    def _embedded(self, table: Tensor, items: Tensor) -> EmbeddedItems:
+        """What is computed once of each of some items (n,) with this `ItemEmbedding`."""
+        key, first, event, target = table[:, :-2], self.head[0], None, None
+        text = self.items.content[items, self.sizes.content - self.sizes.text:]
+        if self.softmax is not None:
+            event = self.token(key)
+            target = self.norm_token(event)
+        return EmbeddedItems(table, first(key=key, text=text) + first.bias, event, target)
 
     def glance(self, batch: Batch, embedded: EmbeddedItems) -> tuple[EncodedHistory, Tensor]:
         """The encoded histories, and cheap scores of all items: (b, items + 2), standardised stars.
@@ -332,20 +324,17 @@ class Network(nn.Module):
         key, bias, noise = _columns(F.embedding(at_event, embedded.table))
         rating = self._rating(batch)
         residuals = (rating[..., None] - _baseline(key, bias, prior, k)) * is_event[..., None]
-        residual, regression, target_tokens, event_tokens = residuals.mean(-1), None, None, None
+        residual, regression, event_tokens = residuals.mean(-1), None, None
         if self.regression is not None:
             regression = self.regression.encode(
                 key * is_event[..., None], residuals.expand(*residuals.shape[:-1], k),
                 torch.where(is_event, noise, 1.0), batch.event_gap,
                 batch.target_gap if batch.is_request else None)
         if self.softmax is not None:
-            token, target_tokens = (embedded.token, embedded.target) if embedded.token is not None \
-                else self._tokens(embedded.table)
-            last = -(-self.config.history_len // CHUNK) if batch.is_request else 0
-            stars = torch.stack([rating, residual], dim=-1)[:, -last:]
+            stars = torch.stack([rating, residual], dim=-1)
             event_tokens = self.norm_token(
-                F.embedding(at_event[:, -last:], token) + self.rating(stars))
-        return EncodedHistory(user, prior, residual, regression, target_tokens, event_tokens)
+                F.embedding(at_event, embedded.event) + self.rating(stars))
+        return EncodedHistory(user, prior, residual, regression, event_tokens)
 
     def read(self, batch: Batch, embedded: EmbeddedItems | None = None,
              history: EncodedHistory | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -361,24 +350,22 @@ class Network(nn.Module):
         key, bias, noise = _columns(F.embedding(at_target, embedded.table))
         k, first = self.config.ensemble, self.head[0]
         means, variances = batch.real(_baseline(key, bias, history.prior, k)), None
-        real_key = batch.real(key)
         of_row, of_target = first(user=rearrange(history.user, "b k -> b 1 1 k")), {}
         if self.regression is not None:
             taste, variances = self.regression(
                 history.regression, key, batch.target_gap, batch.stop)
             of_row = of_row + first(taste=taste)
-            product = batch.real(taste) * real_key
+            product = batch.real(taste) * batch.real(key)
             by_head = self.regression.by_head(product)
             means = means + _by_copy(by_head, k)
             variances = batch.real(variances + noise[..., None])
-            of_target |= dict(product=product, by_head=by_head, log_variance=variances.log())
+            of_target = {"product": product, "by_head": by_head, "log_variance": variances.log()}
         if self.softmax is not None:
-            target = F.embedding(at_target, history.target_tokens)
+            target = F.embedding(at_target, embedded.target)
             of_target["read"] = batch.real(self.softmax(history.event_tokens, target, batch))
         mean = means.mean(-1)
         dense = batch.real(self.dense_features(batch, history.residual.detach(), is_cold))
-        of_item = self._share(real_key, batch.real(batch.target_item)) if embedded.share is None \
-            else F.embedding(batch.real(at_target), embedded.share)
+        of_item = F.embedding(batch.real(at_target), embedded.share)
         hidden = of_item + batch.real(of_row) + first(
             mean=mean[..., None], dense=self._scale_dense(dense), **of_target)
         return mean + self.head[1:](hidden)[..., 0], means, variances
@@ -405,11 +392,11 @@ class Network(nn.Module):
         at_event, at_target = at_event.view_as(batch.event_item), at_target.view_as(batch.is_target)
         table = self.items(items)
         if not (self.training and self.config.item_dropout):
-            return EmbeddedItems(table), at_event, at_target, None
+            return self._embedded(table, items), at_event, at_target, None
         is_cold = torch.rand(at_target.shape, device=items.device) < self.config.item_dropout
         table = torch.cat([table, self.items(items, cold=True)])  # each item again, as unrated
         at_target = torch.where(is_cold, at_target + len(items), at_target)
-        return EmbeddedItems(table), at_event, at_target, is_cold
+        return self._embedded(table, items.tile(2)), at_event, at_target, is_cold
 
     def next_item_vectors(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (n, d) and shifts (n,) by which the next-item head scores items (n,).

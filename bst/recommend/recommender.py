@@ -203,15 +203,15 @@ class Recommender:
                           batch.event_rating.flatten(1).numpy(), axis=1)
         given = given[:, FIRST_IDX:]
         allowed = allowed & (np.isnan(given) | (not exclude_seen))
-        counts, log_chance = self.catalogue.train_counts, None
+        place, log_chance = self.catalogue.place, None
         if by != "stars":
             scores = self._interests(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
             log_chance = scores.log_softmax(dim=-1).numpy()
         if by == "interest":
-            every = np.broadcast_to(np.arange(len(counts)), allowed.shape)
-            return in_order(every, log_chance, counts, k)
+            every = np.broadcast_to(np.arange(len(place)), allowed.shape)
+            return in_order(every, log_chance, place, k)
         return best_items(self.model, self.embedded, batch, k, allowed=allowed,
-                          train_counts=counts, bonus=log_chance, given=given, exact=exact)
+                          place=place, bonus=log_chance, given=given, exact=exact)
 
     def explain(self, history: HistoryLike, movie: int | str, *, at: int | None = None,
                 user: dict[str, str] | None = None) -> Explanation:
