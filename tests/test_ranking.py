@@ -7,6 +7,7 @@ import pytest
 
 from bst.data.schema import FIRST_IDX
 from bst.data.splits import split_interactions
+from bst.recommend.person import person_batch
 from bst.utils.errors import DataError
 from scripts import rank as script
 from scripts.support import rankers
@@ -110,7 +111,7 @@ def test_ours_is_what_the_recommender_says_and_unknown_vectors_come_last(build, 
         assert ("bst, by stars" in found) == (ask == "once")
         for k in (0, len(requests) - 1):
             person, at = asked(run, batches, store, requests.target[k]), int(requests.at[k])
-            told = {"bst": run.interest(person, every, at)}
+            told = {"bst": run.interest(person_batch(person, at))[0].numpy()}
             told["bst, by both"] = told["bst"] + run.score(person, every, at)
             for name in set(told) & set(found):
                 np.testing.assert_allclose(found[name](np.array([k]))[0], told[name], atol=1e-4)

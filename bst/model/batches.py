@@ -97,11 +97,9 @@ class Batch:
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """The batch on `device`, its floats as `dtype`."""
-        moved = {}
-        for name in (f.name for f in fields(self) if f.name != "is_request"):
-            tensor = getattr(self, name).to(device)
-            moved[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        return replace(self, **moved)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "is_request"}
+        return replace(self, **{name: x.to(device, dtype if x.is_floating_point() else x.dtype)
+                                for name, x in values.items()})
 
 
 def log_hours(seconds: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class NextItemHead(nn.Module):
         x = self.dropout(self.norm_event(x))
         slots = repeat(torch.arange(n, device=device), "n -> b c n", b=b, c=c)
         itself = replace(batch, target_item=batch.event_item, target_time=batch.event_time,
-                         stop=slots, label=batch.event_rating, position=slots)
+                         stop=slots, label=batch.event_rating, position=slots, is_request=False)
         x = self.dropout(self.events(x, x, itself))
         last, is_new = batch.slot - 1, batch.seen <= 0
         bucket = _bucket(batch.target_time - at_slots(batch.event_time, last))

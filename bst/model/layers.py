@@ -51,11 +51,10 @@ class RegressionHeads(nn.Module):
     def __init__(self, widths: Sequence[int], drift: Sequence[float],
                  forgets: Sequence[float]) -> None:
         super().__init__()
-        self.widths = list(widths)
         self.log_drift = nn.Parameter(torch.tensor(drift).log())
         self.log_forgets = nn.Parameter(torch.tensor(forgets).log())
-        head = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
-        self.register_buffer("columns", F.one_hot(head).T.float(), persistent=False)  # (h, d)
+        heads = torch.eye(len(widths)).repeat_interleave(torch.tensor(widths), dim=1)
+        self.register_buffer("columns", heads, persistent=False)  # (h, d) 1: a column of the head
 
     def encode(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor,
                until: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -66,8 +65,7 @@ class RegressionHeads(nn.Module):
             residual: (b, c, n, k) ratings less their baseline, 0 where padded.
             noise: (b, c, n) variances, 1 where padded.
             gap: (b, c, n) see `Batch.event_gap`.
-            until: (b, 1, 1) `Batch.target_gap` of a request, whose targets see all events; else
-                None.
+            until: (b, 1, 1) `Batch.target_gap` of a request, see `Batch.is_request`; else None.
 
         Returns:
             Tensors of k * b rows. The state before each chunk (.., c, d, d + 1), W and in the last
@@ -88,16 +86,26 @@ class RegressionHeads(nn.Module):
                   torch.cat([events * rise, residual], dim=-1), F.pad(half, (0, 1), value=-1.0),
                   decay.mT * F.pad(decay, (0, 1), value=1.0), noise,
                   torch.ones_like(noise[0, 0], dtype=torch.bool).tril().expand_as(noise))
+        found, state = self.scan(torch.zeros_like(chunks[4][:, 0]), chunks)
         if until is not None:
-            state = self._last_state(*chunks)[:, None]
-            return self._at(repeat(until, "b t i -> (k b) t i", k=k), state)
-        state, found = torch.zeros_like(chunks[4][:, 0]), []
-        for chunk in zip(*(x.unbind(1) for x in chunks), strict=True):
-            read, after = self._chunk(state, *chunk)
-            found.append((state, read))
-            state = after
+            decay = torch.exp(-self._step(repeat(until, "b t i -> (k b) t i", k=k)) @ self.columns)
+            moment, mean = state[:, None].split([decay.shape[-1], 1], dim=-1)
+            prior = torch.eye(decay.shape[-1], device=decay.device)
+            return decay * mean.mT, prior + decay.mT * moment * decay
         states, reads = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
         return states, reads, F.pad(clock, (0, 0, 1, 0)), end
+
+    def scan(self, state: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list, Tensor]:
+        """Of each chunk the state before it and `chunk`'s W and u; and the state after the last.
+
+        The `chunks` are the other arguments of `chunk`, with an axis c after the first.
+        """
+        found = []
+        for inputs in zip(*(x.unbind(1) for x in chunks), strict=True):
+            read, after = self.chunk(state, *inputs)
+            found.append((state, read))
+            state = after
+        return found, state
 
     def forward(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
@@ -121,11 +129,8 @@ class RegressionHeads(nn.Module):
         else:
             gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
             taste, variance = self._among_slots(encoded, targets, gap, stop)
-        return self.by_row(taste, k), rearrange(variance.clamp(min=0), "(k b) t i -> b t i k", k=k)
-
-    def by_row(self, taste: Tensor, copies: int) -> Tensor:
-        """The tastes (k * b, t, i, d) of the copies side by side, (b, t, i, k * d)."""
-        return rearrange(taste, "(k b) t i d -> b t i (k d)", k=copies)
+        return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
+                rearrange(variance.clamp(min=0), "(k b) t i -> b t i k", k=k))
 
     def by_head(self, products: Tensor) -> Tensor:
         """Sums (..., k * h) of products (..., k * d) over the columns of each head of each copy."""
@@ -138,20 +143,12 @@ class RegressionHeads(nn.Module):
         step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]
         return torch.where(gap[..., None] < 0, 0.0, step.clamp(max=DRIFT))
 
-    def _at(self, until: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (b, t, 1, d) and covariance (b, t, d, d) a while after a state (b, t, d, d + 1)."""
-        decay = torch.exp(-self._step(until) @ self.columns)
-        moment, mean = state.split([state.shape[-1] - 1, 1], dim=-1)
-        prior = torch.eye(moment.shape[-1], device=moment.device)
-        return decay * mean.mT, prior + decay.mT * moment * decay
-
     def _among_slots(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
                      ) -> tuple[Tensor, Tensor]:
         """Taste (b, t, 1 or i, d) and variance (b, t, i) of targets that see a part of a chunk."""
-        state, read, clocks, end = (x[:, -stop.shape[1]:] for x in encoded)
+        state, read, slots, end = (x[:, -stop.shape[1]:] for x in encoded)
         (moment, mean), (W, u) = (x.split([x.shape[-1] - 1, 1], dim=-1) for x in (state, read))
-        clock = clocks.gather(2, repeat(stop, "b t i -> b t i h", h=end.shape[-1]))
-        clock = clock + self._step(gap)  # of each target
+        clock = self._step(gap) + slots.gather(2, repeat(stop, "b t i -> b t i h", h=end.shape[-1]))
         is_seen = torch.arange(W.shape[2], device=stop.device) < stop[..., None]  # (b, t, i, n)
         decay, from_middle = (torch.exp(-x @ self.columns) for x in (clock, clock - end / 2))
         cross = torch.where(is_seen, (targets * from_middle) @ W.mT, 0.0)
@@ -160,27 +157,9 @@ class RegressionHeads(nn.Module):
         return taste, (targets.square().sum(-1) + ((decayed @ moment) * decayed).sum(-1)
                        - cross.square().sum(-1))
 
-    def _last_state(self, *chunks: Tensor) -> Tensor:
-        """The state (b, d, d + 1) after the last of the chunks, whose axis is the second."""
-        state = torch.zeros_like(chunks[4][:, 0])
-        if not torch.compiler.is_exporting():
-            for chunk in zip(*(x.unbind(1) for x in chunks), strict=True):
-                state = self._chunk(state, *chunk)[1]
-            return state
-        size = torch.ones_like(chunks[0][0, :, 0, 0]).sum().long()  # chunks
-
-        def goes_on(k: Tensor, _: Tensor) -> Tensor:
-            return k < size
-
-        def body(k: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            return k + 1, self._chunk(state, *(x.index_select(1, k[None])[:, 0] for x in chunks))[1]
-
-        # A loop that `torch.export` can keep: it may not unroll one that depends on sizes.
-        return torch.while_loop(goes_on, body, (torch.tensor(0), state))[1]
-
     @staticmethod
-    def _chunk(state: Tensor, late: Tensor, decayed: Tensor, known: Tensor, scale: Tensor,
-               decay: Tensor, noise: Tensor, is_lower: Tensor) -> tuple[Tensor, Tensor]:
+    def chunk(state: Tensor, late: Tensor, decayed: Tensor, known: Tensor, scale: Tensor,
+              decay: Tensor, noise: Tensor, is_lower: Tensor) -> tuple[Tensor, Tensor]:
         """W and u of one chunk, (b, n, d + 1), and the state after it, (b, d, d + 1).
 
         Args:

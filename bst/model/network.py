@@ -9,6 +9,7 @@ Inside, stars are standardised by the mean and the spread of the train ratings, 
 depends on the scale.
 """
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -150,9 +151,9 @@ class NamedLinear(nn.Linear):
     def forward(self, **columns: Tensor) -> Tensor:
         """Products (..., size) of some columns, (..., width) each, without the bias."""
         weights = self.weight.split(list(self.widths.values()), dim=1)
-        weight = [w for name, w in zip(self.widths, weights, strict=True) if name in columns]
-        values = [columns[name] for name in self.widths if name in columns]
-        return F.linear(torch.cat(values, dim=-1), torch.cat(weight, dim=1))
+        weight = dict(zip(self.widths, weights, strict=True))
+        return F.linear(torch.cat(list(columns.values()), dim=-1),
+                        torch.cat([weight[name] for name in columns], dim=1))
 
 
 def _columns(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,12 +167,7 @@ def _baseline(key: Tensor, bias: Tensor, prior: Tensor | None, copies: int) -> T
     if prior is None:
         return mean
     taste, shift = prior[:, None, None].split([key.shape[-1], 1], dim=-1)
-    return mean + shift + _by_copy(key * taste, copies)
-
-
-def _by_copy(products: Tensor, copies: int) -> Tensor:
-    """Sums (..., copies) of products (..., d) over the columns of each copy of the heads."""
-    return reduce(products, "... (k d) -> ... k", "sum", k=copies)
+    return mean + shift + reduce(key * taste, "... (k d) -> ... k", "sum", k=copies)
 
 
 class Network(nn.Module):
@@ -203,30 +199,26 @@ class Network(nn.Module):
         num_user = config.feature_dim * len(self.user_columns)
         self.prior = nn.Linear(num_user, d + 1) if num_user else None  # of the taste, and the bias
         self.regression = self.softmax = None
-        per_feature = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
-        heads = length = 0
+        columns = {"key": d, "user": num_user, "mean": 1}  # of the MLP
         if config.attention in ("both", "regression"):
             self.regression = RegressionHeads(config.widths, config.drift, config.forgets)
-            heads = config.ensemble * len(config.widths)
+            columns |= {"taste": d, "product": d, "by_head": config.ensemble * len(config.widths),
+                        "log_variance": config.ensemble}
         if config.attention in ("both", "softmax"):
             self.token = nn.Linear(d, config.width)
             self.rating = nn.Linear(2, config.width)
             self.norm_token = nn.LayerNorm(config.width)
             self.softmax = SoftmaxHeads(config.width, config.heads, config.history_len,
                                         config.dropout, config.readout)
-            length = self.softmax.width_out
+            columns["read"] = self.softmax.width_out
         if config.dense == "bucket":
             self.bucket = nn.Embedding(len(DENSE_FEATURES) * config.buckets, config.feature_dim)
-        taste, copies = (d, config.ensemble) if heads else (0, 0)
-        layers, before = [], {
-            "key": d, "user": num_user, "mean": 1, "taste": taste, "product": taste,
-            "by_head": heads, "log_variance": copies, "read": length, "text": sizes.text,
-            "dense": per_feature * len(DENSE_FEATURES)}
-        for width in config.hidden:
-            linear = NamedLinear(before, width) if not layers else nn.Linear(before, width)
-            layers += [linear, nn.ReLU(), nn.Dropout(config.dropout)]
-            before = width
-        self.head = nn.Sequential(*layers[:-1], nn.Linear(before, 1))
+        per_feature = {"concat": 1, "bucket": config.feature_dim, "none": 0}[config.dense]
+        columns |= {"text": sizes.text, "dense": per_feature * len(DENSE_FEATURES)}
+        layers = [NamedLinear(columns, config.hidden[0])]
+        for before, after in itertools.pairwise(config.hidden):
+            layers += [nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(before, after)]
+        self.head = nn.Sequential(*layers, nn.ReLU(), nn.Linear(config.hidden[-1], 1))
         for table in self.users:
             nn.init.normal_(table.weight, std=0.05)
         for zero in filter(None, (self.prior, self.head[-1])):  # starts as the heads' mean
@@ -311,7 +303,7 @@ class Network(nn.Module):
         key, bias, _ = _columns(embedded.table)
         taste, k = key.new_zeros(len(batch.user), key.shape[1]), self.config.ensemble
         if self.regression is not None:
-            taste = self.regression.by_row(history.regression[0], k)[:, 0, 0]
+            taste = rearrange(history.regression[0], "(k b) 1 1 d -> b (k d)", k=k)
         if history.prior is not None:
             taste, bias = taste + history.prior[:, :-1], bias + history.prior[:, -1:]
         return history, bias + taste @ key.T / k
@@ -348,16 +340,15 @@ class Network(nn.Module):
         embedded, at_event, at_target, is_cold = self._items(batch, embedded)
         history = self._encode(batch, embedded, at_event) if history is None else history
         key, bias, noise = _columns(F.embedding(at_target, embedded.table))
-        k, first = self.config.ensemble, self.head[0]
-        means, variances = batch.real(_baseline(key, bias, history.prior, k)), None
+        k, first, variances = self.config.ensemble, self.head[0], None
+        means = batch.real(_baseline(key, bias, history.prior, k))
         of_row, of_target = first(user=rearrange(history.user, "b k -> b 1 1 k")), {}
         if self.regression is not None:
             taste, variances = self.regression(
                 history.regression, key, batch.target_gap, batch.stop)
-            of_row = of_row + first(taste=taste)
             product = batch.real(taste) * batch.real(key)
-            by_head = self.regression.by_head(product)
-            means = means + _by_copy(by_head, k)
+            by_head, of_row = self.regression.by_head(product), of_row + first(taste=taste)
+            means = means + reduce(by_head, "... (k h) -> ... k", "sum", k=k)
             variances = batch.real(variances + noise[..., None])
             of_target = {"product": product, "by_head": by_head, "log_variance": variances.log()}
         if self.softmax is not None:

@@ -14,8 +14,7 @@ SHORTLIST = 384  # items that the whole network scores first
 @torch.inference_mode()
 def best_items(
     model: Network, embedded: EmbeddedItems, batch: Batch, k: int, *, allowed: np.ndarray,
-    place: np.ndarray, given: np.ndarray, bonus: np.ndarray | None = None,
-    exact: bool = False,
+    place: np.ndarray, given: np.ndarray, bonus: np.ndarray | None = None, exact: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best items of each row by expected stars plus a bonus; see `in_order`.
 

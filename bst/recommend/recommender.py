@@ -205,7 +205,7 @@ class Recommender:
         allowed = allowed & (np.isnan(given) | (not exclude_seen))
         place, log_chance = self.catalogue.place, None
         if by != "stars":
-            scores = self._interests(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+            scores = self.interest(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
             log_chance = scores.log_softmax(dim=-1).numpy()
         if by == "interest":
             every = np.broadcast_to(np.arange(len(place)), allowed.shape)
@@ -262,16 +262,11 @@ class Recommender:
         return np.array(list(map(person.given.get, items.tolist(), stars)), dtype=np.float32)
 
     @torch.inference_mode()
-    def interest(self, person: Person, items: np.ndarray, at: int) -> np.ndarray:
-        """Log of each item's probability to be rated next, up to a constant: (items,).
+    def interest(self, batch: Batch) -> torch.Tensor:
+        """Log of the probability of all items to be rated next, up to a constant a row: (b, n).
 
-        Arguments as of `score`; a DataError if the run has no next-item head.
+        A DataError if the run has no next-item head.
         """
-        return self._interests(person_batch(person, at))[0, items - FIRST_IDX].numpy()
-
-    @torch.inference_mode()
-    def _interests(self, batch: Batch) -> torch.Tensor:
-        """`interest` of each row in the whole catalogue, (b, n)."""
         if self._next_items is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
                             "--interest 6, or rank by stars")

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import CHUNK, Batch
+from bst.model.layers import RegressionHeads
 from bst.recommend.recommender import Recommender
 from bst.utils.files import write_atomic
 
@@ -42,6 +43,22 @@ OUTPUT = (
 )
 
 
+class LoopedHeads(RegressionHeads):
+    """Regression heads with a loop that `torch.export` keeps; it would unroll one of Python."""
+
+    def scan(self, state: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list, Tensor]:
+        """The state after the last chunk alone, which is all that a request needs."""
+        size = torch.ones_like(chunks[0][0, :, 0, 0]).sum().long()  # chunks
+
+        def goes_on(k: Tensor, _: Tensor) -> Tensor:
+            return k < size
+
+        def body(k: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return k + 1, self.chunk(state, *(x.index_select(1, k[None])[:, 0] for x in chunks))[1]
+
+        return [], torch.while_loop(goes_on, body, (torch.tensor(0), state))[1]
+
+
 class Program(nn.Module):
     """Scores anybody on any item of the catalogue of a recommender, which is left as it is."""
 
@@ -50,6 +67,8 @@ class Program(nn.Module):
         ids = numbers(recommender)
         self.model = copy.deepcopy(recommender.model)
         self.model.interest = None
+        if self.model.regression is not None:
+            self.model.regression.__class__ = LoopedHeads
         self.is_strict = recommender.fitted.protocol["ties"] == "strict"
         order = ids.argsort()
         self.register_buffer("ids", ids[order])
@@ -71,17 +90,14 @@ class Program(nn.Module):
         def events(values: Tensor) -> Tensor:
             return F.pad(values, (1, 0))[source.clamp(min=0)][None]
 
-        def targets(values: Tensor) -> Tensor:
-            return values.expand_as(asked)[None, None]
-
         start = torch.cat([time, at[None]])[:1]
-        zero = torch.zeros_like(asked)
+        zero = torch.zeros_like(at)[None, None, None]
         stars = self.model(Batch(
             event_item=events(rated), event_rating=events(rating),
-            event_time=events(time - start), target_item=targets(asked),
-            target_time=targets(at - start), stop=targets(zero + CHUNK),
-            user=F.pad(user, (1, 0), value=OOV)[None], label=targets(zero.float()),
-            position=targets(zero), is_request=True))
+            event_time=events(time - start), target_item=asked[None, None],
+            target_time=(at - start)[None, None], stop=zero + CHUNK,
+            user=F.pad(user, (1, 0), value=OOV)[None], label=zero.float(), position=zero,
+            is_request=True))
         is_early = (time < at) if self.is_strict else (time <= at)
         given = torch.full((len(self.index) + FIRST_IDX,), torch.nan).scatter(0, rated, rating)
         stars = torch.where(given[asked].isnan(), stars[0, 0], given[asked])

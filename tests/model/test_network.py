@@ -9,7 +9,7 @@ import torch
 from bst.config import ModelConfig, TrainConfig
 from bst.data.schema import FIRST_IDX, OOV
 from bst.data.splits import split_interactions
-from bst.model.batches import Batches
+from bst.model.batches import Batches, Events, request_batch
 from bst.model.build import build_model
 from bst.model.dense import DENSE_FEATURES, LAST, SHRINK
 from bst.training.loop import optimizer_of, train_step
@@ -38,6 +38,28 @@ def test_a_target_alone_with_its_history_is_scored_as_among_all_of_its_user(
         for position in list(together)[::7]:
             alone = model(window(batches, position)).item()
             assert alone == pytest.approx(together[position], abs=1e-9)
+
+
+@pytest.mark.parametrize("form", [*FORMS, dict(interest=1)])
+def test_a_request_is_scored_as_any_other_batch(small, form):
+    """It takes a short cut: each target sees all events, at one time."""
+    model, _ = small(**form)
+    size, rng = np.array([0, 1, 33, 90, 200]), np.random.default_rng(3)
+    n, begin = size.sum(), np.cumsum(size) - size
+    events = Events(rng.integers(FIRST_IDX, model.sizes.items, n), rng.integers(1, 6, n),
+                    np.concatenate([np.sort(rng.integers(0, 10**6, k)) for k in size]))
+    request = request_batch(events, begin, size, np.ones((5, len(model.sizes.users)), np.int64),
+                            np.full(5, 1_050_000)).to("cpu", torch.float64)
+    asked = request.about(rng.integers(FIRST_IDX, model.sizes.items, (5, 3)))
+    plain, embedded = replace(asked, is_request=False), model.embed_items()
+    expected = model(plain)
+    for found in (model(asked), model(asked, embedded, model.glance(request, embedded)[0])):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    if model.interest is not None:
+        items = model.next_item_vectors(torch.arange(FIRST_IDX, model.sizes.items))
+        first = replace(plain, target_item=plain.target_item[..., :1])
+        torch.testing.assert_close(model.next_item_scores(request, items),
+                                   model.next_item_scores(first, items), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,7 +15,7 @@ from bst.data.schema import FIRST_IDX
 from bst.data.text import TextVectors
 from bst.model.batches import CHUNK
 from bst.recommend.catalogue import NewMovie
-from bst.recommend.person import checked
+from bst.recommend.person import checked, person_batch
 from bst.recommend.recommender import Recommender
 from bst.recommend.users import Users
 from bst.training.checkpoint import load_fitted, save_fitted
@@ -61,8 +61,8 @@ def test_the_interest_in_an_item_is_that_of_the_evaluation_path(build, store, fo
     for p, expected in zip(batch.position[batch.is_target].tolist()[::7], together[::7],
                            strict=True):
         person = asked(recommender, batches, store, p)
-        found = recommender.interest(person, items[::-1], int(store.timestamp[p]))
-        np.testing.assert_allclose(found[::-1], expected, atol=1e-4)
+        (found,) = recommender.interest(person_batch(person, int(store.timestamp[p])))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default, history, store):
@@ -143,8 +143,9 @@ def test_the_list_is_what_passes_all_filters_by_score_without_what_was_seen(
         interested, store, history, by):
     catalogue, seen = interested.catalogue, {event[0] for event in history}
     ids = catalogue.ids
-    asked = interested.person(history), catalogue.items(ids), history[-1][2] + 1
-    stars, interest = interested.score(*asked), interested.interest(*asked)
+    person, at = interested.person(history), history[-1][2] + 1
+    stars = interested.score(person, catalogue.items(ids), at)
+    interest = interested.interest(person_batch(person, at))[0].numpy()
     score = {"stars": stars, "interest": interest, "both": stars + interest}[by]
     order = [ids[k] for k in np.lexsort((-catalogue.train_counts, -score))]
     of_item = dict(zip(ids, zip(stars.clip(1, 5), np.exp(interest), strict=True), strict=True))
@@ -222,8 +223,11 @@ def test_a_new_item_is_of_little_interest_until_its_content_says_more(
     assert len(found) == store.num_items - 17 + 1 and 9999 in {item.movie_id for item in found}
     assert longer.model.interest.log_share[-1].exp() == pytest.approx(0.5 / len(split.train))
     at, items = history[-1][2] + 1, np.arange(store.num_items) + FIRST_IDX
-    for of in (Recommender.score, Recommender.interest):  # of the others: as before
-        before, after = (of(r, r.person(history), items, at) for r in (interested, longer))
+    def told(run):
+        person = run.person(history)
+        return run.score(person, items, at), run.interest(person_batch(person, at))[0, :len(items)]
+
+    for before, after in zip(told(interested), told(longer), strict=True):  # of the others
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
