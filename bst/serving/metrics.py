@@ -5,6 +5,9 @@ PROMETHEUS_MULTIPROC_DIR named when this module was imported. Without it a proce
 """
 
 import os
+import struct
+import time
+from contextlib import suppress
 
 import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
@@ -40,4 +43,8 @@ def text() -> bytes:
     registry = prometheus.REGISTRY
     if SHARED:
         MultiProcessCollector(registry := prometheus.CollectorRegistry())
+    for _ in range(200):
+        with suppress(struct.error):  # a worker that starts has made its file, but not filled it
+            return prometheus.generate_latest(registry)
+        time.sleep(0.005)
     return prometheus.generate_latest(registry)
