@@ -132,12 +132,6 @@ class RegressionHeads(nn.Module):
         return (rearrange(taste, "(k b) t i d -> b t i (k d)", k=k),
                 rearrange(variance.clamp(min=0), "(k b) t i -> b t i k", k=k))
 
-    def by_head(self, products: Tensor) -> Tensor:
-        """Sums (..., k * h) of products (..., k * d) over the columns of each head of each copy."""
-        k = products.shape[-1] // self.columns.shape[1]
-        return rearrange(rearrange(products, "... (k d) -> ... k d", k=k) @ self.columns.T,
-                         "... k h -> ... (k h)")
-
     def _step(self, gap: Tensor) -> Tensor:
         """How far each head's clock advances from one event to the next, (..., h)."""
         step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]

@@ -347,10 +347,11 @@ class Network(nn.Module):
             taste, variances = self.regression(
                 history.regression, key, batch.target_gap, batch.stop)
             product = batch.real(taste) * batch.real(key)
-            by_head, of_row = self.regression.by_head(product), of_row + first(taste=taste)
-            means = means + reduce(by_head, "... (k h) -> ... k", "sum", k=k)
+            by_head = rearrange(product, "... (k d) -> ... k d", k=k) @ self.regression.columns.T
+            means, of_row = means + by_head.sum(-1), of_row + first(taste=taste)
             variances = batch.real(variances + noise[..., None])
-            of_target = {"product": product, "by_head": by_head, "log_variance": variances.log()}
+            of_target = {"product": product, "by_head": rearrange(by_head, "... k h -> ... (k h)"),
+                         "log_variance": variances.log()}
         if self.softmax is not None:
             target = F.embedding(at_target, embedded.target)
             of_target["read"] = batch.real(self.softmax(history.event_tokens, target, batch))

@@ -28,7 +28,7 @@ def best_items(
         batch: b rows with one target each, see `batches.request_batch`.
         k: items, at most.
         allowed: (b, n) bool, of the n items of the catalogue.
-        place: (n,) see `in_order`.
+        place: (n,) see `Catalogue.place`.
         given: (b, n) stars that count instead of the expected ones, NaN: none.
         bonus: (b, n) stars.
         exact: score every item with the whole network.

@@ -40,8 +40,7 @@ class Catalogue:
         self.genres, self.genres_of = list(genres), [g or [] for g in movies["genres"]]
         self.overviews = movies.get("overview") or [None] * len(self.ids)
         self.train_counts = np.array(movies["ratings"], dtype=np.int64)  # in train
-        # Of each row, by train ratings, the most first, then the earlier row: settles equal scores.
-        self.place = np.argsort(np.argsort(-self.train_counts, kind="stable"))
+        self.place = np.argsort(np.argsort(-self.train_counts, kind="stable"))  # 0: most rated
         self._index = {id_text(movie): k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
 
     def items(self, movies: Sequence[int | str]) -> np.ndarray:

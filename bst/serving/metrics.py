@@ -1,7 +1,6 @@
 """Numbers for Prometheus. Each worker counts its own; whichever is asked adds all of them up.
 
-The workers share them through files in the folder that the environment variable
-PROMETHEUS_MULTIPROC_DIR named when this module was imported. Without it a process is alone.
+They share files in the folder that PROMETHEUS_MULTIPROC_DIR named when this module was imported.
 """
 
 import os

@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bst.recommend.recommender import Recommender
+from bst.serving import metrics
 from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
-from bst.serving.metrics import BUCKETS
 from bst.serving.worker import ENTRY, Models
 from bst.utils.errors import DataError
 from scripts import serve as serve_script
@@ -416,6 +416,17 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
                 serve_script.main(serve_script.Args(**args))
 
 
+def test_metrics_wait_for_the_file_that_a_new_worker_has_made_but_not_filled(
+        tmp_path, monkeypatch):
+    monkeypatch.setattr("bst.serving.metrics.SHARED", True)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    later = threading.Timer(0.1, (tmp_path / "counter_1.db").write_bytes, [b"\x08" + bytes(7)])
+    later.start()
+    assert metrics.text() == b""
+    later.join()
+
+
 def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
     hung_up = 'bst_requests_total{path="/predict",status="499"}'
     with serving(models) as port:
@@ -434,7 +445,7 @@ def test_the_metrics_count_what_was_asked_and_who_hung_up(models):
     assert more['bst_requests_total{path="/predict",status="405"}'] == 1
     assert more['bst_requests_total{path="other",status="404"}'] == 2  # no new names
     counts = [more[f'bst_request_seconds_bucket{{le="{bound}",path="/predict"}}']
-              for bound in (*BUCKETS, "+Inf")]
+              for bound in (*metrics.BUCKETS, "+Inf")]
     assert counts == sorted(counts) and counts[-1] == 5
 
 
