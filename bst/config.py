@@ -217,14 +217,15 @@ class RunConfig(Options):
 
     @property
     def hash(self) -> str:
-        """Eight hex digits that change with any field that can change a result."""
+        """Eight hex digits that change with any field that can change a result on a store."""
         text = json.dumps(self.essentials(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
         """Default name of the run's folder."""
-        return f"{self.data.protocol}-{self.hash}"
+        data = [self.data.data.name.partition(".")[0]] if self.data.data else []
+        return "-".join([*data, self.data.protocol, self.hash])
 
 
 def from_dict(cls, values: dict):

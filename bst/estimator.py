@@ -143,9 +143,8 @@ class BST:
         at = next((seconds_of(table[name]) for name in ("datetime", "timestamp")
                    if name in table.columns), None)
         stars = users.predict(self._rows(table["user_id"]), self._items(table["item_id"]), at)
-        if not isinstance(pairs, pl.DataFrame):
-            return pairs.assign(prediction=stars)
-        return pairs.with_columns(prediction=stars)
+        give_back = pairs.assign if hasattr(pairs, "assign") else pairs.with_columns  # of pandas
+        return give_back(prediction=stars)
 
     def recommend(self, users: Sequence, k: int = 10, *, exclude_seen: bool = True,
                   items: Sequence | None = None, at: datetime | int | None = None,

@@ -99,6 +99,7 @@ def test_predictions_of_pairs_are_those_of_each_one(model, is_timed):
     pairs = pairs if is_timed else pairs.drop("datetime")
     found = model.predict(pairs)
     assert_frame_equal(found.drop("prediction"), pairs)
+    assert_frame_equal(model.predict(pairs.lazy()).collect(), found)
     for row in found.iter_rows(named=True):
         person = model.users.person(row["user_id"])
         at = int(row["datetime"].replace(tzinfo=UTC).timestamp()) if is_timed else None

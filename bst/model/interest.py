@@ -14,19 +14,16 @@ from bst.model.layers import SoftmaxHeads
 
 SAMPLE = 20_000  # items in the softmax of a loss, about; all of a catalogue half as large
 WIDTH, HEADS, REACH = 128, 2, 64  # of a token; softmax heads of a layer; events that a target sees
-GAPS = 32  # buckets of seconds between two ratings: powers of two; the last: no rating before
+GAPS = 32  # buckets of seconds between two ratings: powers of two; the last: a query without any
 BLOCK = 128  # targets whose scores of the whole catalogue are held at a time
 
 
 class TimedHeads(SoftmaxHeads):
     """Softmax heads with a bias for the last event, and for those of one second or one sitting."""
 
-    def __init__(self, dropout: float) -> None:
-        super().__init__(WIDTH, HEADS, REACH, dropout, "target")
-
     def _make_slopes(self) -> None:
-        slopes = torch.zeros(5, HEADS)
-        slopes[0] = -torch.linspace(0, 1, HEADS)  # head 0 sees all, the last one recent events
+        slopes = torch.zeros(5, self.heads)
+        slopes[0] = -torch.linspace(0, 1, self.heads)  # head 0 sees all, the last one recent events
         self.slopes = nn.Parameter(slopes)
 
     def bias(self, gap: Tensor, rank: Tensor) -> Tensor:
@@ -59,7 +56,8 @@ class NextItemHead(nn.Module):
         self.gap, self.ahead = nn.Embedding(GAPS, WIDTH), nn.Embedding(GAPS, WIDTH)
         self.blank = nn.Parameter(torch.zeros(WIDTH))  # query of a person without ratings
         self.norm_event, self.norm_ask = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.events, self.reads = TimedHeads(dropout), TimedHeads(dropout)
+        self.events, self.reads = (TimedHeads(WIDTH, HEADS, REACH, dropout, "target")
+                                   for _ in range(2))
         self.dropout = nn.Dropout(dropout)
         for part, std in ((self.id, 0.05), (self.gap, 0.05), (self.ahead, 0.05),
                           (self.linear, 0.02)):

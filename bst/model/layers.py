@@ -5,6 +5,7 @@ h heads, e = width of a softmax head, d width of the keys, which the regression 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -14,6 +15,34 @@ from torch.nn import functional as F
 from bst.model.batches import Batch, at_slots
 
 DRIFT = 5.0  # largest step of a clock: after it exp(-5) = 0.7 % of the correlation is left
+
+
+class Chunks(NamedTuple):
+    """Inputs of chunks; without the axis c of one. T is a clock, T_mid half of it at the end."""
+
+    late: Tensor  # (b, c, n, d) keys times exp(T_mid - T): rows of the kernel, the later event
+    decayed: Tensor  # (b, c, n, d) keys times exp(-T), multiplied with the state
+    known: Tensor  # (b, c, n, d + 1) keys times exp(T - T_mid), the earlier event; the residual
+    scale: Tensor  # (b, c, 1, d + 1) exp(-T_mid); and -1, so that what is known is subtracted
+    decay: Tensor  # (b, c, d, d + 1) of the state, from the start of the chunk to its end
+    noise: Tensor  # (b, c, n, n) variances on the diagonal
+    is_lower: Tensor  # (b, c, n, n) the triangle with the diagonal; the other one may overflow
+
+
+class ReadChunks(NamedTuple):
+    """What `RegressionHeads.encode` returns for any targets; k * b rows."""
+
+    state: Tensor  # (k b, c, d, d + 1) before each chunk: covariance less the prior one, and mean
+    read: Tensor  # (k b, c, n, d + 1) W of each slot; and u
+    clock: Tensor  # (k b, c, n + 1, h) before each slot and after the last, 0 at the start
+    end: Tensor  # (k b, c, 1, h) the clock at the end
+
+
+class Posterior(NamedTuple):
+    """What `RegressionHeads.encode` returns for a request: the taste at its time; k * b rows."""
+
+    mean: Tensor  # (k b, 1, 1, d)
+    covariance: Tensor  # (k b, 1, d, d)
 
 
 class RegressionHeads(nn.Module):
@@ -57,8 +86,8 @@ class RegressionHeads(nn.Module):
         self.register_buffer("columns", heads, persistent=False)  # (h, d) 1: a column of the head
 
     def encode(self, events: Tensor, residual: Tensor, noise: Tensor, gap: Tensor,
-               until: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Encode the history once for all targets; returns the `encoded` of `forward`.
+               until: Tensor | None = None) -> ReadChunks | Posterior:
+        """Encode the history once for all targets.
 
         Args:
             events: (b, c, n, k * d) keys of the k copies, 0 where padded.
@@ -66,12 +95,6 @@ class RegressionHeads(nn.Module):
             noise: (b, c, n) variances, 1 where padded.
             gap: (b, c, n) see `Batch.event_gap`.
             until: (b, 1, 1) `Batch.target_gap` of a request, see `Batch.is_request`; else None.
-
-        Returns:
-            Tensors of k * b rows. The state before each chunk (.., c, d, d + 1), W and in the last
-            column u of each chunk (.., c, n, d + 1), the clock of each chunk, 0 at its start,
-            before each slot and after the last (.., c, n + 1, h), and at its end (.., c, 1, h). Of
-            a request the mean (.., 1, 1, d) and the covariance (.., 1, d, d) of the taste.
         """
         k = residual.shape[-1]
         events, residual = (rearrange(x, "b c n (k d) -> (k b) c n d", k=k)
@@ -82,32 +105,31 @@ class RegressionHeads(nn.Module):
         since, middle = clock @ self.columns, (end / 2) @ self.columns
         rise, half = torch.exp(since - middle), torch.exp(-middle)
         decay, noise = half.square(), torch.diag_embed(noise)
-        chunks = (events / rise, events * torch.exp(-since),
-                  torch.cat([events * rise, residual], dim=-1), F.pad(half, (0, 1), value=-1.0),
-                  decay.mT * F.pad(decay, (0, 1), value=1.0), noise,
-                  torch.ones_like(noise[0, 0], dtype=torch.bool).tril().expand_as(noise))
-        found, state = self.scan(torch.zeros_like(chunks[4][:, 0]), chunks)
+        chunks = Chunks(
+            late=events / rise, decayed=events * torch.exp(-since),
+            known=torch.cat([events * rise, residual], dim=-1),
+            scale=F.pad(half, (0, 1), value=-1.0), noise=noise,
+            decay=decay.mT * F.pad(decay, (0, 1), value=1.0),
+            is_lower=torch.ones_like(noise[0, 0], dtype=torch.bool).tril().expand_as(noise))
+        found, state = self.scan(torch.zeros_like(chunks.decay[:, 0]), chunks)
         if until is not None:
             decay = torch.exp(-self._step(repeat(until, "b t i -> (k b) t i", k=k)) @ self.columns)
             moment, mean = state[:, None].split([decay.shape[-1], 1], dim=-1)
             prior = torch.eye(decay.shape[-1], device=decay.device)
-            return decay * mean.mT, prior + decay.mT * moment * decay
+            return Posterior(decay * mean.mT, prior + decay.mT * moment * decay)
         states, reads = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
-        return states, reads, F.pad(clock, (0, 0, 1, 0)), end
+        return ReadChunks(states, reads, F.pad(clock, (0, 0, 1, 0)), end)
 
-    def scan(self, state: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list, Tensor]:
-        """Of each chunk the state before it and `chunk`'s W and u; and the state after the last.
-
-        The `chunks` are the other arguments of `chunk`, with an axis c after the first.
-        """
+    def scan(self, state: Tensor, chunks: Chunks) -> tuple[list, Tensor]:
+        """Of each chunk the state before it and `chunk`'s W and u; and the state after the last."""
         found = []
-        for inputs in zip(*(x.unbind(1) for x in chunks), strict=True):
-            read, after = self.chunk(state, *inputs)
+        for one in zip(*(x.unbind(1) for x in chunks), strict=True):
+            read, after = self.chunk(state, Chunks(*one))
             found.append((state, read))
             state = after
         return found, state
 
-    def forward(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
+    def forward(self, encoded: ReadChunks | Posterior, targets: Tensor, gap: Tensor, stop: Tensor
                 ) -> tuple[Tensor, Tensor]:
         """Mean and variance of the taste at the time of each target.
 
@@ -123,9 +145,8 @@ class RegressionHeads(nn.Module):
         """
         k = len(encoded[0]) // len(targets)
         targets = rearrange(targets, "b t i (k d) -> (k b) t i d", k=k)
-        if len(encoded) == 2:  # a request
-            taste, covariance = encoded
-            variance = ((targets @ covariance) * targets).sum(-1)
+        if isinstance(encoded, Posterior):
+            taste, variance = encoded.mean, ((targets @ encoded.covariance) * targets).sum(-1)
         else:
             gap, stop = (repeat(x, "b t i -> (k b) t i", k=k) for x in (gap, stop))
             taste, variance = self._among_slots(encoded, targets, gap, stop)
@@ -137,7 +158,7 @@ class RegressionHeads(nn.Module):
         step = self.log_drift.exp() + self.log_forgets.exp() * gap[..., None]
         return torch.where(gap[..., None] < 0, 0.0, step.clamp(max=DRIFT))
 
-    def _among_slots(self, encoded: tuple[Tensor, ...], targets: Tensor, gap: Tensor, stop: Tensor
+    def _among_slots(self, encoded: ReadChunks, targets: Tensor, gap: Tensor, stop: Tensor
                      ) -> tuple[Tensor, Tensor]:
         """Taste (b, t, 1 or i, d) and variance (b, t, i) of targets that see a part of a chunk."""
         state, read, slots, end = (x[:, -stop.shape[1]:] for x in encoded)
@@ -152,28 +173,14 @@ class RegressionHeads(nn.Module):
                        - cross.square().sum(-1))
 
     @staticmethod
-    def chunk(state: Tensor, late: Tensor, decayed: Tensor, known: Tensor, scale: Tensor,
-              decay: Tensor, noise: Tensor, is_lower: Tensor) -> tuple[Tensor, Tensor]:
-        """W and u of one chunk, (b, n, d + 1), and the state after it, (b, d, d + 1).
-
-        Args:
-            state: before the chunk.
-            late: (b, n, d) keys times exp(T_mid - T): rows of the kernel, the later event.
-            decayed: (b, n, d) keys times exp(-T), multiplied with the state.
-            known: (b, n, d + 1) keys times exp(T - T_mid), the earlier event of a kernel's columns;
-                and the residual.
-            scale: (b, 1, d + 1) exp(-T_mid), with T_mid half the clock at the end; and -1.
-            decay: (b, d, d + 1) of the state, from the start of the chunk to its end.
-            noise: (b, n, n) variances on the diagonal.
-            is_lower: (b, n, n) the triangle with the diagonal; the other one may overflow.
-        """
-        found = torch.addcmul(known, scale, decayed @ state)  # cov(event, taste), unexplained
-        kernel = late @ found[..., :-1].mT
-        kernel = torch.where(is_lower, kernel, kernel.mT)
-        read = torch.linalg.solve_triangular(
-            torch.linalg.cholesky(kernel + noise), found, upper=False)
-        at_end = read * scale
-        return read, torch.baddbmm(decay * state, at_end[..., :-1].mT, at_end, alpha=-1)
+    def chunk(state: Tensor, one: Chunks) -> tuple[Tensor, Tensor]:
+        """W and u of one chunk, (b, n, d + 1), and the state after it, (b, d, d + 1)."""
+        found = torch.addcmul(one.known, one.scale, one.decayed @ state)
+        kernel = one.late @ found[..., :-1].mT  # of cov(event, taste); the last is unexplained
+        kernel = torch.where(one.is_lower, kernel, kernel.mT) + one.noise
+        read = torch.linalg.solve_triangular(torch.linalg.cholesky(kernel), found, upper=False)
+        at_end = read * one.scale
+        return read, torch.baddbmm(one.decay * state, at_end[..., :-1].mT, at_end, alpha=-1)
 
 
 class SoftmaxHeads(nn.Module):

@@ -23,7 +23,7 @@ from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import Batch
 from bst.model.dense import DENSE_FEATURES, dense_features
 from bst.model.interest import NextItemHead, NextItemLoss
-from bst.model.layers import RegressionHeads, SoftmaxHeads
+from bst.model.layers import Posterior, ReadChunks, RegressionHeads, SoftmaxHeads
 
 NOISE_FLOOR = 0.04  # least variance of a rating around its expectation
 BIAS_VAR, NOISE_VAR = 0.16, 0.05  # prior variances of an item's own bias and log noise
@@ -41,7 +41,7 @@ class Sizes:
     overview: int  # width of an overview vector
     audience: int  # components of an item's audience, see `build.audience_components`
     users: tuple[int, ...]  # embedding rows: user id, then each user feature
-    levels: int = 5  # distinct ratings of the scale
+    levels: int  # distinct ratings of the scale
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EmbeddedItems:
     """The items of a batch, or the whole catalogue, computed once for serving."""
 
     table: Tensor  # (n, d + 2) see `ItemEmbedding`
-    share: Tensor  # (n, hidden) what the item alone adds to the first dense layer
+    share: Tensor  # (n, hidden) of the first dense layer, with its bias: what the item alone adds
     event: Tensor | None  # (n, width) token of a rated item for the softmax heads; None: no heads
     target: Tensor | None  # (n, width) token of a target
 
@@ -61,7 +61,7 @@ class EncodedHistory:
     user: Tensor  # (b, columns) embedded features of the user
     prior: Tensor | None  # (b, d + 1) mean taste and bias, predicted from the user's features
     residual: Tensor  # (b, c, n) standardised stars less their baseline, 0 where padded
-    regression: tuple[Tensor, ...] | None  # see `RegressionHeads.encode`
+    regression: ReadChunks | Posterior | None  # see `RegressionHeads.encode`
     event_tokens: Tensor | None  # (b, c, n, width) for the softmax heads
 
 
@@ -271,18 +271,13 @@ class Network(nn.Module):
         loss = loss + 2 * prior / self.config.ensemble
         return loss.mean()
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        """Expected stars, clamped to the scale, (b, t, i); meaningless where padded."""
-        return self.eval()(batch).clamp(self.levels[0], self.levels[-1])
-
     def embed_items(self) -> EmbeddedItems:
         """Embed the whole catalogue, row by item index, for requests."""
         items = torch.arange(self.sizes.items + FIRST_IDX)
         return self._embedded(self.items(items), items)
 
     def _embedded(self, table: Tensor, items: Tensor) -> EmbeddedItems:
-        """What is computed once of each of some items (n,) with this `ItemEmbedding`."""
+        """Tokens and share of items (n,), given their rows of the item embedding."""
         key, first, event, target = table[:, :-2], self.head[0], None, None
         text = self.items.content[items, self.sizes.content - self.sizes.text:]
         if self.softmax is not None:
@@ -291,19 +286,19 @@ class Network(nn.Module):
         return EmbeddedItems(table, first(key=key, text=text) + first.bias, event, target)
 
     def glance(self, batch: Batch, embedded: EmbeddedItems) -> tuple[EncodedHistory, Tensor]:
-        """The encoded histories, and cheap scores of all items: (b, items + 2), standardised stars.
+        """The histories of a request, and cheap scores of all items: (b, items + 2), standardised.
 
         The scores are those of the regression heads, without the correction by the MLP.
 
         Args:
-            batch: one target per row, of any item.
+            batch: a request, about any items.
             embedded: what `embed_items` returned.
         """
         history = self._encode(batch, embedded, batch.event_item)
         key, bias, _ = _columns(embedded.table)
         taste, k = key.new_zeros(len(batch.user), key.shape[1]), self.config.ensemble
         if self.regression is not None:
-            taste = rearrange(history.regression[0], "(k b) 1 1 d -> b (k d)", k=k)
+            taste = rearrange(history.regression.mean, "(k b) 1 1 d -> b (k d)", k=k)
         if history.prior is not None:
             taste, bias = taste + history.prior[:, :-1], bias + history.prior[:, -1:]
         return history, bias + taste @ key.T / k
@@ -333,9 +328,9 @@ class Network(nn.Module):
         """Predict the m real targets, in standardised stars; arguments as of `forward`.
 
         Returns:
-            The prediction (m,): the mean over the copies of the regression heads, corrected by the
-            MLP. The mean (m, k) and the variance (m, k) of each copy; without regression heads the
-            baseline, and None.
+            The prediction (m,), of a request (b, t, i): the mean over the copies of the regression
+            heads, corrected by the MLP. The mean and the variance of each copy, with one more axis
+            k; without regression heads the baseline, and None.
         """
         embedded, at_event, at_target, is_cold = self._items(batch, embedded)
         history = self._encode(batch, embedded, at_event) if history is None else history

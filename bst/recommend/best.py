@@ -14,7 +14,7 @@ SHORTLIST = 384  # items that the whole network scores first
 @torch.inference_mode()
 def best_items(
     model: Network, embedded: EmbeddedItems, batch: Batch, k: int, *, allowed: np.ndarray,
-    place: np.ndarray, given: np.ndarray, bonus: np.ndarray | None = None, exact: bool = False,
+    rank: np.ndarray, given: np.ndarray, bonus: np.ndarray | None = None, exact: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best items of each row by expected stars plus a bonus; see `in_order`.
 
@@ -28,7 +28,7 @@ def best_items(
         batch: b rows with one target each, see `batches.request_batch`.
         k: items, at most.
         allowed: (b, n) bool, of the n items of the catalogue.
-        place: (n,) see `Catalogue.place`.
+        rank: (n,) see `Catalogue.popularity_rank`.
         given: (b, n) stars that count instead of the expected ones, NaN: none.
         bonus: (b, n) stars.
         exact: score every item with the whole network.
@@ -39,7 +39,7 @@ def best_items(
     extra = torch.zeros_like(first) if bonus is None else torch.from_numpy(bonus)
     first = torch.where(stars_given.isnan(), first, stars_given) + extra
     first = first.masked_fill(~torch.from_numpy(allowed), -torch.inf)
-    n = len(place)
+    n = len(rank)
     size = n if exact or model.regression is None else max(SHORTLIST, k)
     while True:
         glanced, rows = first.topk(min(size + 1, n))
@@ -52,7 +52,7 @@ def best_items(
         score = score.masked_fill(is_out, -torch.inf)
         worst = score.topk(min(k, score.shape[1])).values[:, -1:]
         if not (outside + correction > worst).any():
-            return in_order(rows.numpy(), score.numpy(), place, k)
+            return in_order(rows.numpy(), score.numpy(), rank, k)
         size *= 2
 
 
@@ -62,13 +62,13 @@ def check_k(k: int) -> None:
         raise DataError(f"k is {k}, expected at least 1")
 
 
-def in_order(rows: np.ndarray, score: np.ndarray, place: np.ndarray, k: int
+def in_order(rows: np.ndarray, score: np.ndarray, rank: np.ndarray, k: int
              ) -> tuple[np.ndarray, np.ndarray]:
     """The k best of each row of (b, n), best first: rows of the catalogue, and their scores.
 
-    Equal scores: the item with the smaller place (n,) first. A score that is not finite: the item
+    Equal scores: the item with the lower rank (n,) first. A score that is not finite: the item
     is not allowed, its row is -1.
     """
-    order = np.lexsort((place[rows], -score), axis=-1)[:, :k]
+    order = np.lexsort((rank[rows], -score), axis=-1)[:, :k]
     rows, score = (np.take_along_axis(x, order, axis=1) for x in (rows, score))
     return np.where(np.isfinite(score), rows, -1), score

@@ -40,7 +40,7 @@ class Catalogue:
         self.genres, self.genres_of = list(genres), [g or [] for g in movies["genres"]]
         self.overviews = movies.get("overview") or [None] * len(self.ids)
         self.train_counts = np.array(movies["ratings"], dtype=np.int64)  # in train
-        self.place = np.argsort(np.argsort(-self.train_counts, kind="stable"))  # 0: most rated
+        self.popularity_rank = np.argsort(np.argsort(-self.train_counts, kind="stable"))  # from 0
         self._index = {id_text(movie): k for k, movie in enumerate(self.ids, start=FIRST_IDX)}
 
     def items(self, movies: Sequence[int | str]) -> np.ndarray:
@@ -75,7 +75,8 @@ class Catalogue:
         rows = [row for row, title in enumerate(self._folded)
                 if all(f" {word}" in title for word in words)]
         start = " " + " ".join(words)
-        rows.sort(key=lambda row: (not self._folded[row].startswith(start), self.place[row]))
+        rows.sort(key=lambda row: (not self._folded[row].startswith(start),
+                                   self.popularity_rank[row]))
         if not rows:
             near = difflib.get_close_matches("".join(title_keys(query)[:1]), self.names, n=k)
             rows = list(dict.fromkeys(row for key in near for row in self.names[key]))

@@ -16,6 +16,7 @@ import torch
 from einops import repeat
 
 from bst.config import RankBy, check_option
+from bst.data.raw import EARLIEST
 from bst.data.schema import FIRST_IDX, USER_FEATURES
 from bst.data.text import TextVectors, cached_folder, embed_texts
 from bst.model.batches import CHUNK, Batch, UserVocabulary, num_chunks
@@ -203,15 +204,15 @@ class Recommender:
                           batch.event_rating.flatten(1).numpy(), axis=1)
         given = given[:, FIRST_IDX:]
         allowed = allowed & (np.isnan(given) | (not exclude_seen))
-        place, log_chance = self.catalogue.place, None
+        rank, log_chance = self.catalogue.popularity_rank, None
         if by != "stars":
             scores = self.interest(batch).masked_fill(~torch.from_numpy(allowed), -torch.inf)
             log_chance = scores.log_softmax(dim=-1).numpy()
         if by == "interest":
-            every = np.broadcast_to(np.arange(len(place)), allowed.shape)
-            return in_order(every, log_chance, place, k)
+            every = np.broadcast_to(np.arange(len(rank)), allowed.shape)
+            return in_order(every, log_chance, rank, k)
         return best_items(self.model, self.embedded, batch, k, allowed=allowed,
-                          place=place, bonus=log_chance, given=given, exact=exact)
+                          rank=rank, bonus=log_chance, given=given, exact=exact)
 
     def explain(self, history: HistoryLike, movie: int | str, *, at: int | None = None,
                 user: dict[str, str] | None = None) -> Explanation:
@@ -309,6 +310,8 @@ class Recommender:
         for note in () if person is history else person.notes:
             warnings.warn(note, stacklevel=3)
         last = int(person.time[-1]) if len(person) else 0
+        if at is not None and len(person) and last < EARLIEST:
+            raise DataError("at: the events of the history have no time; give them one, or no at")
         at = last + 1 if at is None else seconds(at, "at")
         if len(person) and at < last + (self.fitted.protocol["ties"] == "strict"):
             raise DataError(f"history event {len(person) - 1} is at {last}, not before at={at}; "

@@ -75,7 +75,7 @@ def create_app(
 def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
     """The routes that the model answers: /recommend, /predict, /explain, /movies."""
     model = models.current.recommender
-    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)]
+    known = [model.catalogue.name(item)[0] for item in model.catalogue.search("", 4)] * 3
     stars = model.model.levels[[0, -1]].tolist()  # of a person for the examples of the docs page
     person = {"history": [{"movie_id": item, "stars": rated}
                           for item, rated in zip(known[:2], stars, strict=True)]}

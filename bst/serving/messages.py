@@ -55,8 +55,6 @@ class Asked(_Strict):
         if explained and len(self.history) > EXPLAINED:
             raise DataError(f"history: {len(self.history)} events, expected at most {EXPLAINED} "
                             "where reasons are asked for")
-        if self.at is not None and any(event.time is None for event in self.history):
-            raise DataError("at: the events of the history have no time; give them one, or no at")
         events = [Interaction(event.movie_id, event.stars, event.time) for event in self.history]
         return {"history": events, "user": self.user.model_dump(exclude_none=True), "at": self.at}
 

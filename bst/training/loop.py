@@ -63,13 +63,13 @@ class Task:
 
 
 def _groups(model: Network, config: TrainConfig) -> list[tuple]:
-    """Groups of all parameters: those with a prior have rates of their own, and no decay."""
+    """Groups of all parameters: what the regression heads read has rates of its own, no decay."""
     ids = [model.items.id.weight]
-    with_prior = [p for part in (model.items, model.users, model.prior, model.regression)
+    of_heads = [p for part in (model.items, model.users, model.prior, model.regression)
                   if part is not None for p in part.parameters() if p is not ids[0]]
-    grouped = {id(p) for p in ids + with_prior}
+    grouped = {id(p) for p in ids + of_heads}
     rest = [p for p in model.parameters() if id(p) not in grouped]
-    return [(ids, config.lr_items, 0.0), (with_prior, config.lr, 0.0),
+    return [(ids, config.lr_items, 0.0), (of_heads, config.lr, 0.0),
             (rest, config.lr_dense, config.weight_decay)]
 
 
@@ -172,6 +172,7 @@ def learning_rate(progress: float, peak: float, warmup: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
+@torch.no_grad()
 def predict_part(model: Network, batches: Batches, part: str, *, device: str = "cpu") -> np.ndarray:
     """Expected stars of the targets of `part`, NaN elsewhere: (n,) float32.
 
@@ -188,7 +189,7 @@ def predict_part(model: Network, batches: Batches, part: str, *, device: str = "
         real = batch.is_target
         here = torch.searchsorted(target, batch.position[real])
         try:
-            found[here] = model.predict(batch.to(device)).cpu()[real]
+            found[here] = model.eval()(batch.to(device)).clamp(*model.levels[[0, -1]]).cpu()[real]
         except torch.linalg.LinAlgError:
             found[here] = torch.nan  # so that every process sees the failure in the sum
     predictions[target.numpy()] = add_up(found).numpy()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bst.data.schema import FIRST_IDX, OOV
 from bst.model.batches import CHUNK, Batch
-from bst.model.layers import RegressionHeads
+from bst.model.layers import Chunks, RegressionHeads
 from bst.recommend.recommender import Recommender
 from bst.utils.files import write_atomic
 
@@ -46,15 +46,16 @@ OUTPUT = (
 class LoopedHeads(RegressionHeads):
     """Regression heads with a loop that `torch.export` keeps; it would unroll one of Python."""
 
-    def scan(self, state: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list, Tensor]:
+    def scan(self, state: Tensor, chunks: Chunks) -> tuple[list, Tensor]:
         """The state after the last chunk alone, which is all that a request needs."""
-        size = torch.ones_like(chunks[0][0, :, 0, 0]).sum().long()  # chunks
+        size = torch.ones_like(chunks.late[0, :, 0, 0]).sum().long()  # chunks
 
         def goes_on(k: Tensor, _: Tensor) -> Tensor:
             return k < size
 
         def body(k: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            return k + 1, self.chunk(state, *(x.index_select(1, k[None])[:, 0] for x in chunks))[1]
+            one = Chunks(*(x.index_select(1, k[None])[:, 0] for x in chunks))
+            return k + 1, self.chunk(state, one)[1]
 
         return [], torch.while_loop(goes_on, body, (torch.tensor(0), state))[1]
 

@@ -261,6 +261,7 @@ def test_similar_items_are_those_that_the_same_people_like(default, store, small
        f"event 1: time {re.escape(repr(time)[:40])}, expected seconds since 1970 UTC, .* 2050")
       for time in (np.inf, -np.inf, np.nan, 1e300, 10**400, str(T), [T])),
     (lambda r, h, _: r.predict(h, [7], at=h[-1][2]), "is at .*, not before at="),
+    (lambda r, h, _: r.predict([(9, 5.0)], [7], at=h[-1][2]), "at: the events .* have no time"),
     (lambda r, h, _: r.recommend(h, 0), "k is 0, expected at least 1"),
     (lambda r, h, _: r.recommend(h, by="luck"), "by must be one of 'stars', .*, got 'luck'"),
     (lambda r, h, _: r.recommend(h, by="both"), "cannot rank by interest.*train with --interest"),

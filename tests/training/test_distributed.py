@@ -69,7 +69,7 @@ def plan_of(batches: Batches) -> list:
 def predictions(batch_size: int, *, predict=None) -> np.ndarray:
     """Of the valid part in batches of this size: (n,)."""
     model, batches = small_job()
-    model.predict = predict or model.predict
+    model.forward = predict or model.forward
     with patch.object(bst.training.loop, "EVAL_SIZE", batch_size):
         return predict_part(model, batches, "valid")
 

@@ -191,7 +191,7 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert job(whole, epochs=1)
     step = logged(whole)[epoch]["step"]
-    validations, predict = [], Network.predict
+    validations, predict = [], Network.forward
 
     def predict_or_fail(model, batch):
         validations.append(1)
@@ -199,7 +199,7 @@ def test_a_prediction_that_fails_keeps_the_best_model(job, tmp_path, split, monk
             torch.linalg.cholesky(-torch.eye(2))
         return predict(model, batch)
 
-    monkeypatch.setattr(Network, "predict", predict_or_fail)
+    monkeypatch.setattr(Network, "forward", predict_or_fail)
     with pytest.raises(FloatingPointError, match=(
             f"^step {step}: {len(split.valid)} of the predictions of valid are not finite; ")):
         job(out)
