@@ -242,7 +242,7 @@ class Network(nn.Module):
         first = widths.cumsum(0) - widths  # column of each head's first component
         for keys in self.items.linear.weight[:-2].chunk(self.config.ensemble):
             keys[first, 0] = 0.05
-            keys[0, 0] = 0.1
+            keys[0, 0] = 0.1  # the first head forgets least
 
     def forward(self, batch: Batch, embedded: EmbeddedItems | None = None,
                 history: EncodedHistory | None = None) -> Tensor:
@@ -268,7 +268,7 @@ class Network(nn.Module):
             misses = (label[:, None] - means).square()
             loss = loss + (misses / variances + variances.log()).mean(-1)
         prior = self.items.penalty(batch.real(batch.target_item))
-        loss = loss + 2 * prior / self.config.ensemble
+        loss = loss + 2 * prior / self.config.ensemble  # twice, a copy: as the terms above
         return loss.mean()
 
     def embed_items(self) -> EmbeddedItems:

@@ -54,7 +54,7 @@ def create_app(
         watching = asyncio.create_task(watch())
         yield
         watching.cancel()
-        queue.thread.shutdown()
+        queue.executor.shutdown()
 
     app = FastAPI(title="bst", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
                   redirect_slashes=False, description=__doc__.splitlines()[0])

@@ -94,7 +94,7 @@ class Queue:
 
     def __init__(self, size: int, patience: float) -> None:
         self.size, self.patience, self.waiting = size, patience, 0
-        self.thread = ThreadPoolExecutor(1, "score", torch.set_num_threads, (1,))
+        self.executor = ThreadPoolExecutor(1, "score", torch.set_num_threads, (1,))
         QUEUE_SIZE.set(size)
 
     def check(self) -> None:
@@ -115,7 +115,7 @@ class Queue:
         self.waiting += 1
         WAITING.inc()
         try:
-            return await asyncio.wrap_future(self.thread.submit(work))
+            return await asyncio.wrap_future(self.executor.submit(work))
         finally:
             self.waiting -= 1
             WAITING.dec()

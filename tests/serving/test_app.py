@@ -23,8 +23,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bst.data.schema import FIRST_IDX
+from bst.recommend.catalogue import Catalogue
 from bst.recommend.recommender import Recommender
 from bst.serving import metrics
+from bst.serving.app import create_app
 from bst.serving.gate import BODY
 from bst.serving.messages import EXPLAINED, HISTORY, MOVIES, TOP
 from bst.serving.worker import ENTRY, Models
@@ -414,6 +417,11 @@ def test_a_wrong_command_line_is_answered_in_one_line(models, tmp_path):
                               (dict(run=models.folder, port=99999), "expected 0 to 65535")):
             with refused(message):
                 serve_script.main(serve_script.Args(**args))
+
+
+def test_a_catalogue_of_one_item_can_be_served_too(models, monkeypatch):
+    monkeypatch.setattr(Catalogue, "search", lambda *_: [FIRST_IDX])
+    assert create_app(models).routes
 
 
 def test_metrics_wait_for_the_file_that_a_new_worker_has_made_but_not_filled(
