@@ -156,12 +156,12 @@ class TrainConfig(Options):
     """How the weights are fitted."""
 
     epochs: int = option(
-        5, "passes over the train targets; more if these are fewer than `steps` updates",
-        "[1, 1000]")
+        5, "passes over the train targets, or more until `steps` updates are made", "[1, 1000]")
     steps: int = option(
         600, "optimizer steps of each task, at least, unless patience ends it", "[1, 1000000000]")
     batch_size: int = option(
-        2048, "events of an optimizer step, padded ones included, at most", "[1, 10000000]")
+        2048, "work of an optimizer step, at most: events, padded ones included, or targets that "
+        "cost as much; one longer history is a step of its own", "[1, 10000000]")
     lr: float = option(
         6e-3, "peak learning rate for the regression heads, item content and users", "(0, 1)")
     lr_items: float = option(

@@ -43,8 +43,8 @@ class BST:
 
     Args:
         options: fields of `DataConfig`, `ModelConfig` and `TrainConfig`, such as seed=1,
-            text=False or protocol="leave-last-one"; the flags of scripts/train.py. Training takes
-            `epochs`, and `steps` at least.
+            text=False or protocol="leave-last-one"; the flags of scripts/train.py. Training runs
+            for `epochs`, or longer until it has made `steps` updates.
 
     Raises:
         OptionError: no such option, or not a value of it.

@@ -1,8 +1,10 @@
-"""Gradient-boosted trees on what the dense layers of a network without history reading may see.
+"""Gradient-boosted trees on features made by hand: dense features, item statistics, user, genres.
 
-Their features: the causal dense features of `bst.model.dense`; item bias, item count and streaming
-bias, which for a train row come from the train rows of other people (out of fold: none of them has
-seen its stars); the user's features; genres. They correct the streaming bias.
+The dense features are those of `bst.model.dense`, which sum up the history and are causal; of an
+item the trees read bias, count, streaming bias, year and genres. These statistics of a train row
+come from the train rows of other people (out of fold: none of them has seen its stars). The trees
+correct the streaming bias. Of what bst reads they lack the history itself, the item's id, audience,
+overview and further features, and the user's id.
 
 Needs LightGBM, which bst itself does not: pip install lightgbm==4.7.0
 """
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bst.config import RunConfig
-from scripts.report import Args, format_report, table
+from scripts.report import Compared, format_report, table
 from scripts.support.command import command
 
 LEAVES = (31, 63, 127)  # the best on valid is kept
@@ -96,7 +98,7 @@ def predict_trees(prepared) -> np.ndarray:
     return start + fit_trees(features, rest, prepared.split, config.train.threads or 1)
 
 
-def main(args: Args) -> None:
+def main(args: Compared) -> None:
     """Train what is missing of bst, fit the trees, compare, print."""
     from bst.evaluation.report import write_results
     from bst.run import prepare, use_device
@@ -114,4 +116,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    command(main, Args, __doc__)
+    command(main, Compared, __doc__)

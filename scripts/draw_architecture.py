@@ -15,38 +15,40 @@ LINE = {"edgecolor": INK, "linewidth": 1.1}
 
 # All places are tenths of an inch. A line of text that begins with * is bold.
 BOXES = [  # left, low, width, height, colour, text
-    (2, 57, 22, 7, GREY, "*raw ratings\nany CSV, MovieLens, ..."),
-    (31, 57, 30, 7, GREY, "*sequences\neach user's ratings, by time"),
-    (68, 57, 32, 7, GREY, "*Batch\nhistories in chunks, and targets"),
-    (2, 46.4, 67, 7.6, WHITE, ""), (4, 47.6, 13, 5.2, GREY, f"film 1\n{4 * STAR}"),
-    (19, 47.6, 13, 5.2, GREY, f"film 2\n{2 * STAR}"),
-    (38, 47.6, 13, 5.2, GREY, f"film j\n{5 * STAR}"),
-    (54, 47.6, 13, 5.2, YELLOW, "target\n?"),
-    (2, 38.2, 67, 5.2, BLUE,
-     "*item embedding: ~id + audience + genres + year + BERT of the overview"),
-    (2, 18.4, 67, 16.8, WHITE, ""),
-    (4, 19.6, 31, 11.4, ORANGE, "*regression heads\nattention that solves: a taste that\n"
+    (2, 63, 22, 7, GREY, "*raw ratings\nany CSV, MovieLens, ..."),
+    (31, 63, 30, 7, GREY, "*sequences\neach user's ratings, by time"),
+    (68, 63, 32, 7, GREY, "*Batch\nhistories in chunks, and targets"),
+    (2, 52.4, 67, 7.6, WHITE, ""), (4, 53.6, 13, 5.2, GREY, f"film 1\n{4 * STAR}"),
+    (19, 53.6, 13, 5.2, GREY, f"film 2\n{2 * STAR}"),
+    (38, 53.6, 13, 5.2, GREY, f"film j\n{5 * STAR}"),
+    (54, 53.6, 13, 5.2, YELLOW, "target\n?"),
+    (2, 43.8, 67, 5.6, BLUE, "*item embedding: ~id + audience + content\n"
+     "(genres, year, item features, BERT of the overview)"),
+    (2, 24.4, 67, 16.4, WHITE, ""),
+    (4, 25.6, 31, 11.2, ORANGE, "*regression heads\nattention that solves: a taste that\n"
      "drifts, read off the whole\nhistory, with its variance"),
-    (37, 19.6, 30, 11.4, ORANGE, "*softmax heads\nattention that averages the\n"
+    (37, 25.6, 30, 11.2, ORANGE, "*softmax heads\nattention that averages the\n"
      "last events by likeness,\ntime gap and rank"),
-    (75, 18.4, 25, 35.6, WHITE, ""),
-    (77, 39.4, 21, 7.6, BLUE, "BERT vector of the\ntarget's overview"),
-    (77, 29.5, 21, 7.6, BLUE, "user: sex, age,\noccupation, region"),
-    (77, 19.6, 21, 7.6, BLUE, "dense features:\nconcat or bucket"),
-    (2, 10.8, 98, 4.2, GREY, "concatenate"),
-    (2, 2, 67, 5.4, ORANGE, "*three dense layers with ReLU: ~128, 64, 32"),
-    (75, 2, 25, 5.4, YELLOW, "*predicted stars"),
+    (75, 24.4, 25, 35.6, WHITE, ""),
+    (77, 45.4, 21, 7.6, BLUE, "BERT vector of the\ntarget's overview"),
+    (77, 35.5, 21, 7.6, BLUE, "user: sex, age,\noccupation, region"),
+    (77, 25.6, 21, 7.6, BLUE, "dense features:\nconcat or bucket"),
+    (14, 17.3, 86, 4.2, GREY, "concatenate"),
+    (14, 9.2, 86, 5.2, ORANGE, "*MLP: ~three dense layers with ReLU, 128, 64, 32"),
+    (55.4, 2.1, 3.2, 3.2, WHITE, "*+"),
+    (75, 1, 25, 5.4, YELLOW, "*predicted stars"),
 ]
 ARROWS = [
-    [(24, 60.5), (31, 60.5)], [(61, 60.5), (68, 60.5)], [(71.5, 57), (71.5, 50.2), (69, 50.2)],
-    [(87.5, 57), (87.5, 54)], *([(x, 47.6), (x, 43.4)] for x in (10.5, 25.5, 44.5, 60.5)),
-    *([(x, 38.2), (x, 35.2)] for x in (10.5, 25.5, 44.5, 60.5)),
-    [(35.5, 18.4), (35.5, 15)], [(87.5, 18.4), (87.5, 15)], [(35.5, 10.8), (35.5, 7.4)],
-    [(69, 4.7), (75, 4.7)],
+    [(24, 66.5), (31, 66.5)], [(61, 66.5), (68, 66.5)], [(71.5, 63), (71.5, 56.2), (69, 56.2)],
+    [(87.5, 63), (87.5, 60)], *([(x, 53.6), (x, 49.4)] for x in (10.5, 25.5, 44.5, 60.5)),
+    *([(x, 43.8), (x, 40.8)] for x in (10.5, 25.5, 44.5, 60.5)),
+    [(35.5, 24.4), (35.5, 21.5)], [(87.5, 24.4), (87.5, 21.5)], [(57, 17.3), (57, 14.4)],
+    [(9, 25.6), (9, 3.7), (55.4, 3.7)], [(57, 9.2), (57, 5.3)], [(58.6, 3.7), (75, 3.7)],
 ]
 NOTES = [  # x, y, text
-    (35, 50.2, "..."), (87.5, 50.2, "*beside the layer"),
-    (35.5, 32.9, "*one transformer layer: ~the target reads the history"),
+    (35, 56.2, "..."), (87.5, 56.2, "*beside the layer"),
+    (35.5, 38.7, "*one transformer layer: ~the target reads the history"),
+    (31, 5.6, "*mean: ~baseline + taste times key"), (63.6, 7.2, "correction"),
 ]
 
 
@@ -95,8 +97,8 @@ def main(out: Path = Path("pics/architecture.png")) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=(10.2, 6.6))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 102), ylim=(0, 66))
+    figure = plt.figure(figsize=(10.2, 7.3))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 102), ylim=(-1, 72))
     axes.axis("off")
     for values in BOXES:
         box(axes, *values)

@@ -32,7 +32,10 @@ VALID = 6500  # valid requests, at most
 
 @dataclass(frozen=True)
 class Args(Options):
-    """Runs that were trained with --interest: each is asked under the ties it was trained with."""
+    """Runs that were trained with --interest: each answers the questions of its protocol and ties.
+
+    "all later" is asked of runs with stable ties, about what came strictly before.
+    """
 
     runs: RunFolders
     """run folders of scripts/train.py, of one config and several seeds: the table has their mean"""

@@ -8,10 +8,10 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bst.config import RankBy
 from bst.utils.errors import DataError
 from scripts.support.command import command
 from scripts.support.flags import RunFolder
@@ -41,7 +41,7 @@ class Args:
     """of the person of --history, as in users.dat: any of sex=F age=25 occupation=4 zip=55117"""
     k: int = 10
     """items to recommend"""
-    by: Literal["stars", "interest", "both"] = "stars"
+    by: RankBy = "stars"
     """stars: what the person would rate highest; interest: what the person is most likely to rate
     next; both: the sum, log share plus stars. The last two need a run trained with --interest"""
     genres: tuple[str, ...] = ()
@@ -53,8 +53,8 @@ class Args:
     explain: str | None = None
     """title or id of an item: say what each event of the history does to its prediction"""
     json: Path | None = None
-    """also write {"items": [{movie_id, title, stars, reasons, chance}]} to this file; -: print
-    only that"""
+    """also write {"items": [{movie_id, title, stars, reasons, rated, chance}]} to this file,
+    without the last two where there are none; -: print only that"""
 
 
 def main(args: Args) -> None:

@@ -23,19 +23,25 @@ from scripts.support.flags import BASELINES_HELP, JOBS, SEEDS
 
 
 @dataclass(frozen=True)
-class Args(Options):
+class Compared(Options):
     """Train what is missing, then print and save."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    baselines: tuple[Baseline, ...] = option((), BASELINES_HELP)
     seeds: int = SEEDS
     jobs: int = JOBS
     runs: Path = Path("runs")
     """folder of the runs"""
     json: Path | None = None
-    """also write the rows to this file, which draw_results.py draws"""
+    """also write the rows to this file"""
+
+
+@dataclass(frozen=True)
+class Args(Compared):
+    """Train what is missing, then print and save; draw_results.py draws what is saved."""
+
+    baselines: tuple[Baseline, ...] = option((), BASELINES_HELP)
 
 
 def table(

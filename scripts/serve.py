@@ -1,7 +1,7 @@
 """Serve the model of a run folder over HTTP, with a web page at /.
 
 A new model in the folder is loaded while the old one serves; SIGHUP loads it at once. SIGTERM and
-SIGINT finish the requests in flight. Needs fastapi and uvicorn: pip install '.[serve]'.
+SIGINT finish the requests in flight. Needs fastapi and uvicorn: pip install '.[scripts,serve]'.
 """
 
 import logging

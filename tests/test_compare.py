@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.compare_lightgbm import dense_features_of, item_statistics
+from scripts.compare_lightgbm import Compared, dense_features_of, item_statistics
 from tests.conftest import turned
 
 
@@ -21,6 +21,10 @@ def test_an_item_count_is_that_of_train_out_of_fold_too(store, split):
     expected = count[store.item_idx]
     np.testing.assert_allclose(found[split.test], expected[split.test])
     assert abs(found[split.train].mean() / expected[split.train].mean() - 1) < 0.1
+
+
+def test_the_trees_take_no_flag_that_they_do_not_read():
+    assert not hasattr(Compared(), "baselines")
 
 
 def test_each_target_has_its_own_dense_features(small, store, split):

@@ -59,11 +59,12 @@ def test_every_import_is_declared_and_pinned_exactly():
     declared |= {"bst", "scripts", "tests"}
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for name, extra in about["optional-dependencies"].items():
-        assert name == "serve" or all(
+        assert name in ("scripts", "serve") or all(
             re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+", pin) for pin in extra), name
     of_tests = ["pytest", "pandas", "hypothesis", "ruff"]  # left out of the image
     assert f"^({'|'.join(of_tests)})==" in (ROOT / "Dockerfile").read_text()
-    ranges = *about["dependencies"], *about["optional-dependencies"]["serve"]
+    serve, of_scripts = (about["optional-dependencies"][name] for name in ("serve", "scripts"))
+    ranges = *about["dependencies"], *serve, *of_scripts
     assert {pin for pin in pins if pin.split("==")[0] not in of_tests} == {  # what is tested
         re.sub(r">=((\d+)[\d.]*),<(\d+)$", lambda m: f"=={m[1]}" * (int(m[3]) == int(m[2]) + 1),
                pin) for pin in ranges}  # to the next major version
@@ -75,6 +76,8 @@ def test_every_import_is_declared_and_pinned_exactly():
         roots = {name.split(".")[0] for name in imported(path)}
         is_apart = path.name == "sasrec.py"  # it has an environment of its own
         assert is_apart or roots <= declared | extras.get(path.name, set()), path
+        if (ROOT / "bst") in path.parents:
+            assert not roots & {pin.split(">=")[0] for pin in of_scripts}, path
 
 
 def test_the_wheel_has_all_that_the_package_reads():

@@ -98,7 +98,7 @@ def _add_answers(app: FastAPI, models: Models, queue: Queue) -> None:
         """The k best items, and what in the history raised their stars."""
         def job(model: Recommender, who: Person, at: int | None) -> dict:
             by = asked.by or model.ways[0]
-            options = asked.model_dump(include={"k", "exclude_seen", "genres", "years", "reasons"})
+            options = asked.model_dump(exclude={*messages.Asked.model_fields, "by"})
             best = model.recommend(who, at=at, by=by, **options)
             rows = model.catalogue.items([item.movie_id for item in best])
             return {"by": by, "items": [vars(item) | model.catalogue.about(row)

@@ -1,6 +1,6 @@
 """Middleware around the routes: limits of a body, the cache, counts, the form of answers.
 
-Every answer but the page and /metrics is JSON, and every error is {"error": "one line"}.
+Every answer but the pages and /metrics is JSON, and every error is {"error": "one line"}.
 """
 
 import asyncio
