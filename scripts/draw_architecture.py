@@ -18,9 +18,9 @@ BOXES = [  # left, low, width, height, colour, text
     (2, 63, 22, 7, GREY, "*raw ratings\nany CSV, MovieLens, ..."),
     (31, 63, 30, 7, GREY, "*sequences\neach user's ratings, by time"),
     (68, 63, 32, 7, GREY, "*Batch\nhistories in chunks, and targets"),
-    (2, 52.4, 67, 7.6, WHITE, ""), (4, 53.6, 13, 5.2, GREY, f"film 1\n{4 * STAR}"),
-    (19, 53.6, 13, 5.2, GREY, f"film 2\n{2 * STAR}"),
-    (38, 53.6, 13, 5.2, GREY, f"film j\n{5 * STAR}"),
+    (2, 52.4, 67, 7.6, WHITE, ""), (4, 53.6, 13, 5.2, GREY, f"item 1\n{4 * STAR}"),
+    (19, 53.6, 13, 5.2, GREY, f"item 2\n{2 * STAR}"),
+    (38, 53.6, 13, 5.2, GREY, f"item j\n{5 * STAR}"),
     (54, 53.6, 13, 5.2, YELLOW, "target\n?"),
     (2, 43.8, 67, 5.6, BLUE, "*item embedding: ~id + audience + content\n"
      "(genres, year, item features, BERT of the overview)"),
