@@ -30,7 +30,7 @@ from bst.utils.files import sha256_of
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
 CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
-YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # pattern of a year in titles and dates
+YEAR = "(18[7-9][0-9]|(?:19|20)[0-9]{2})"  # pattern of a year, 1870 to 2099
 ITEM_ROW = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
 FEATURE = "feature "  # begins the names of the columns of item features
 LARGEST = 10**6  # largest magnitude of a rating

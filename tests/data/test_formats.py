@@ -71,11 +71,13 @@ def test_the_quirks_of_the_published_movielens_are_read(tmp_path):
     folder, flags = WRITERS["ml-100k"](tmp_path / "100k", random_tables()), "|0" * 18
     (folder / "u.item").write_bytes(
         f"267|unknown||||1{flags}\n5|Caf\xe9 (1994)|01-Mar-1996|||0|1{flags[2:]}\n"
-        f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n".encode("latin-1"))
+        f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n"
+        f"8|Arrival (1895)||||0{flags}\n9|Odd (18951)||||0{flags}\n".encode("latin-1"))
     movies = Reading(RawFiles(folder), ML_100K, DataConfig()).movies
     assert movies.select("item_id", "title", "year", "genres").rows() == [
         (267, "unknown", None, []), (5, "Café (1994)", 1994, ["Action"]),
-        (6, "Four Rooms", 1971, []), (7, "Odd (0000)", None, [])]
+        (6, "Four Rooms", 1971, []), (7, "Odd (0000)", None, []),
+        (8, "Arrival (1895)", 1895, []), (9, "Odd (18951)", None, [])]
     folder = write_csv(tmp_path / "latest", random_tables(), movies=False)
     rated = read_tables(folder).movies["item_id"].to_list()
     rows = [("movieId", "title", "genres"), (rated[0], '"Great" One, The (1995) ', "Drama|War"),
