@@ -20,7 +20,7 @@ csv.field_size_limit(2**24)
 
 
 def merge_overviews(
-    movies: pl.DataFrame, metadata: Path, *, links: dict[int, str] | None = None
+    movies: pl.DataFrame, metadata: Path, *, links: dict[str, str] | None = None
 ) -> pl.DataFrame:
     """Fill `overview` and `match` of each item; each row of the metadata goes to one item at most.
 
@@ -31,7 +31,7 @@ def merge_overviews(
     Args:
         movies: columns of `schema.MOVIES`.
         metadata: Kaggle's movies_metadata.csv.
-        links: TMDB id of each item_id that has one.
+        links: TMDB id of each item_id that has one, both as text.
     """
     entries, defects = read_metadata(metadata)
     by_key = defaultdict(list)
@@ -41,7 +41,7 @@ def merge_overviews(
     by_id = {entry["id"]: row for row, entry in enumerate(entries) if entry["id"]}
     candidates = []  # (gap of years, other title, rank of the key, item, row); best first
     for index, (item, title, year) in enumerate(
-            movies.select("item_id", "title", "year").iter_rows()):
+            movies.select(pl.col("item_id").cast(pl.String), "title", "year").iter_rows()):
         if (linked := by_id.get((links or {}).get(item))) is not None:
             candidates.append((LINKED, False, 0, index, linked))
         for rank, key in enumerate(title_keys(title) if year else ()):

@@ -135,8 +135,8 @@ class File:
             return f"broken quotes ({error})", []
         except (ValueError, RecursionError, AttributeError):
             return "no JSON object", []
-        cells = ["|".join(map(str, value)) if isinstance(value, list) else value or ""
-                 for value in values]
+        cells = ["|".join(str(part) for part in value if part is not None)
+                 if isinstance(value, list) else value or "" for value in values]
         for name, cell in zip(self.place, cells, strict=True):
             if not isinstance(cell, str) or "\0" in cell:
                 return f"{name} is neither a number nor text", []
@@ -205,7 +205,7 @@ class Reading:
         self.movies = layout.movies and table(
             files, layout.movies, layout.movie, ITEM_ROW | layout.features, self.bad)
         links = layout.links and dict(table(files, layout.links, _link, {
-            "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
+            "item_id": pl.String, "tmdb": pl.String}, self.bad).cast(pl.String).drop_nulls().rows())
         if self.users is None or self.movies is None:
             self._complete()
         self.movies = movies_of(self.movies)

@@ -220,7 +220,8 @@ def test_of_an_item_rated_again_the_rating_by_time_then_line_counts(
 def test_tables_of_items_and_users_stand_beside_the_ratings(tmp_path):
     (tmp_path / "interactions.tsv").write_text("user_id\titem_id\tscore\nann\t7\t0.25\n")
     (tmp_path / "items.jsonl").write_text(
-        '{"item_id": "7", "called": "Bond (1962)", "genres": ["Action", "Spy"], "blurb": "M."}\n')
+        '{"item_id": "7", "called": "Bond (1962)", "genres": [null, "Action", "Spy"],'
+        ' "blurb": "M."}\n')
     pl.DataFrame({"user": ["ann"], "gender": ["F"], "zip": ["55117"]}).write_parquet(
         tmp_path / "users.parquet")
     tables = read_tables(tmp_path, columns="title=called,text=blurb,item=item_id")
@@ -284,6 +285,10 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
     assert movies.filter(pl.col("match") != "none").select("item_id", "overview", "match").rows() \
         == [(7, "Linked.", "linked"), (9, "By title.", "exact")]
     assert "2 of 41 items (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
+    with open(folder / "movies.csv", "a") as file:
+        file.write("x,Film 3 (1953),\n")  # all ids of this table are text, those of links.csv not
+    movies = read_tables(folder, metadata=tmp_path / "m.csv").movies
+    assert movies.filter(pl.col("match") == "linked")["item_id"].to_list() == ["7"]
 
 
 BAD = {
