@@ -12,9 +12,8 @@ import polars as pl
 from bst.utils.errors import DataError
 
 YEAR = re.compile(r"\((\d{4})\)\s*$")
-ARTICLE = re.compile(
-    r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
-)
+ARTICLE = re.compile(  # at the end of a title
+    r"(?i)^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$")
 LINKED = -1  # rank of a match by TMDB id: better than any gap of years
 csv.field_size_limit(2**24)
 

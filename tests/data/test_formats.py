@@ -261,8 +261,13 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
         (1951, "Own.", "table", {"PageCount": None, "by line": ["Ann"]}),
         (1952, "Theirs.", "exact", {"PageCount": None, "by line": ["Ann", "Bob"]})]
     assert store.movies["features"].struct.field("PageCount").max() == 10  # 1e300 is no number
-    with refused("--item-features beside a store, which has those that it was made with"):
-        open_store(DataConfig(data=tmp_path / "parts", item_features="page_count"))
+    for asked in ({"metadata": tmp_path / "m.csv"}, {"columns": "1,2,3"}, {"format": "table"},
+                  {"repeats": "first"}, {"item_features": "page_count"}):
+        config = DataConfig(data=tmp_path / "parts", on_bad="quarantine", **asked)
+        flag = next(iter(asked)).replace("_", "-")
+        with refused(f"--{flag} beside the store {config.data}, expected none, as it was made"):
+            open_store(config)
+        assert open_store(config.of_store(config.data)).digest in digests
 
 
 def test_a_file_of_another_scale_is_named_as_what_it_looks_like(tmp_path):
