@@ -11,7 +11,7 @@ import polars as pl
 
 from bst.utils.errors import DataError
 
-YEAR = re.compile(r"\((\d{4})\)\s*$")
+YEAR_AT_END = re.compile(r"\((\d{4})\)\s*$")
 ARTICLE = re.compile(  # at the end of a title
     r"(?i)^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$")
 LINKED = -1  # rank of a match by TMDB id: better than any gap of years
@@ -138,10 +138,10 @@ def title_keys(title: str) -> list[str]:
         >>> title_keys("Cité des enfants perdus, La (a.k.a. Lost & Found) (1995)")
         ['citedesenfantsperdus', 'lostandfound', 'citedesenfantsperduslaakalostandfound']
     """
-    aliases = re.findall(r"\(([^()]*)\)", YEAR.sub("", title))
+    aliases = re.findall(r"\(([^()]*)\)", YEAR_AT_END.sub("", title))
     names = [plain_title(title),
              *(_article_first(re.sub(r"(?i)^a\.?k\.?a\.?:? ", "", a).strip()) for a in aliases),
-             YEAR.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
+             YEAR_AT_END.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
     keys = (_normalise(name) for name in names)
     return list(dict.fromkeys(key for key in keys if key))
 
