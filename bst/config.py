@@ -18,7 +18,7 @@ RankBy = Literal["stars", "interest", "both"]
 Baseline = Literal["none", "global mean", "item mean", "user mean", "user + item bias",
                    "streaming bias", "matrix factorisation", "item kNN"]
 PLACES = ("data", "metadata", "cache")  # fields of `DataConfig` that are paths
-OF_RAW = ("metadata", "format", "columns", "item_features", "repeats")  # that a store has no use of
+OF_RAW = ("metadata", "format", "columns", "item_features", "repeats")  # those of raw files alone
 
 
 def option(default, text: str, within: str | None = None):
@@ -101,7 +101,7 @@ class DataConfig(Options):
         return self.data is not None and (self.data / "manifest.json").exists()
 
     def of_store(self, folder: Path) -> "DataConfig":
-        """The same for a store that was made with it: what only raw files need is not asked for."""
+        """For a store made with this: no flags of raw files but `on_bad`, which is in the hash."""
         return replace(self, data=folder, **{name: getattr(DataConfig, name) for name in OF_RAW})
 
 

@@ -55,8 +55,8 @@ def _check(config: DataConfig) -> None:
     given = [f"--{name.replace('_', '-')}" for name in OF_RAW
              if getattr(config, name) != getattr(DataConfig, name)]
     if given and config.is_store:
-        raise DataError(f"{', '.join(given)} beside the store {config.data}, expected none, as it "
-                        "was made with its own; leave it out, or make the store again")
+        raise DataError(f"{', '.join(given)} beside the store {config.data}, which stays as it was "
+                        "made; leave it out, or make the store again with it")
 
 
 def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:

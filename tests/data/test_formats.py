@@ -265,7 +265,7 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
                   {"repeats": "first"}, {"item_features": "page_count"}):
         config = DataConfig(data=tmp_path / "parts", on_bad="quarantine", **asked)
         flag = next(iter(asked)).replace("_", "-")
-        with refused(f"--{flag} beside the store {config.data}, expected none, as it was made"):
+        with refused(f"--{flag} beside the store {config.data}, which stays as it was made"):
             open_store(config)
         assert open_store(config.of_store(config.data)).digest in digests
 
