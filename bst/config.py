@@ -18,6 +18,7 @@ RankBy = Literal["stars", "interest", "both"]
 Baseline = Literal["none", "global mean", "item mean", "user mean", "user + item bias",
                    "streaming bias", "matrix factorisation", "item kNN"]
 PLACES = ("data", "metadata", "cache")  # fields of `DataConfig` that are paths
+OF_RAW = ("metadata", "format", "columns", "item_features", "repeats")  # those of raw files alone
 
 
 def option(default, text: str, within: str | None = None):
@@ -93,6 +94,15 @@ class DataConfig(Options):
     text_source: Literal["overview", "title", "shuffled", "random"] = option(
         "overview", "what BERT reads; shuffled and random are controls")
     cache: Path = option(Path("data/cache"), "folder of cached overview vectors")
+
+    @property
+    def is_store(self) -> bool:
+        """Whether `data` is the folder of a store, else raw files."""
+        return self.data is not None and (self.data / "manifest.json").exists()
+
+    def of_store(self, folder: Path) -> "DataConfig":
+        """For a store made with this: no flags of raw files but `on_bad`, which is in the hash."""
+        return replace(self, data=folder, **{name: getattr(DataConfig, name) for name in OF_RAW})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +213,7 @@ class RunConfig(Options):
         """The fields that can change a result: `to_dict` without places and intervals."""
         fixed = self.to_dict()
         del fixed["baselines"]
-        for name in (*PLACES, "format", "columns", "item_features", "repeats"):
+        for name in {*PLACES, *OF_RAW}:
             fixed["data"].pop(name)  # they decide the store, whose digest identifies it
         for name in ("save_every", "threads"):
             fixed["train"].pop(name)

@@ -92,8 +92,7 @@ class BST:
             if frame is not None}}
         with redirect_stdout(sys.stdout if verbose else io.StringIO()):
             make_store_of(tables, self.config.data, folder / "store")
-            config = replace(self.config, data=replace(
-                self.config.data, data=folder / "store", metadata=None, item_features=None))
+            config = replace(self.config, data=self.config.data.of_store(folder / "store"))
             use_device(config.train)
             with only_run_in(folder):
                 train_run(prepare(config, report_dir=folder), folder)

@@ -58,8 +58,9 @@ def config_in(folder: Path) -> RunConfig:
     """
     values, own = config_of(folder), folder / "store"
     config = from_dict(RunConfig, {name: values[name] for name in values if name != "identity"})
-    data = replace(config.data, data=own, metadata=None, item_features=None)
-    return replace(config, data=data) if own.exists() else config
+    if own.exists() or config.data.is_store:  # older versions let flags of raw files pass
+        return replace(config, data=config.data.of_store(own if own.exists() else config.data.data))
+    return config
 
 
 def store_of(folder: Path) -> SequenceStore:

@@ -60,8 +60,9 @@ def main(args: Args) -> None:
 
     config = config_in(args.run)
     moved = {name: place for name in ("data", "metadata") if (place := getattr(args, name))}
-    config = replace(config, data=replace(config.data, **moved),
-                     baselines=args.baselines or config.baselines)
+    data = replace(config.data, **moved)
+    data = data.of_store(data.data) if data.is_store and args.metadata is None else data
+    config = replace(config, data=data, baselines=args.baselines or config.baselines)
     here = {name: value for name in ("device", "threads")
             if (value := getattr(args, name)) is not None}
     train = replace(config.train, **here)

@@ -17,7 +17,9 @@ from bst.config import DataConfig, RunConfig, TrainConfig
 from bst.data.text import noise_like
 from bst.evaluation.baselines import BASELINES, SLOW, global_mean, item_mean
 from bst.evaluation.report import format_table
-from bst.run import Prepared, compare, texts_of, use_device
+from bst.run import Prepared, compare, store_of, texts_of, use_device
+from bst.training.checkpoint import config_of
+from bst.utils.files import write_sealed
 from scripts.evaluate import format_slices
 from scripts.support.board import write_board
 from tests.command import ROOT, call
@@ -82,6 +84,11 @@ def test_a_store_made_by_make_sequences_trains_to_the_same_bits(trained, raw, tm
     assert "Warning" not in done.stderr
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
         out / "model.safetensors").read_bytes()
+    call("evaluate.py", "--run", out, "--data", tmp_path / "store", "--baselines", "none")
+    about = config_of(tmp_path / "run")
+    about["data"]["repeats"] = "first"  # of a version that let it stand beside a store
+    write_sealed(tmp_path / "run" / "config.json", json.dumps(about).encode())
+    assert store_of(tmp_path / "run").digest == about["identity"]["data"]
 
 
 @pytest.mark.parametrize(("rivals", "told"), [

@@ -26,8 +26,8 @@ MOVIELENS = {"ml-1m": ML_1M, "ml-10m": ML_10M, "ml-100k": ML_100K}
 EXPECTED = ("ml-1m (ratings.dat, movies.dat, users.dat), ml-10m (the same without users.dat), "
             "ml-100k (u.data, u.item, u.user) or a table (ratings.csv, or one file: .csv, .tsv, "
             ".jsonl, .parquet, .inter, each also .gz)")
-RATINGS = "ratings|reviews|interactions"  # how the names of tables begin
-BESIDE = {  # tables beside them: how their names begin, required columns, optional columns
+RATINGS = "ratings|reviews|interactions"  # names of tables, without their ending
+BESIDE = {  # tables beside them: their names, required columns, optional columns
     "movies": ("movies|items|books|products", ("item",), ("title", "genres", "date", "text")),
     "users": ("users", ("user",), ("sex", "age", "occupation", "zip")),
     "links": ("links", ("item", "TMDB id"), ()),
@@ -59,7 +59,7 @@ def read_tables(source: Path | DataConfig, *, report_dir: Path | None = None, **
     Args:
         source: a folder or zip, or a file of ratings; or a config that says all.
         report_dir: as for `Reading`.
-        options: format, columns, metadata, on_bad, repeats of `DataConfig`.
+        options: fields of `DataConfig`, instead of a config.
 
     Raises:
         DataError: as `Reading`; or no one format fits.
@@ -108,7 +108,7 @@ def layout_of(files: RawFiles, config: DataConfig) -> Layout:
 
 
 def _tables(names: list[str], stems: str) -> list[str]:
-    """The tables whose names begin with one of these stems."""
+    """The tables whose names are one of these stems and an ending."""
     return [name for name in names if re.fullmatch(
         rf"({stems})\.(csv|tsv|inter|jsonl|ndjson|json|parquet)(\.gz)?", name, re.IGNORECASE)]
 
@@ -176,8 +176,7 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
 
 
 def _plain(title: str) -> str:
-    title = title.removeprefix(FEATURE).lower()
-    return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title)
+    return re.sub("[-_ ]|:(token|float)(_seq)?$", "", title.removeprefix(FEATURE).lower())
 
 
 def _parse_columns(columns: str | None) -> dict[str, str]:

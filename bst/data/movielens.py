@@ -60,15 +60,12 @@ ML_1M = Layout(
     ratings=_ml_file("ratings.dat", "::", CELLS), is_stars=True,
     users=_ml_file("users.dat", "::", USERS), user=_user_1m,
     movies=_ml_file("movies.dat", "::", list(ITEM_ROW)[:3]), movie=_movie_1m,
-    hint="--format ml-10m takes any scale and no users.dat",
-)
+    hint="--format ml-10m takes any scale and no users.dat")
 ML_10M = Layout(
     ratings=_ml_file("ratings.dat", "::", CELLS, "utf-8"), user=_user_1m,
-    movies=_ml_file("movies.dat", "::", list(ITEM_ROW)[:3], "utf-8"), movie=_movie_1m,
-)
+    movies=_ml_file("movies.dat", "::", list(ITEM_ROW)[:3], "utf-8"), movie=_movie_1m)
 ML_100K = Layout(
     ratings=_ml_file("u.data", "\t", CELLS), is_stars=True,
     users=_ml_file("u.user", "|", ("user_id", "age", "sex", "occupation", "zip")), user=_user_100k,
     movies=_ml_file("u.item", "|", ("item_id", "title", "date", "video", "url", *GENRES)),
-    movie=_movie_100k,
-)
+    movie=_movie_100k)

@@ -11,16 +11,15 @@ import polars as pl
 
 from bst.utils.errors import DataError
 
-YEAR = re.compile(r"\((\d{4})\)\s*$")
-ARTICLE = re.compile(
-    r"^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$", re.IGNORECASE
-)
+YEAR_AT_END = re.compile(r"\((\d{4})\)\s*$")
+ARTICLE = re.compile(  # at the end of a title
+    r"(?i)^(.*), (The|A|An|Le|La|Les|L'|Il|Lo|I|El|Los|Las|Der|Die|Das|Det|Den|En|Et)$")
 LINKED = -1  # rank of a match by TMDB id: better than any gap of years
 csv.field_size_limit(2**24)
 
 
 def merge_overviews(
-    movies: pl.DataFrame, metadata: Path, *, links: dict[int, str] | None = None
+    movies: pl.DataFrame, metadata: Path, *, links: dict[str, str] | None = None
 ) -> pl.DataFrame:
     """Fill `overview` and `match` of each item; each row of the metadata goes to one item at most.
 
@@ -31,7 +30,7 @@ def merge_overviews(
     Args:
         movies: columns of `schema.MOVIES`.
         metadata: Kaggle's movies_metadata.csv.
-        links: TMDB id of each item_id that has one.
+        links: TMDB id of each item_id that has one, both as text.
     """
     entries, defects = read_metadata(metadata)
     by_key = defaultdict(list)
@@ -41,7 +40,7 @@ def merge_overviews(
     by_id = {entry["id"]: row for row, entry in enumerate(entries) if entry["id"]}
     candidates = []  # (gap of years, other title, rank of the key, item, row); best first
     for index, (item, title, year) in enumerate(
-            movies.select("item_id", "title", "year").iter_rows()):
+            movies.select(pl.col("item_id").cast(pl.String), "title", "year").iter_rows()):
         if (linked := by_id.get((links or {}).get(item))) is not None:
             candidates.append((LINKED, False, 0, index, linked))
         for rank, key in enumerate(title_keys(title) if year else ()):
@@ -139,10 +138,10 @@ def title_keys(title: str) -> list[str]:
         >>> title_keys("Cité des enfants perdus, La (a.k.a. Lost & Found) (1995)")
         ['citedesenfantsperdus', 'lostandfound', 'citedesenfantsperduslaakalostandfound']
     """
-    aliases = re.findall(r"\(([^()]*)\)", YEAR.sub("", title))
+    aliases = re.findall(r"\(([^()]*)\)", YEAR_AT_END.sub("", title))
     names = [plain_title(title),
              *(_article_first(re.sub(r"(?i)^a\.?k\.?a\.?:? ", "", a).strip()) for a in aliases),
-             YEAR.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
+             YEAR_AT_END.sub("", title)]  # parentheses can be part of the name: "To Have (Or Not)"
     keys = (_normalise(name) for name in names)
     return list(dict.fromkeys(key for key in keys if key))
 

@@ -11,16 +11,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from bst.config import DataConfig
+from bst.config import OF_RAW, DataConfig
 from bst.data.formats import open_reading, read_tables
 from bst.data.schema import FIRST_IDX, Tables
-from bst.data.sequences import (
-    SequenceStore,
-    StoreWriter,
-    build_sequences,
-    load_store,
-    save_store,
-)
+from bst.data.sequences import SequenceStore, StoreWriter, build_sequences, load_store, save_store
 from bst.utils.errors import DataError
 from bst.utils.guard import folder_lock, unchanged
 
@@ -34,8 +28,8 @@ def open_store(
     build: Callable[[Tables], SequenceStore] = build_sequences,
 ) -> SequenceStore:
     """The sequences of raw files (made by `build`), or of a store folder."""
-    config = _checked(config)
-    if (config.data / "manifest.json").exists():
+    _check(config)
+    if config.is_store:
         return load_store(config.data)
     with unchanged(config.data, config.metadata):
         tables = read_tables(config, report_dir=report_dir)
@@ -44,9 +38,9 @@ def open_store(
 
 def make_store(config: DataConfig, folder: Path) -> SequenceStore:
     """The same sequences, written to `folder`; memory does not grow with the ratings."""
-    config = _checked(config)
+    _check(config)
     with folder_lock(folder):
-        if (config.data / "manifest.json").exists():
+        if config.is_store:
             save_store(load_store(config.data), folder)
         else:
             with unchanged(config.data, config.metadata):
@@ -54,14 +48,15 @@ def make_store(config: DataConfig, folder: Path) -> SequenceStore:
         return load_store(folder)
 
 
-def _checked(config: DataConfig) -> DataConfig:
-    """`config` if it names data, and what it asks for can be had of them."""
+def _check(config: DataConfig) -> None:
+    """Refuse a config without data, or one that asks of a store what only raw files have."""
     if config.data is None:
         raise DataError("no data; give a data set, a file of ratings or a store with --data")
-    if config.item_features and (config.data / "manifest.json").exists():
-        raise DataError("--item-features beside a store, which has those that it was made "
-                        "with; leave it out, or make the store again")
-    return config
+    given = [f"--{name.replace('_', '-')}" for name in OF_RAW
+             if getattr(config, name) != getattr(DataConfig, name)]
+    if given and config.is_store:
+        raise DataError(f"{', '.join(given)} beside the store {config.data}, which stays as it was "
+                        "made; leave it out, or make the store again with it")
 
 
 def stream_store(source: Path | DataConfig, folder: Path, **options) -> None:

@@ -29,8 +29,8 @@ from bst.utils.files import sha256_of
 
 EARLIEST, LATEST = 631_152_000, 2_524_608_000  # 1990 and 2050, seconds since 1970 UTC
 SHOWN = 10  # bad rows that an error lists
-CHUNK, PARQUET_ROWS = 2**22, 2**18  # bytes of a file, rows of parquet, that are read together
-YEAR = "((?:18[7-9]|19|20)[0-9]{2})"  # pattern of a year in titles and dates
+CHUNK_BYTES, PARQUET_ROWS = 2**22, 2**18  # of a file, of parquet, that are read together
+YEAR = "(18[7-9][0-9]|(?:19|20)[0-9]{2})"  # pattern of a year, 1870 to 2099
 ITEM_ROW = dict.fromkeys(("item_id", "title", "genres", "date", "text"), pl.String)  # genres: "a|b"
 FEATURE = "feature "  # begins the names of the columns of item features
 LARGEST = 10**6  # largest magnitude of a rating
@@ -91,7 +91,7 @@ class File:
             yield from self._parquet(files)
             return
         first = 1
-        for content in files.chunks(self.name, CHUNK):
+        for content in files.chunks(self.name, CHUNK_BYTES):
             text = pl.DataFrame({"raw": [content.decode(self.encoding, "replace")]})
             lines = text.select(pl.col("raw").str.split("\n").explode().str.strip_chars_end("\r"))
             is_row = (pl.col("raw") != "") & (pl.col("line") > self.header)
@@ -135,8 +135,8 @@ class File:
             return f"broken quotes ({error})", []
         except (ValueError, RecursionError, AttributeError):
             return "no JSON object", []
-        cells = ["|".join(map(str, value)) if isinstance(value, list) else value or ""
-                 for value in values]
+        cells = ["|".join(str(part) for part in value if part is not None)
+                 if isinstance(value, list) else value or "" for value in values]
         for name, cell in zip(self.place, cells, strict=True):
             if not isinstance(cell, str) or "\0" in cell:
                 return f"{name} is neither a number nor text", []
@@ -205,7 +205,7 @@ class Reading:
         self.movies = layout.movies and table(
             files, layout.movies, layout.movie, ITEM_ROW | layout.features, self.bad)
         links = layout.links and dict(table(files, layout.links, _link, {
-            "item_id": pl.String, "tmdb": pl.String}, self.bad).drop_nulls().iter_rows())
+            "item_id": pl.String, "tmdb": pl.String}, self.bad).cast(pl.String).drop_nulls().rows())
         if self.users is None or self.movies is None:
             self._complete()
         self.movies = movies_of(self.movies)
@@ -217,7 +217,8 @@ class Reading:
         """Take the users and items that no table gives from the ratings, in order of their ids."""
         file, no_ids = self.layout.ratings, pl.Series([], dtype=pl.String)
         seen = {"user": no_ids, "item": no_ids}
-        for rows in self._good_rows(BadRows("stop")):
+        ignored = BadRows("stop")  # `ratings`, the second reading, reports them
+        for rows in self._good_rows(ignored):
             seen = {name: pl.concat([ids, rows[name]]).unique() for name, ids in seen.items()}
         users, items = (
             pl.DataFrame({f"{name}_id": ids_of(ids, file.place[name] in file.texts).sort()})
@@ -245,8 +246,8 @@ class Reading:
                 rows = rows.with_columns(rating=pl.lit("1"))
             rows = rows.with_columns(
                 self._seconds(rows["timestamp"]).alias("seconds"),
-                *(rows_of(rows[name], table[f"{name}_id"]).alias(f"{name}_row") for name, table in
-                  (("user", self.users), ("item", self.movies)) if table is not None),
+                *(rows_of(rows[name], known[f"{name}_id"]).alias(f"{name}_row") for name, known in
+                  (("user", self.users), ("item", self.movies)) if known is not None),
                 stars=pl.col("rating").cast(pl.Float64, strict=False))
             rules = self._rules()
             is_bad = rows.select(pl.any_horizontal(rule.fill_null(True) for rule, _ in rules))[:, 0]

@@ -3,8 +3,8 @@
 What the data call a user or an item is an `*_id`; a contiguous index with `PAD` = 0 and `OOV` = 1
 is an `*_idx`. Row r of a table of users or movies has index r + `FIRST_IDX`.
 
-Ids are compared as text: `7`, `007`, `7.0` and `-0` are four ids, `"10"` and 10 are one. A column
-of ids is Int64 if each of them is a whole number as Python writes it, else String.
+Ids are compared as text, without blanks around: `7`, `007`, `7.0` and `-0` are four, `"10"` and 10
+are one. A column of ids is Int64 if each is a whole number as Python writes it, else String.
 """
 
 from dataclasses import dataclass, field
@@ -78,11 +78,11 @@ def id_text(value: int | str) -> str:
     """An id as text, by which ids are compared; a DataError if neither text nor a whole number.
 
     Example:
-        >>> id_text(10) == id_text("10") != id_text("010")
+        >>> id_text(10) == id_text(" 10 ") != id_text("010")
         True
     """
     if isinstance(value, str):
-        return value
+        return value.strip()
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"id {value!r} is neither a whole number nor text")

@@ -130,8 +130,7 @@ class StoreWriter(AbstractContextManager):
         manifest = {
             "version": STORE_VERSION, "sha256": sha256, "source": source,
             "sort_key": ["user", "timestamp", "source line"], "num_users": len(users),
-            "num_items": len(movies), "num_interactions": self.count["item_idx"],
-        }
+            "num_items": len(movies), "num_interactions": self.count["item_idx"]}
         write_sealed(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
     @contextmanager

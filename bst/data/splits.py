@@ -50,11 +50,8 @@ class History:
     def of(cls, store: SequenceStore, split: Split) -> "History":
         """The history rows of a split; m = n unless the protocol hides ratings."""
         count = np.concatenate([[0], np.cumsum(split.is_history)])
-        return cls(
-            position=np.flatnonzero(split.is_history),
-            start=count[store.offsets[:-1][store.user_row]],
-            stop=count[split.history_stop],
-        )
+        return cls(position=np.flatnonzero(split.is_history), stop=count[split.history_stop],
+                   start=count[store.offsets[:-1][store.user_row]])
 
 
 def shuffle_ties(store: SequenceStore, seed: int) -> SequenceStore:

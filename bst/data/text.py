@@ -25,7 +25,7 @@ TEXTS_PER_FILE = 512  # of the cache
 class TextVectors:
     """One row per item."""
 
-    vectors: np.ndarray  # (n, t) float32, zeros where there is no text
+    vectors: np.ndarray  # (n, t) float32, zeros where there is no text; t is 1 if none has one
     has_text: np.ndarray  # (n,) bool
 
 
@@ -41,26 +41,28 @@ def embed_texts(
         pooling: see `pool`.
         cache_dir: vectors are kept here, so that an interrupted run goes on where it stopped.
 
-    A DataError if the encoder is missing, damaged or has no safetensors.
+    A DataError if there is a text, and the encoder is missing, damaged or has no safetensors.
     """
     check_option("pooling", pooling, Pooling)
+    cleaned = [text.strip() if text else "" for text in texts]
+    has_text = np.array([bool(text) for text in cleaned], dtype=bool)
+    if not has_text.any():
+        return TextVectors(np.zeros((len(texts), 1), np.float32), has_text)
     folder = encoder_folder(bert)
     weights = sha256_of(folder / "model.safetensors")
     if bert is None and weights != PACKAGED_SHA256:
         raise DataError(f"{folder}/model.safetensors: sha256 {weights[:12]}..., expected "
                         f"{PACKAGED_SHA256[:12]}...; install {PACKAGED.replace('_', '-')} again")
     cache = Path(cache_dir) / f"{weights[:16]}-{pooling}-{MAX_TOKENS}-alone"
-    cleaned = [text.strip() if text else "" for text in texts]
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in cleaned]
     cached = _read_cache(cache)
     missing = {k: t for k, t in zip(keys, cleaned, strict=True) if t and k not in cached}
     if missing:
         _embed_missing(missing, folder, pooling, cache)
         cached = _read_cache(cache)
-    width = len(next(iter(cached.values()))) if cached else 1
-    rows = [cached[k] if t else np.zeros(width, np.float32)
-            for k, t in zip(keys, cleaned, strict=True)]
-    return TextVectors(np.stack(rows), np.array([bool(t) for t in cleaned]))
+    vectors = np.zeros((len(texts), len(cached[keys[has_text.argmax()]])), np.float32)
+    vectors[has_text] = [cached[k] for k, t in zip(keys, cleaned, strict=True) if t]
+    return TextVectors(vectors, has_text)
 
 
 def noise_like(text: TextVectors, *, seed: int) -> TextVectors:

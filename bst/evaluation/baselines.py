@@ -8,8 +8,8 @@ from bst.data.schema import FIRST_IDX
 from bst.data.sequences import SequenceStore
 from bst.data.splits import History, Split
 
-# pseudo-counts, chosen on the valid part of MovieLens-1M, and those of user mean and fitted biases
-ITEM_SHRINK, USER_SHRINK, MEAN_SHRINK, BIAS_SHRINK = 5.0, 3.0, 5.0, (10.0, 15.0)
+ITEM_SHRINK, USER_SHRINK = 5.0, 3.0  # pseudo-counts, chosen on the valid part of MovieLens-1M
+MEAN_SHRINK, BIAS_SHRINK = 5.0, (10.0, 15.0)  # of user means; of item and user, as in Surprise
 NEIGHBOURS, SIMILARITY_SHRINK = 20, 100.0  # of a target; co-ratings that halve a similarity
 MOST_ITEMS = 4096  # with neighbours: those with the most train ratings; the others have none
 BIAS_SWEEPS = 10

@@ -48,13 +48,10 @@ def evaluate(
     return {
         "protocol": split.protocol, "ties": split.ties, "part": part, "scorer": scorer,
         "n": len(target), **found, "seed": seed, "config_hash": config_hash,
-        "calibration": calibration(score, label),
-        "slices": {
+        "calibration": calibration(score, label), "slices": {
             name: {"n": int(rows.sum()), "mae": mae(score[rows], label[rows]),
                    "rmse": rmse(score[rows], label[rows])}
-            for name, rows in slices(store, split, target).items() if rows.any()
-        },
-    }
+            for name, rows in slices(store, split, target).items() if rows.any()}}
 
 
 def slices(store: SequenceStore, split: Split, target: np.ndarray) -> dict[str, np.ndarray]:

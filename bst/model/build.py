@@ -49,8 +49,9 @@ class ContentScale:
         rated = np.unique(batches.store.item_idx[batches.split.train]) - FIRST_IDX
         vectors = np.zeros((0, 0)) if text is None else text.vectors[rated][text.has_text[rated]]
         cells = cells_of(movies)
-        values = {name: _common(of, rated) for name, of in cells.items() if isinstance(of, list)}
-        values["genres"] = genre_names(movies) if config.genres else ()
+        values = {"genres": genre_names(movies) if config.genres else ()}
+        values |= {name: _common(of, rated) for name, of in cells.items()
+                   if isinstance(of, list) and name not in values}
         scales = {name: _scale(of[rated].astype(float)) for name, of in cells.items()
                   if name not in values}
         return cls(values, scales, config.year, *_principal(vectors))
@@ -205,7 +206,7 @@ def log_share(count: np.ndarray, total: int) -> torch.Tensor:
 def rating_scale(rating: np.ndarray) -> tuple[float, float]:
     """Mean and std of train ratings, rounded to 1/50 of their range.
 
-    So a single label hardly ever shifts them, and they do not depend on the unit.
+    Rounded, they hardly ever move with a single label; they do not depend on the unit.
 
     Example:
         >>> rating_scale(np.array([1.0, 4.0, 5.0])), rating_scale(np.array([10.0, 40.0, 50.0]))

@@ -58,12 +58,12 @@ def checked(history: Sequence[tuple], levels: np.ndarray
             ) -> tuple[list, np.ndarray, np.ndarray, list[str]]:
     """Ids, stars and times of a history, oldest first, and what was changed in it, a line each.
 
-    The one rule, wherever ratings come from: stars between two levels of the scale become the
-    nearest one, the higher of two; milliseconds become seconds; without times ratings count as a
-    minute apart, in the order given: only gaps of time matter.
+    The one rule, wherever ratings come from: stars between two levels of the scale, or up to half a
+    step below it, become the nearest level, the higher of two; milliseconds become seconds; without
+    times ratings count as a minute apart, in the order given: only gaps of time matter.
 
     Raises:
-        DataError: stars off the scale, no time of `seconds`, or only some have a time.
+        DataError: stars further off the scale, no time of `seconds`, or only some have a time.
     """
     events = [_typed(event, rank) for rank, event in enumerate(history)]
     without = [event.time is None for event in events]

@@ -3,7 +3,10 @@
 RUN/model.safetensors + model.json   the best weights; sizes, vocabulary, provenance
 RUN/fitted.json                      the catalogue, protocol and encoder: enough to score anybody
 RUN/resume.pt                        weights, their mean, optimizer, counters, log of the last point
+RUN/config.json + results.json       the flags with the identity of the data; the table
+RUN/metrics.jsonl                    a line per validation
 RUN/sums.json                        sha256 of each of these files, checked whenever one is read
+RUN/store/                           of a model of frames: its ratings, with hashes of their own
 No file of a run folder can execute code when it is read.
 """
 
@@ -31,7 +34,7 @@ class Fitted:
 
     version: int
     identity: dict  # hash of the config and digest of the data, as in model.json
-    protocol: dict  # name, ties and seed of the split
+    protocol: dict  # protocol, ties and seed of the split
     encoder: dict  # bert, pooling, text_source of `DataConfig`
     genres: list[str]  # of all items, in the order of the content features
     movies: dict  # of items: item_id, title, year, genres, ratings (train count), overview

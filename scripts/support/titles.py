@@ -2,7 +2,7 @@
 
 import re
 
-from bst.data.overviews import YEAR, plain_title, title_keys
+from bst.data.overviews import YEAR_AT_END, plain_title, title_keys
 from bst.data.schema import FIRST_IDX
 from bst.recommend.catalogue import Catalogue
 from bst.utils.errors import DataError
@@ -79,7 +79,7 @@ def _of_year(catalogue: Catalogue, rows: list[int], year: int | None) -> list[in
 
 
 def _year(title: str, year: int | None) -> int | None:
-    found = YEAR.search(title)
+    found = YEAR_AT_END.search(title)
     return int(found[1]) if found else year
 
 

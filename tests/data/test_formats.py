@@ -71,11 +71,13 @@ def test_the_quirks_of_the_published_movielens_are_read(tmp_path):
     folder, flags = WRITERS["ml-100k"](tmp_path / "100k", random_tables()), "|0" * 18
     (folder / "u.item").write_bytes(
         f"267|unknown||||1{flags}\n5|Caf\xe9 (1994)|01-Mar-1996|||0|1{flags[2:]}\n"
-        f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n".encode("latin-1"))
+        f"6|Four Rooms|4-Feb-1971|||0{flags}\n7|Odd (0000)||||0{flags}\n"
+        f"8|Arrival (1895)||||0{flags}\n9|Odd (18951)||||0{flags}\n".encode("latin-1"))
     movies = Reading(RawFiles(folder), ML_100K, DataConfig()).movies
     assert movies.select("item_id", "title", "year", "genres").rows() == [
         (267, "unknown", None, []), (5, "Café (1994)", 1994, ["Action"]),
-        (6, "Four Rooms", 1971, []), (7, "Odd (0000)", None, [])]
+        (6, "Four Rooms", 1971, []), (7, "Odd (0000)", None, []),
+        (8, "Arrival (1895)", 1895, []), (9, "Odd (18951)", None, [])]
     folder = write_csv(tmp_path / "latest", random_tables(), movies=False)
     rated = read_tables(folder).movies["item_id"].to_list()
     rows = [("movieId", "title", "genres"), (rated[0], '"Great" One, The (1995) ', "Drama|War"),
@@ -218,7 +220,8 @@ def test_of_an_item_rated_again_the_rating_by_time_then_line_counts(
 def test_tables_of_items_and_users_stand_beside_the_ratings(tmp_path):
     (tmp_path / "interactions.tsv").write_text("user_id\titem_id\tscore\nann\t7\t0.25\n")
     (tmp_path / "items.jsonl").write_text(
-        '{"item_id": "7", "called": "Bond (1962)", "genres": ["Action", "Spy"], "blurb": "M."}\n')
+        '{"item_id": "7", "called": "Bond (1962)", "genres": [null, "Action", "Spy"],'
+        ' "blurb": "M."}\n')
     pl.DataFrame({"user": ["ann"], "gender": ["F"], "zip": ["55117"]}).write_parquet(
         tmp_path / "users.parquet")
     tables = read_tables(tmp_path, columns="title=called,text=blurb,item=item_id")
@@ -258,8 +261,13 @@ def test_item_features_of_any_file_and_way_give_one_store(tmp_path):
         (1951, "Own.", "table", {"PageCount": None, "by line": ["Ann"]}),
         (1952, "Theirs.", "exact", {"PageCount": None, "by line": ["Ann", "Bob"]})]
     assert store.movies["features"].struct.field("PageCount").max() == 10  # 1e300 is no number
-    with refused("--item-features beside a store, which has those that it was made with"):
-        open_store(DataConfig(data=tmp_path / "parts", item_features="page_count"))
+    for asked in ({"metadata": tmp_path / "m.csv"}, {"columns": "1,2,3"}, {"format": "table"},
+                  {"repeats": "first"}, {"item_features": "page_count"}):
+        config = DataConfig(data=tmp_path / "parts", on_bad="quarantine", **asked)
+        flag = next(iter(asked)).replace("_", "-")
+        with refused(f"--{flag} beside the store {config.data}, which stays as it was made"):
+            open_store(config)
+        assert open_store(config.of_store(config.data)).digest in digests
 
 
 def test_a_file_of_another_scale_is_named_as_what_it_looks_like(tmp_path):
@@ -282,6 +290,10 @@ def test_films_linked_by_tmdb_id_need_no_title(tmp_path, capsys):
     assert movies.filter(pl.col("match") != "none").select("item_id", "overview", "match").rows() \
         == [(7, "Linked.", "linked"), (9, "By title.", "exact")]
     assert "2 of 41 items (4.9%): 1 linked, 1 exact, 0 normalised" in capsys.readouterr().out
+    with open(folder / "movies.csv", "a") as file:
+        file.write("x,Film 3 (1953),\n")  # all ids of this table are text, those of links.csv not
+    movies = read_tables(folder, metadata=tmp_path / "m.csv").movies
+    assert movies.filter(pl.col("match") == "linked")["item_id"].to_list() == ["7"]
 
 
 BAD = {

@@ -78,7 +78,7 @@ def test_any_chunks_and_parts_give_the_files_and_the_words_of_the_store_in_memor
         source.write_text("user::item::rating::time\n" + rows, encoding="utf-8")
     expected = outcome(in_memory, source, work / "one", on_bad=on_bad)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bst.data.raw.CHUNK", chunk)
+        patch.setattr("bst.data.raw.CHUNK_BYTES", chunk)
         patch.setattr("bst.data.preparation.PART", part)
         assert outcome(stream_store, source, work / "other", on_bad=on_bad) == expected
 
@@ -97,7 +97,7 @@ def test_threads_change_no_byte(tmp_path, threads):
     source = raw_folder(tmp_path / "raw", num_ratings=700)
     in_memory(source, tmp_path / "one")
     code = ("import sys; from pathlib import Path; from bst.data import preparation, raw; "
-            "raw.CHUNK, preparation.PART = 5000, 4000; "
+            "raw.CHUNK_BYTES, preparation.PART = 5000, 4000; "
             "preparation.stream_store(*map(Path, sys.argv[1:]))")
     subprocess.run([sys.executable, "-c", code, str(source), str(tmp_path / "other")], cwd=ROOT,
                    env={**os.environ, "POLARS_MAX_THREADS": threads}, check=True)
@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line_and_the_old_store_stays(tmp_path):
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("bst.data.raw.CHUNK", 1000)
+    monkeypatch.setattr("bst.data.raw.CHUNK_BYTES", 1000)
     source = raw_folder(tmp_path / "raw")
     (source / "ratings.dat").write_bytes(b"1" * 10_000)
     with pytest.raises(DataError, match="ratings.dat: a line of more than 1,000 bytes"):

@@ -98,6 +98,12 @@ def test_an_encoder_that_is_not_there_or_another_or_not_safetensors_is_refused(
             embed_texts(TEXTS, bert=bert, cache_dir=tmp_path)
 
 
+def test_without_any_text_no_encoder_is_needed_and_a_cache_does_not_matter(embedded, monkeypatch):
+    monkeypatch.setattr(bst.data.text, "PACKAGED_SHA256", "0" * 64)
+    found = embed_texts([None, " "], cache_dir=embedded[1])
+    assert found.vectors.shape == (2, 1) and not found.vectors.any() and not found.has_text.any()
+
+
 def test_any_bert_folder_works(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 

@@ -68,14 +68,14 @@ def test_the_interest_in_an_item_is_that_of_the_evaluation_path(build, store, fo
 def test_ids_are_compared_as_they_are_written_and_come_back_as_they_came(default, history, store):
     ids, expected = default.catalogue.ids, default.predict(history, default.catalogue.ids)
     assert type(default.recommend(history, k=1)[0].movie_id) is int
-    np.testing.assert_array_equal(default.predict(history, list(map(str, ids))), expected)
+    np.testing.assert_array_equal(default.predict(history, [f" {item} " for item in ids]), expected)
     other = replace(store, **{name: table.with_columns(pl.format("tt0{}", key).alias(key)) for
                               name, key, table in (("movies", "item_id", store.movies),
                                                    ("users", "user_id", store.users))})
     fitted = replace(default.fitted, identity={"data": other.digest}, movies={
         **default.fitted.movies, "item_id": [f"tt0{item}" for item in ids]})
     named = Recommender(default.model, default.vocabulary, fitted)
-    person = Users(named, other).person("tt01")
+    person = Users(named, other).person("tt01 ")
     np.testing.assert_array_equal(person.item, Users(default, store).person("1").item)
     written = [(f"tt0{item}", stars, time) for item, stars, time in history]
     np.testing.assert_array_equal(named.predict(written, named.catalogue.ids), expected)
