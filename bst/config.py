@@ -171,7 +171,7 @@ class TrainConfig(Options):
         600, "optimizer steps of each task, at least, unless patience ends it", "[1, 1000000000]")
     batch_size: int = option(
         2048, "work of an optimizer step, at most: events, padded ones included, or targets that "
-        "cost as much; one longer history is a step of its own", "[1, 10000000]")
+        "cost as much; a longer history is a step of its own", "[1, 10000000]")
     lr: float = option(
         6e-3, "peak learning rate for the regression heads, item content and users", "(0, 1)")
     lr_items: float = option(

@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def _file(files: RawFiles, name: str, wanted: tuple[str, ...], optional: tuple[s
             title for title, dtype in types.items() if dtype == pl.String}}
     else:
         start = next(files.chunks(name, 2**16))
-        titles, options = _first_line(f"{files.source}: {name}", start.partition(b"\n")[0])
+        titles, options = _first_lines(f"{files.source}: {name}", start)
         if "separator" in options:
             options |= {"count": len(titles), "header": not by_place}
     labels = [str(k + 1) for k in range(len(titles))] if by_place else titles
@@ -193,14 +194,18 @@ def _parse_columns(columns: str | None) -> dict[str, str]:
     return found
 
 
-def _first_line(where: str, line: bytes) -> tuple[list[str], dict]:
-    """The names in the first line of a file, and fields of `File` that it tells."""
-    text = line.decode("utf-8", "replace").rstrip("\r")
+def _first_lines(where: str, start: bytes) -> tuple[list[str], dict]:
+    """The names of columns that the start of a file tells, and fields of `File`."""
+    text, *more = start.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
     try:
         if text.startswith("{"):
-            found = json.loads(text)
-            texts = {title for title, value in found.items() if isinstance(value, str)}
-            return list(found), {"kind": "json", "texts": texts}
+            found = [json.loads(text)]
+            for line in more:  # an object may lack what the next one has
+                with suppress(ValueError, RecursionError):  # a bad row, named when it is read
+                    found.append(json.loads(line))
+            pairs = [pair for one in found if isinstance(one, dict) for pair in one.items()]
+            texts = {title for title, value in pairs if isinstance(value, str)}
+            return list(dict(pairs)), {"kind": "json", "texts": texts}
         plain = re.sub('"[^"]*"', "", text)
         separator = max(filter(plain.count, SEPARATORS), key=plain.count, default=" ")
         quoted = len(separator) == 1

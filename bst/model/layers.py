@@ -134,7 +134,7 @@ class RegressionHeads(nn.Module):
         """Mean and variance of the taste at the time of each target.
 
         Args:
-            encoded: what `encode` returned.
+            encoded: by `encode`.
             targets: (b, t, i, k * d) keys.
             gap: (b, t, 1 or i) see `Batch.target_gap`.
             stop: (b, t, 1 or i) a target sees the slots of its chunk before this one.
@@ -231,9 +231,8 @@ class SoftmaxHeads(nn.Module):
         """
         if self.readout == "flatten":
             return self._windows(events, targets, batch)
-        # The targets of a chunk read one window: its slots and `length` slots before them. Each
-        # target masks what it does not see, and attends to itself too (`own`). A request sees all
-        # slots, so the last `length` are its window.
+        # The targets of a chunk share a window, its slots and `length` before: each masks what it
+        # does not see, and attends to itself (`own`). That of a request: the last `length` slots.
         n, width = events.shape[2], targets.shape[-1]
         q, own_k, own_v = rearrange(self.qkv(targets), "b t i (three h e) -> three b t h i e",
                                     three=3, h=self.heads)

@@ -221,10 +221,8 @@ class Recommender:
         `difference` is exact: the person is scored again without the event, everything that
         depends on it recomputed, before the clamp to the scale. Differences do not add up: events
         stand in for each other. Attention weights are no explanation: they do not say which way
-        an event pushed. The cost grows with the square of the history, so of more than 724 events
-        only the newest are tried: 349 of 1,500, at least 32.
-
-        Source: Jain and Wallace 2019, "Attention is not Explanation" (arXiv 1902.10186).
+        an event pushed (Jain and Wallace 2019, arXiv 1902.10186). The cost grows with the square of
+        the history, so of more than 724 events the newest are tried: 349 of 1,500, at least 32.
         """
         person, at = self._person_and_time(history, user, at)
         items = self.catalogue.items([movie])
@@ -264,10 +262,7 @@ class Recommender:
 
     @torch.inference_mode()
     def interest(self, batch: Batch) -> torch.Tensor:
-        """Log of the probability of all items to be rated next, up to a constant a row: (b, n).
-
-        A DataError if the run has no next-item head.
-        """
+        """Log chance (b, n) to be rated next, up to a constant; a DataError without such a head."""
         if self._next_items is None:
             raise DataError("this run cannot rank by interest, it has no such head; train with "
                             "--interest 6, or rank by stars")

@@ -129,8 +129,7 @@ class Users:
     def _groups(self, size: np.ndarray, num_items: np.ndarray) -> Iterator[np.ndarray]:
         """Rows that share a batch, those of about equally long histories."""
         chunks = num_chunks(size)
-        groups = packed(np.argsort(chunks, kind="stable"), chunks, num_items, EVENTS)
-        return (np.array(group) for group in groups)
+        return map(np.array, packed(np.argsort(chunks, kind="stable"), chunks, num_items, EVENTS))
 
     def _after(self, rows: np.ndarray) -> np.ndarray:
         """A second after the last rating of each, (m,); without ratings: after those of all."""

@@ -260,8 +260,7 @@ class Fitting:
             model.load_state_dict(load_model(out)[0].state_dict())  # best of the task before
             self.log, saved = saved["log"], None
         self.optimizer = optimizer_of(model, run.train, task)
-        steps = len(batches.epoch("train", batch_size=run.train.batch_size,
-                                  seed=run.train.seed))
+        steps = len(batches.epoch("train", batch_size=run.train.batch_size, seed=run.train.seed))
         self.epochs = max(task.epochs(run), -(-run.train.steps // steps))
         self.mean = averaged(model, run.train.average * self.epochs * steps)
         if saved is not None:
