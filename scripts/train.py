@@ -32,7 +32,7 @@ class Args(Options):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     out: NewRunFolder = None
-    """run folder; none: runs/PROTOCOL-HASH"""
+    """run folder; none: runs/DATA-PROTOCOL-HASH"""
     baselines: tuple[Baseline, ...] = option((), BASELINES_HELP)
     engine: Literal["local", "ray"] = "local"
     """ray: train in --workers processes of a Ray cluster; needs pip install -e ".[ray]" """

@@ -38,12 +38,12 @@ def test_a_study_trains_each_arm_with_each_seed_once(args, capsys):
     said = capsys.readouterr().out
     rows = json.loads(args.json.read_text())
     assert [row["variant"] for row in rows] == ["concat (a)", "no dense features"]
-    assert len(list(args.runs.glob("temporal-*/predictions.npz"))) == 4
+    assert len(list(args.runs.glob("raw-temporal-*/predictions.npz"))) == 4
     assert rows[0]["difference"] == 0.0 and rows[1]["difference"] != 0.0
     assert rows[1]["config"]["model"]["dense"] == "none" and rows[1]["seeds"] == 2
     assert f"| no dense features | {rows[1]['valid_mae']:.4f}" in said
     assert args.figure.read_bytes().startswith(b"\x89PNG")
-    run = next(args.runs.glob("temporal-*"))  # can be used like one of train.py
+    run = next(args.runs.glob("raw-temporal-*"))  # can be used like one of train.py
     assert Recommender.from_pretrained(run).recommend([], k=3)
     assert store_of(run).digest == json.loads((run / "model.json").read_text())["identity"]["data"]
     before = {p: p.stat().st_mtime_ns for p in args.runs.glob("*/*.safetensors")}
